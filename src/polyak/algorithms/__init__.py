@@ -1,0 +1,1 @@
+"""One file each: `td3.py` is TD3."""

@@ -1,0 +1,1 @@
+"""Environments and the adapters to other people's."""

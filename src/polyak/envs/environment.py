@@ -1,0 +1,91 @@
+"""What an environment is: the JAX protocol, the host protocol, and the border where actions are rescaled."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from polyak.interface import Array, Box, Spec, Tree
+from polyak.pytree import Record
+
+
+class Step(NamedTuple):
+    """What one step of one environment gives. A time limit is the collector's business, not the step's."""
+
+    state: Tree
+    obs: Tree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    measures: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple's default is never mutated)
+
+
+class Environment(Record):
+    """One environment in JAX: a `@pytree` whose physical constants are leaves, so they can be traced.
+
+    The collector vmaps `reset` and `step`, counts time, truncates at `spec.time_limit` and resets
+    to fresh random states; a subclass only tells what happens.
+    """
+
+    @property
+    def spec(self) -> Spec:
+        """Its spaces, time limit and measures (`num_envs` is filled in by the driver)."""
+        raise NotImplementedError
+
+    def reset(self, key: jax.Array) -> tuple[Tree, Tree]:
+        """A random start: state, obs."""
+        raise NotImplementedError
+
+    def step(self, state: Tree, action: Array, key: jax.Array) -> Step:
+        """One step; `action` is in the environment's own bounds."""
+        raise NotImplementedError
+
+    def draw(self, state: Tree) -> np.ndarray:
+        """A picture [H, W, 3] uint8 of a state, for people; NotImplementedError where there is none."""
+        raise NotImplementedError
+
+
+class HostStep(NamedTuple):
+    """What one step of L lanes gives, NumPy arrays that the environment never writes again."""
+
+    obs: Tree  # [L, ...] the true successor, also where the episode ended
+    reward: np.ndarray  # [L] float64
+    terminated: np.ndarray  # [L] bool
+    truncated: np.ndarray  # [L] bool, never together with terminated
+    measures: dict[str, np.ndarray]  # each [L] float64; NaN where the environment did not say
+
+
+class HostEnvs(Protocol):
+    """L environments on the host, stepped together; they never reset themselves."""
+
+    spec: Spec  # num_envs = L
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
+        """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
+        ...
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Step every lane; `action` [L, ...] is in the environment's own bounds."""
+        ...
+
+    def close(self) -> None:
+        """Release processes and windows."""
+        ...
+
+
+def to_bounds(space: Any, action: Array) -> Array:
+    """From what an algorithm returns to what an environment takes, for NumPy and JAX arrays alike.
+
+    A Box with finite bounds: clip to [-1, 1] and rescale; an infinite bound: as it is; integers: as they are.
+    """
+    if not isinstance(space, Box) or not _finite(space):
+        return action
+    low, high = (np.asarray(b, space.dtype) for b in (space.low, space.high))
+    if low.ndim:
+        low, high = low.reshape(space.shape), high.reshape(space.shape)
+    return low + (action.clip(-1, 1) + 1) * ((high - low) / 2)
+
+
+def _finite(space: Box) -> bool:
+    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())

@@ -1,0 +1,24 @@
+"""What a person did wrong, or an environment: one line that says what, what was given and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the person who called: one line; the command line exits with 2."""
+
+
+class CheckpointError(UserError):
+    """A run folder or checkpoint that is damaged or missing; names the file and the field."""
+
+
+class EnvironmentFault(UserError):
+    """An environment broke its contract; names the step, the environment and the field."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """A hint for a misspelt word: "did you mean 'ppo'? Valid: dqn, ppo, td3"."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    listed = ", ".join(valid[:12]) + (", ..." if len(valid) > 12 else "")
+    return (f"did you mean {close[0]!r}? " if close else "") + (f"Valid: {listed}" if valid else "")

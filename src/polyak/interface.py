@@ -1,0 +1,200 @@
+"""The whole contract on one screen: what an algorithm is, what a driver gives it, what it may know.
+
+An algorithm may act and update. It never steps an environment, owns a buffer, logs, reads a clock or
+names a device; everything that a driver does happens between those two calls.
+
+Axes: T time, N environments, B batch, L sequence; time first. This file imports neither JAX nor NumPy,
+so that a command line can read it at once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Array = Any
+Tree = Any  # a pytree of arrays
+Space = Any  # Box, Discrete, or a dict or tuple of spaces
+
+
+# ---- what an algorithm may know of its world
+
+
+@dataclass(frozen=True)
+class Box:
+    """Real vectors or arrays between two bounds; an infinite bound is none.
+
+    low, high   one number for all entries, or one for each in C order
+    """
+
+    shape: tuple[int, ...]
+    low: float | tuple[float, ...] = -float("inf")
+    high: float | tuple[float, ...] = float("inf")
+    dtype: str = "float32"
+
+    @property
+    def size(self) -> int:
+        """How many numbers a point of the space has."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """The integers 0 .. n-1."""
+
+    n: int
+    dtype: str = "int32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A point is one integer."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an algorithm may know of its world.
+
+    time_limit  steps after which an episode is truncated, None where there is no limit
+    num_envs    N, the environments of one seed
+    players     1, or 2 for a game of alternating moves
+    model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
+    goal        achieved, relabel, reward: how hindsight asks again; None where there is no goal
+    measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
+    """
+
+    obs: Space
+    action: Space
+    time_limit: int | None = None
+    num_envs: int = 1
+    players: int = 1
+    model: Any = None
+    goal: Any = None
+    measures: Mapping[str, str] = field(default_factory=dict)
+
+
+# ---- the data that an algorithm asks for: values that a driver reads
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """Replace goals by achieved ones in replay (Andrychowicz et al. 2017)."""
+
+    strategy: Literal["future", "final", "episode", "random"] = "future"
+    share: float = 0.8  # of the drawn windows
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """One rollout of the current policy, used once."""
+
+    steps: int = 0  # T, rows of every environment; or
+    episodes: int = 0  # k, whole episodes of every environment, from resets
+    clip: float | None = None  # the reward that learning sees, clipped to [-clip, clip]
+    simulator: bool = False  # act sees the environment's state
+    self_play: bool = False  # both players are this policy
+    common: int = 0  # c: episode e draws what episode e mod c of environment 0 draws
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A ring of past transitions, drawn from after every rollout. n-step sums read `Config.gamma`."""
+
+    capacity: int = 1_000_000  # transitions of one seed over all its environments
+    batch_size: int = 256  # B
+    warmup: int = 1_000  # transitions before the first update
+    steps: int = 1  # T, rows of every environment between updates
+    updates: int = 1  # for every rollout
+    length: int = 1  # L, rows of a drawn sequence
+    n_step: int = 1  # rows that one drawn transition spans
+    ended: bool = False  # draw from finished episodes only
+    hindsight: Hindsight | None = None
+    priority: float = 0.0  # alpha of prioritised replay
+    correction: float | tuple[float, float, int] = 0.4  # its beta, or (start, end, updates)
+    frames: int = 0  # K frames stacked, each stored once
+    uniform: bool = True  # warm up with uniform actions
+    clip: float | None = None
+    simulator: bool = False
+    self_play: bool = False
+    common: int = 0
+
+
+# ---- what passes between a driver and an algorithm
+
+
+class Transition(NamedTuple):
+    """One row of experience: [T, N, ...] in a rollout, [C, N, ...] in a ring.
+
+    `next_obs` is the true successor, never the observation after a reset.
+    """
+
+    obs: Tree
+    action: Array
+    reward: Array
+    next_obs: Tree
+    terminated: Array  # the world ended: there is no future
+    truncated: Array  # the episode stopped here, its future is unknown; never together with terminated
+    extras: Tree = ()  # what `act` wanted remembered
+
+    @property
+    def last(self) -> Array:
+        """The episode ended here, for either reason: traces stop."""
+        return self.terminated | self.truncated
+
+
+class Batch(NamedTuple):
+    """What `update` receives: a transition's fields and two that `learn` fills in.
+
+    [T, N, ...] on policy, [B, ...] from replay, [B, L, ...] for sequences. A row may span k steps: then
+    `reward` is their discounted sum and `next_obs`, `terminated`, `truncated` are the last step's.
+    """
+
+    obs: Tree
+    action: Array
+    reward: Array
+    next_obs: Tree
+    terminated: Array
+    truncated: Array
+    extras: Tree
+    discount: Array  # multiplies everything after the row: gamma^k, and 0 where it terminated
+    weight: Array  # importance weight of prioritised replay, else 1
+
+    @property
+    def last(self) -> Array:
+        """The episode ended here, for either reason: traces stop."""
+        return self.terminated | self.truncated
+
+
+class Update(NamedTuple):
+    """What `update` returns; `priority` [B] where replay is prioritised."""
+
+    state: Tree
+    metrics: dict[str, Array]
+    priority: Array | None = None
+
+
+def no_memory(cfg: Any, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Tree:
+    """Nothing lives with an environment."""
+    return ()
+
+
+def observe_nothing(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> Tree:
+    """Nothing is counted."""
+    return state
+
+
+class Algorithm(NamedTuple):
+    """A record of pure functions; `cfg` is a frozen dataclass, all else pytrees of arrays."""
+
+    Config: type
+    actions: tuple[str, ...]  # which it can take: "discrete", "continuous"
+    init: Callable  # (cfg, spec, key) -> state
+    actor: Callable  # (state) -> actor: what acting needs, the only thing sent to workers
+    act: Callable  # (cfg, spec, actor, memory, obs, key, explore) -> action, memory, extras; batched over N
+    update: Callable  # (cfg, spec, state, batch, key) -> Update
+    memory: Callable = no_memory  # (cfg, spec, env_ids, episode, key) -> [N, ...] carried by environment
+    observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
+    gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
+    apply: Callable | None = None  # (cfg, spec, state, grads) -> state

@@ -1,0 +1,1 @@
+"""Things with a name in the literature that several algorithms use."""

@@ -1,0 +1,60 @@
+"""Frozen dataclasses that JAX flattens in C++, and the four things done to trees of arrays."""
+
+import dataclasses
+from typing import Any, Self, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the structure and not of the data: str, int, float, bool or tuples of them."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+class Record:
+    """What `@pytree` adds: a copy with other values."""
+
+    def replace(self, **values: Any) -> Self:
+        """This record with other values; TypeError names a field that does not exist."""
+        return dataclasses.replace(self, **values)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def pytree(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose fields are leaves or subtrees, except those marked `static()`.
+
+    >>> @pytree
+    ... class Point(Record):
+    ...     x: float
+    ...     name: str = static("p")
+    >>> jax.tree.map(lambda x: 2 * x, Point(1.0))
+    Point(x=2.0, name='p')
+    """
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+def select(mask: jax.Array, on_true: T, on_false: T) -> T:
+    """Choose whole rows: `mask` [N] against trees of [N, ...]."""
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - mask.ndim)), a, b)
+
+    return jax.tree.map(choose, on_true, on_false)
+
+
+def copy(tree: T) -> T:
+    """Fresh arrays with the same values: a target network must not alias the one it follows."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def strong(tree: T) -> T:
+    """The same values with strong dtypes: a weakly typed leaf recompiles the program that it enters."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
+
+
+def stack(trees: list[T]) -> T:
+    """Trees of equal structure, one on another along a new first axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
