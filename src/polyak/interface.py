@@ -78,21 +78,26 @@ class Spec:
 # ---- the data that an algorithm asks for: values that a driver reads
 
 
+def within(default: Any, low: float, high: float = float("inf")) -> Any:
+    """A field of a Config with the values that make sense, both ends included; checked where a run begins."""
+    return field(default=default, metadata={"within": (low, high)})
+
+
 @dataclass(frozen=True)
 class Hindsight:
     """Replace goals by achieved ones in replay (Andrychowicz et al. 2017)."""
 
     strategy: Literal["future", "final", "episode", "random"] = "future"
-    share: float = 0.8  # of the drawn windows
+    share: float = within(0.8, 0, 1)  # of the drawn windows
 
 
 @dataclass(frozen=True)
 class OnPolicy:
     """One rollout of the current policy, used once."""
 
-    steps: int = 0  # T, rows of every environment; or
-    episodes: int = 0  # k, whole episodes of every environment, from resets
-    clip: float | None = None  # the reward that learning sees, clipped to [-clip, clip]
+    steps: int = within(0, 1)  # T, rows of every environment; or
+    episodes: int = within(0, 0)  # k, whole episodes of every environment, from resets
+    clip: float | None = within(None, 1e-12)  # the reward that learning sees, clipped to [-clip, clip]
     simulator: bool = False  # act sees the environment's state
     self_play: bool = False  # both players are this policy
     common: int = 0  # c: episode e draws what episode e mod c of environment 0 draws
@@ -102,20 +107,20 @@ class OnPolicy:
 class Replay:
     """A ring of past transitions, drawn from after every rollout. n-step sums read `Config.gamma`."""
 
-    capacity: int = 1_000_000  # transitions of one seed over all its environments
-    batch_size: int = 256  # B
-    warmup: int = 1_000  # transitions before the first update
-    steps: int = 1  # T, rows of every environment between updates
-    updates: int = 1  # for every rollout
-    length: int = 1  # L, rows of a drawn sequence
-    n_step: int = 1  # rows that one drawn transition spans
+    capacity: int = within(1_000_000, 1)  # transitions of one seed over all its environments
+    batch_size: int = within(256, 1)  # B
+    warmup: int = within(1_000, 0)  # transitions before the first update
+    steps: int = within(1, 1)  # T, rows of every environment between updates
+    updates: int = within(1, 1)  # for every rollout
+    length: int = within(1, 1)  # L, rows of a drawn sequence
+    n_step: int = within(1, 1)  # rows that one drawn transition spans
     ended: bool = False  # draw from finished episodes only
     hindsight: Hindsight | None = None
     priority: float = 0.0  # alpha of prioritised replay
     correction: float | tuple[float, float, int] = 0.4  # its beta, or (start, end, updates)
     frames: int = 0  # K frames stacked, each stored once
     uniform: bool = True  # warm up with uniform actions
-    clip: float | None = None
+    clip: float | None = within(None, 1e-12)
     simulator: bool = False
     self_play: bool = False
     common: int = 0

@@ -1,0 +1,147 @@
+"""DQN: deep Q-network.
+
+Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), Algorithm 1 and
+Extended Data Table 1. `tau` and `period` choose how the target network follows: `tau=1` copies every `period`
+updates (the paper), `period=1` averages (Polyak); `target=False` bootstraps from the online network.
+
+Departures: Adam instead of centred RMSProp, as in later work of the same group; `period` counts updates as in
+the paper's Algorithm 1, where its table counts them too; a small MLP unless `network` says otherwise.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Algorithm, Array, Batch, Replay, Spec, Transition, Tree, Update, within
+from polyak.parts.exploration import epsilon_greedy
+from polyak.parts.networks import build
+from polyak.parts.optimize import adam, linear, step
+from polyak.parts.targets import follow
+from polyak.pytree import Record, copy, pytree
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's settings, where the departures above do not say otherwise."""
+
+    gamma: float = within(0.99, 0, 1)
+    lr: float = within(2.5e-4, 0)
+    epsilon: float = within(1.0, 0, 1)  # at the first step
+    epsilon_end: float = within(0.1, 0, 1)
+    epsilon_fraction: float = within(0.02, 0, 1)  # of the horizon, from the one to the other: 1M of 50M frames
+    horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
+    target: bool = True
+    tau: float = within(1.0, 0, 1)
+    period: int = within(10_000, 1)  # C, updates between two steps of the target
+    huber: float = within(1.0, 0)  # the error term is clipped to [-huber, huber]; 0 squares it
+    max_norm: float = within(10.0, 0)  # of the gradient
+    network: str = "mlp"
+    hidden: tuple[int, ...] = (256, 256)
+    data: Replay = field(
+        default_factory=lambda: Replay(capacity=1_000_000, batch_size=32, warmup=50_000, steps=4, clip=1.0)
+    )
+
+    @property
+    def anneal(self) -> int:
+        """Environment steps over which epsilon falls."""
+        return max(1, round(self.epsilon_fraction * self.horizon))
+
+
+@pytree
+class Clock(Record):
+    """What does not depend on data."""
+
+    updates: Array
+    env_steps: Array
+
+
+@pytree
+class State(Record):
+    """The online network, its target and its optimiser."""
+
+    q: Tree  # theta
+    q_target: Tree  # theta^-
+    moments: Tree
+    clock: Clock
+
+
+@pytree
+class Actor(Record):
+    """The online network and how far epsilon has fallen."""
+
+    q: Tree
+    env_steps: Array
+
+
+def optimizer(cfg: Config):
+    """Adam on the clipped gradient."""
+    return adam(max_norm=cfg.max_norm)
+
+
+def init(cfg: Config, spec: Spec, key: Array) -> State:
+    """A random network and its copy."""
+    q = build(cfg.network)(key, spec.obs, spec.action.n, cfg.hidden)
+    zero = jnp.zeros((), jnp.int32)
+    return State(q=q, q_target=copy(q), moments=optimizer(cfg).init(q), clock=Clock(zero, copy(zero)))
+
+
+def actor(state: State) -> Actor:
+    """What acting needs."""
+    return Actor(state.q, state.clock.env_steps)
+
+
+def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+    """With probability epsilon select a random action, otherwise argmax_a Q(s, a)."""
+    q = actor.q(obs)
+    if not explore:
+        return jnp.argmax(q, axis=-1).astype(jnp.int32), memory, ()
+    epsilon = linear(actor.env_steps, cfg.epsilon, cfg.epsilon_end, cfg.anneal)
+    return epsilon_greedy(key, q, epsilon), memory, ()
+
+
+def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
+    """One step of descent on a mini-batch [B, ...]."""
+    # y <- r + gamma max_a' Q^(s', a')
+    next_q = (state.q_target if cfg.target else state.q)(batch.next_obs)
+    target = batch.reward + batch.discount * next_q.max(axis=-1)
+
+    # a gradient descent step on (y - Q(s, a))^2, its error term clipped
+    def loss(q: Tree) -> tuple[Array, tuple[Array, Array]]:
+        chosen = jnp.take_along_axis(q(batch.obs), batch.action[..., None], axis=-1)[..., 0]
+        error = chosen - target
+        return (batch.weight * huber(error, cfg.huber)).mean(), (chosen, error)
+
+    (value, (chosen, error)), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
+    q, moments = step(optimizer(cfg), grads, state.moments, state.q, cfg.lr)
+
+    # every C steps reset Q^ = Q
+    clock = state.clock.replace(updates=state.clock.updates + 1)
+    q_target = follow(q, state.q_target, clock.updates, cfg.tau, cfg.period)
+    metrics = {"loss": value, "q": chosen.mean(), "target": target.mean()}
+    return Update(State(q, q_target, moments, clock), metrics, priority=jnp.abs(error))
+
+
+def huber(error: Array, width: float) -> Array:
+    """Half the square of an error, linear beyond `width`; its derivative is the clipped error."""
+    if width == 0:
+        return 0.5 * error**2
+    small = jnp.clip(error, -width, width)
+    return small * (error - 0.5 * small)
+
+
+def observe(cfg: Config, spec: Spec, state: State, rollout: Transition) -> State:
+    """Count environment steps: epsilon falls with them."""
+    env_steps = state.clock.env_steps + rollout.reward.size
+    return state.replace(clock=state.clock.replace(env_steps=env_steps))
+
+
+algorithm = Algorithm(
+    Config=Config,
+    actions=("discrete",),
+    init=init,
+    actor=actor,
+    act=act,
+    update=update,
+    observe=observe,
+)

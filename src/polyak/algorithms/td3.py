@@ -1,0 +1,148 @@
+"""TD3: twin delayed deep deterministic policy gradient.
+
+Fujimoto, van Hoof & Meger 2018, "Addressing Function Approximation Error in Actor-Critic Methods"
+(arXiv:1802.09477), Algorithm 1. Each of its three tricks has a switch of its own: `twin`, `delay` and
+`smoothing`; with all three off this is the paper's "our DDPG" (AHE in its Table 2).
+
+Departures: the defaults are the authors' current code and not the paper's appendix: networks of 256-256
+(400-300), batches of 256 (100), learning rates of 3e-4 (1e-3), 25,000 uniform steps (10,000 or 1,000). A
+time limit is bootstrapped through, as in their code.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Algorithm, Array, Batch, Replay, Spec, Tree, Update, within
+from polyak.parts.exploration import gaussian
+from polyak.parts.networks import build, ensemble
+from polyak.parts.optimize import adam, step
+from polyak.parts.targets import polyak
+from polyak.pytree import Record, copy, pytree
+
+
+@dataclass(frozen=True)
+class Config:
+    """The authors' current settings; symbols are the paper's."""
+
+    gamma: float = within(0.99, 0, 1)
+    actor_lr: float = within(3e-4, 0)
+    critic_lr: float = within(3e-4, 0)
+    tau: float = within(0.005, 0, 1)  # tau, of both targets
+    exploration: float = within(0.1, 0)  # sigma of the noise while acting, in units of half the action range
+    twin: bool = True  # clipped double Q-learning; without it one critic
+    delay: int = within(2, 1)  # d, critic updates per actor and target update; 1 is off
+    smoothing: float = within(0.2, 0)  # sigma~ of the target policy's noise; 0 is off
+    smoothing_clip: float = within(0.5, 0)  # c
+    network: str = "mlp"
+    hidden: tuple[int, ...] = (256, 256)
+    data: Replay = field(default_factory=lambda: Replay(capacity=1_000_000, batch_size=256, warmup=25_000))
+
+
+@pytree
+class State(Record):
+    """Networks, targets and optimisers; `clock` counts updates."""
+
+    actor: Tree  # phi
+    critics: Tree  # theta_1, theta_2
+    actor_target: Tree  # phi'
+    critics_target: Tree  # theta'_1, theta'_2
+    actor_moments: Tree
+    critic_moments: Tree
+    clock: Array
+
+
+optimizer = adam()
+
+
+def init(cfg: Config, spec: Spec, key: Array) -> State:
+    """Random networks; targets start as copies."""
+    key_actor, key_critics = jax.random.split(key)
+    network = build(cfg.network)
+    actor = network(key_actor, spec.obs, spec.action.size, cfg.hidden)
+    critics = ensemble(
+        lambda key: network(key, (spec.obs, spec.action), 1, cfg.hidden), key_critics, 2 if cfg.twin else 1
+    )
+    return State(
+        actor=actor,
+        critics=critics,
+        actor_target=copy(actor),
+        critics_target=copy(critics),
+        actor_moments=optimizer.init(actor),
+        critic_moments=optimizer.init(critics),
+        clock=jnp.zeros((), jnp.int32),
+    )
+
+
+def policy(actor: Tree, spec: Spec, obs: Tree) -> Array:
+    """mu(s) in [-1, 1], [..., *action]."""
+    u = jnp.tanh(actor(obs))
+    return u.reshape(*u.shape[:-1], *spec.action.shape)
+
+
+def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+    """Select action with exploration noise a ~ mu(s) + eps, eps ~ N(0, sigma)."""
+    action = policy(actor, spec, obs)
+    return (gaussian(key, action, cfg.exploration) if explore else action), memory, ()
+
+
+def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
+    """Algorithm 1 from line 7 on, for one mini-batch [B, ...]."""
+    clock = state.clock + 1
+
+    # a~ <- mu'(s') + eps, eps ~ clip(N(0, sigma~), -c, c)
+    next_action = policy(state.actor_target, spec, batch.next_obs)
+    noise = cfg.smoothing * jax.random.normal(key, next_action.shape)
+    noise = jnp.clip(noise, -cfg.smoothing_clip, cfg.smoothing_clip)
+    next_action = jnp.clip(next_action + noise, -1.0, 1.0)
+
+    # y <- r + gamma min_i Q'_i(s', a~)
+    next_q = state.critics_target((batch.next_obs, next_action))[..., 0].min(axis=0)
+    target = batch.reward + batch.discount * next_q
+
+    # theta_i <- argmin sum (y - Q_i(s, a))^2
+    def critic_loss(critics: Tree) -> tuple[Array, Array]:
+        q = critics((batch.obs, batch.action))[..., 0]  # [2, B]
+        return (batch.weight * (q - target) ** 2).mean(axis=-1).sum(), q
+
+    (loss, q), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
+    critics, critic_moments = step(optimizer, grads, state.critic_moments, state.critics, cfg.critic_lr)
+    state = state.replace(critics=critics, critic_moments=critic_moments, clock=clock)
+
+    # if t mod d then
+    state = jax.lax.cond(clock % cfg.delay == 0, delayed(cfg, spec, batch), lambda state: state, state)
+    error = jnp.abs(q - target).mean(axis=0)
+    return Update(state, {"critic_loss": loss, "q": q[0].mean(), "target": target.mean()}, priority=error)
+
+
+def delayed(cfg: Config, spec: Spec, batch: Batch):
+    """The actor's step and both targets' steps on this batch, as a function of the state."""
+
+    def improve(state: State) -> State:
+        # grad_phi J = mean of grad_a Q_1(s, a) grad_phi mu(s)
+        def actor_loss(actor: Tree) -> Array:
+            q = state.critics.first((batch.obs, policy(actor, spec, batch.obs)))
+            return -(batch.weight * q[..., 0]).mean()
+
+        grads = jax.grad(actor_loss)(state.actor)
+        actor, actor_moments = step(optimizer, grads, state.actor_moments, state.actor, cfg.actor_lr)
+        # theta'_i <- tau theta_i + (1 - tau) theta'_i,   phi' <- tau phi + (1 - tau) phi'
+        return state.replace(
+            actor=actor,
+            actor_moments=actor_moments,
+            actor_target=polyak(actor, state.actor_target, cfg.tau),
+            critics_target=polyak(state.critics, state.critics_target, cfg.tau),
+        )
+
+    return improve
+
+
+algorithm = Algorithm(
+    Config=Config,
+    actions=("continuous",),
+    init=init,
+    actor=lambda state: state.actor,
+    act=act,
+    update=update,
+)

@@ -1,0 +1,206 @@
+"""What every driver compiles: act, and learn from a rollout. A driver decides only where a rollout comes from."""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polyak.errors import UserError
+from polyak.interface import Algorithm, Array, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition, Tree
+from polyak.parts import replay
+from polyak.pytree import strong
+
+
+class Keys(NamedTuple):
+    """Streams of random numbers, each a function of the run's seed; a place in a stream is reached by `fold_in`."""
+
+    init: Array
+    act: Array
+    uniform: Array
+    learn: Array
+    env: Array
+    memory: Array
+    evaluate: Array
+
+    @classmethod
+    def of(cls, seed: Array) -> "Keys":
+        """The streams of one seed (an integer, or a tracer of one)."""
+        return cls(*jax.random.split(jax.random.key(seed), len(cls._fields)))
+
+
+def episode_key(key: Array, env: Array, episode: Array, step: Array) -> Array:
+    """An environment's randomness is a function of (run, environment, episode, step); step 0 is the reset."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, env), episode), step)
+
+
+def batched(key: Array, num_envs: int, episode: Array, step: Array) -> Array:
+    """`episode_key` of each of N environments: [N] keys."""
+    return jax.vmap(episode_key, (None, 0, 0, 0))(key, jnp.arange(num_envs), episode, step)
+
+
+def warmup_iterations(cfg: Any, spec: Spec) -> int:
+    """Rollouts before the first update."""
+    if isinstance(cfg.data, OnPolicy):
+        return 0
+    return -(-cfg.data.warmup // (cfg.data.steps * spec.num_envs))
+
+
+def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
+    """Refuse in one line what no driver serves yet, and settings that contradict each other."""
+    data = cfg.data
+    wrong = [
+        f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
+        for field, unset in UNSERVED.items()
+        if getattr(data, field, unset) != unset
+    ]
+    wrong += out_of_range(cfg) + out_of_range(data, "data.")
+    if isinstance(data, Replay) and not wrong:
+        if data.warmup > data.capacity:
+            wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
+        if warmup_iterations(cfg, spec) * data.steps < data.length:
+            wrong.append(f"data.warmup ({data.warmup}) must hold one sequence of data.length ({data.length})")
+    if spec.players > 1:
+        wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
+    if wrong:
+        raise UserError(f"{name}: " + "; ".join(wrong))
+    kind = action_kind(spec)
+    if kind not in algorithm.actions:
+        raise UserError(f"{name} takes {' and '.join(algorithm.actions)} actions, but this task's are {kind}")
+
+
+def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
+    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
+    lines = []
+    for field in fields(cfg):
+        value, bounds = getattr(cfg, field.name), field.metadata.get("within")
+        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
+            continue
+        low, high = (f"{bound:g}" for bound in bounds)
+        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
+        lines.append(f"{prefix}{field.name} is {value}, but must be {allowed}")
+    return lines
+
+
+UNSERVED = {
+    "episodes": 0,
+    "simulator": False,
+    "self_play": False,
+    "common": 0,
+    "ended": False,
+    "hindsight": None,
+    "priority": 0.0,
+    "frames": 0,
+}
+
+
+def action_kind(spec: Spec) -> str:
+    """ "discrete" or "continuous"."""
+    return "discrete" if isinstance(spec.action, Discrete) else "continuous"
+
+
+def choose(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    actor: Tree,
+    memory: Tree,
+    obs: Tree,
+    keys: Keys,
+    step: Array,
+    warm: bool,
+) -> tuple[Array, Tree, Tree]:
+    """What to do in a rollout: `act`, whose action a warm-up may replace by a uniform one.
+
+    obs  [N, ...];  step  the row's number since the run began.  Returns action, memory, extras of [N, ...].
+    """
+    key = jax.random.fold_in(keys.act, step)
+    action, memory, extras = algorithm.act(cfg, spec, actor, memory, obs, key, True)
+    if warm and cfg.data.uniform:
+        action = uniform_action(spec, action, jax.random.fold_in(keys.uniform, step))
+    return action, memory, extras
+
+
+def uniform_action(spec: Spec, like: Array, key: Array) -> Array:
+    """Uniform legal actions in the shape of `like`: integers, or reals in [-1, 1]."""
+    if isinstance(spec.action, Discrete):
+        return jax.random.randint(key, like.shape, 0, spec.action.n, like.dtype)
+    assert isinstance(spec.action, Box)
+    return jax.random.uniform(key, like.shape, like.dtype, -1.0, 1.0)
+
+
+def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transition:
+    """The shapes [N, ...] of one row of a rollout, extras included: found by tracing `act`."""
+
+    def row(state: Tree, key: Array) -> Transition:
+        ids = jnp.arange(spec.num_envs)
+        obs = jax.tree.map(lambda s: jnp.zeros((spec.num_envs, *s.shape), s.dtype), spec.obs)
+        memory = algorithm.memory(cfg, spec, ids, ids, key)
+        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, obs, key, True)
+        flag = jnp.zeros(spec.num_envs, bool)
+        return Transition(obs, action, jnp.zeros(spec.num_envs), obs, flag, flag, extras)
+
+    return jax.eval_shape(row, state, jax.random.key(0))
+
+
+def learn(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    buffer: Any,
+    rollout: Transition,
+    key: Array,
+    warm: bool = False,
+    sound: Array | bool = True,
+) -> tuple[Tree, Any, dict[str, Array]]:
+    """Add a rollout, sample and update. Returns state, buffer and the sum of each metric over the updates.
+
+    rollout  [T, N, ...];  buffer  a Ring, or () on policy;  warm  no update yet;  sound  False keeps the update
+    from happening, because the rollout holds what no environment may give.
+    """
+    if isinstance(cfg.data, OnPolicy):
+        batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
+        state, sums = repeat(algorithm, cfg, spec, state, lambda _: batch, key, 1, sound)
+        return algorithm.observe(cfg, spec, state, rollout), buffer, sums
+    data = cfg.data
+    buffer = replay.add(buffer, rollout)
+    state = algorithm.observe(cfg, spec, state, rollout)
+    if warm:
+        return state, buffer, {}
+
+    def draw(key: Array) -> Batch:
+        return replay.sample(buffer, key, data.batch_size, cfg.gamma, data.n_step, data.length, data.clip)
+
+    state, sums = repeat(algorithm, cfg, spec, state, draw, key, data.updates, sound)
+    return state, buffer, sums
+
+
+def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:
+    """A rollout [T, N, ...] as it is, with its discount and weight."""
+    return Batch(
+        *rollout._replace(reward=replay.clipped(rollout.reward, clip)),
+        discount=jnp.where(rollout.terminated, 0.0, jnp.asarray(gamma, jnp.float32)),
+        weight=jnp.ones_like(rollout.reward),
+    )
+
+
+def repeat(
+    algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, draw: Any, key: Array, count: int, sound: Array | bool
+) -> tuple[Tree, dict[str, Array]]:
+    """`count` updates, each on a fresh draw, or none if the rollout is not `sound`."""
+
+    def one(state: Tree, index: Array | int) -> tuple[Tree, dict[str, Array]]:
+        key_draw, key_update = jax.random.split(jax.random.fold_in(key, index))
+        update = algorithm.update(cfg, spec, state, draw(key_draw), key_update)
+        return strong(update.state), strong(update.metrics)
+
+    def accumulate(index: Array, carry: tuple) -> tuple:
+        state, sums = carry
+        state, metrics = one(state, index)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    shapes = jax.eval_shape(one, state, 0)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    trips = count if sound is True else jnp.where(sound, count, 0)
+    return jax.lax.fori_loop(0, trips, accumulate, (state, zeros))

@@ -1,0 +1,90 @@
+"""How every program that holds a ring is compiled, and how one function serves one seed or many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Array, Tree
+
+# Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
+COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
+SHARED = frozenset({"clock", "iteration"})  # counters that do not depend on data: one for all seeds
+SEED = "seed"  # the axis over seeds, known to drivers only
+
+
+class Program:
+    """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
+
+    def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
+        self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=COMPILER_OPTIONS)
+        self.compiled: Any = None
+
+    def compile(self, *args: Any) -> None:
+        """Compile for arguments like these, arrays or shapes."""
+        if self.compiled is None:
+            self.compiled = self.jitted.lower(*args).compile()
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it."""
+        if self.compiled is None:
+            self.compile(*args)
+        return self.compiled(*args)
+
+    def text(self) -> str:
+        """The compiled text, for tests that read it."""
+        return self.compiled.as_text()
+
+
+def is_shared(path: tuple) -> bool:
+    """A leaf below a field named in SHARED."""
+    return any(getattr(key, "name", None) in SHARED for key in path)
+
+
+def map_seeded(function: Callable, tree: Tree) -> Tree:
+    """Apply `function` to the leaves that each seed has of its own."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: x if is_shared(path) else function(x), tree)
+
+
+def seed_axes(tree: Tree) -> Tree:
+    """The axis of seeds of each leaf, as `vmap` wants it: 0, or None where it is shared."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return jax.tree.unflatten(structure, [None if is_shared(path) else 0 for path, _ in leaves])
+
+
+def stack_seeds(trees: list[Tree]) -> Tree:
+    """One tree [S, ...] of S trees of one seed each; what is shared is taken from the first."""
+
+    def join(path: tuple, *leaves: Array) -> Array:
+        return jnp.array(leaves[0], copy=True) if is_shared(path) else jnp.stack(leaves)
+
+    return jax.tree_util.tree_map_with_path(join, *trees)
+
+
+def over_seeds(function: Callable, count: int, *args: Tree) -> Tree:
+    """Call `function(*args, axis=...)`, written for one seed, on trees [S, ...] (shared leaves: [...]).
+
+    One seed is computed without a batch axis, so that nothing is slower than it need be. `axis` names the
+    axis over seeds for `anywhere`, or is None.
+    """
+    if count == 1:
+        result = function(*(map_seeded(lambda x: x[0], arg) for arg in args), axis=None)
+        return map_seeded(lambda x: x[None], result)
+
+    def one(*args: Tree) -> Tree:
+        return function(*args, axis=SEED)
+
+    def alone(*args: Tree) -> Tree:
+        return function(*args, axis=None)
+
+    shapes = jax.eval_shape(alone, *(map_seeded(lambda x: x[0], arg) for arg in args))
+    in_axes = tuple(seed_axes(arg) for arg in args)
+    return jax.vmap(one, in_axes, seed_axes(shapes), axis_name=SEED)(*args)
+
+
+def anywhere(flag: Array, axis: str | None) -> Array:
+    """Whether a flag is set in any environment of any seed: then `cond` stays one under vmap."""
+    found = jnp.any(flag)
+    return found if axis is None else jax.lax.pmax(found.astype(jnp.int32), axis) > 0

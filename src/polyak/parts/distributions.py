@@ -1,0 +1,124 @@
+"""Distributions over actions, as pytrees: sample, log_prob, entropy, mode, kl.
+
+A continuous event lies on the last axis, and its log-probability is summed over it.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from polyak.pytree import Record, pytree
+
+
+@pytree
+class Categorical(Record):
+    """One of A actions; a logit of -inf forbids one, and each row allows at least one."""
+
+    logits: jax.Array  # [..., A], not necessarily normalised
+
+    def sample(self, key: jax.Array) -> Int[Array, "*batch"]:
+        """An action for each row, [...] int32."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def log_prob(self, x: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """log p(x) of actions 0 .. A-1, [...]; -inf for a forbidden one."""
+        log_p = jax.nn.log_softmax(self.logits)
+        chosen = jnp.arange(log_p.shape[-1]) == x[..., None]
+        return jnp.where(chosen, log_p, 0.0).sum(-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """-sum_a p(a) log p(a) in nats, [...]; a forbidden action adds nothing."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return -(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0.0, log_p)).sum(-1)
+
+    def mode(self) -> Int[Array, "*batch"]:
+        """The most probable action, [...] int32."""
+        return self.logits.argmax(-1).astype(jnp.int32)
+
+    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
+        """KL(self || other) in nats, [...]; inf where `other` forbids what this allows."""
+        log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
+        return (jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0.0, log_p - log_q)).sum(-1)
+
+
+@pytree
+class Normal(Record):
+    """A Gaussian with diagonal covariance."""
+
+    mean: jax.Array  # [..., A]
+    std: jax.Array  # broadcasts with mean, positive
+
+    def sample(self, key: jax.Array) -> Float[Array, "*batch A"]:
+        """mean + std * noise, [..., A]: differentiable in both."""
+        shape = jnp.broadcast_shapes(self.mean.shape, self.std.shape)
+        return self.mean + self.std * jax.random.normal(key, shape, self.mean.dtype)
+
+    def log_prob(self, x: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+        """log of the density at x [..., A], summed over the last axis."""
+        z = (x - self.mean) / self.std
+        return (-0.5 * z**2 - jnp.log(self.std) - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Float[Array, "*batch"]:
+        """sum log(std sqrt(2 pi e)) in nats, [...]."""
+        log_std = jnp.broadcast_to(jnp.log(self.std), jnp.broadcast_shapes(self.mean.shape, self.std.shape))
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def mode(self) -> Float[Array, "*batch A"]:
+        """The mean."""
+        return jnp.broadcast_to(self.mean, jnp.broadcast_shapes(self.mean.shape, self.std.shape))
+
+    def kl(self, other: "Normal") -> Float[Array, "*batch"]:
+        """KL(self || other) in nats, [...]."""
+        ratio = (self.std / other.std) ** 2
+        z = (self.mean - other.mean) / other.std
+        return 0.5 * (ratio + z**2 - 1 - jnp.log(ratio)).sum(-1)
+
+
+@pytree
+class TanhNormal(Record):
+    """tanh(u) of a diagonal Gaussian u: actions in [-1, 1] (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
+
+    mean: jax.Array  # [..., A] of u
+    std: jax.Array  # of u
+
+    def sample(self, key: jax.Array) -> Float[Array, "*batch A"]:
+        """An action in [-1, 1], [..., A]; it can round to the bound itself."""
+        return jnp.tanh(self._normal.sample(key))
+
+    def sample_and_log_prob(self, key: jax.Array) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
+        """An action and its log-probability, from u itself: exact also where tanh(u) rounds to 1."""
+        u = self._normal.sample(key)
+        return jnp.tanh(u), self._log_prob(u)
+
+    def log_prob(self, x: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
+        """log of the density at an action x [..., A] in [-1, 1].
+
+        An x at a bound counts as its nearest neighbour inside: in float32 that is |u| = 8.7.
+        """
+        inside = 1 - jnp.finfo(x.dtype).epsneg
+        return self._log_prob(jnp.arctanh(jnp.clip(x, -inside, inside)))
+
+    def entropy(self) -> jax.Array:
+        """NotImplementedError: there is no closed form."""
+        raise NotImplementedError(
+            "a tanh-squashed Gaussian has no closed entropy: average -log_prob from sample_and_log_prob"
+        )
+
+    def mode(self) -> Float[Array, "*batch A"]:
+        """tanh(mean), [..., A]: the median, which is what is meant by acting without noise."""
+        return jnp.tanh(self._normal.mode())
+
+    def kl(self, other: "TanhNormal") -> Float[Array, "*batch"]:
+        """KL(self || other) in nats, [...]: that of the two u, since tanh is one to one."""
+        return self._normal.kl(other._normal)
+
+    @property
+    def _normal(self) -> Normal:
+        return Normal(self.mean, self.std)
+
+    def _log_prob(self, u: jax.Array) -> jax.Array:
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which neither overflows nor rounds to log 0
+        log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+        return self._normal.log_prob(u) - log_slope.sum(-1)

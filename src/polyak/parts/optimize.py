@@ -1,0 +1,53 @@
+"""Optimisers without a learning rate, the step that applies one, and the schedule that it follows."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from optax import global_norm
+
+from polyak.interface import Tree
+from polyak.pytree import strong
+
+__all__ = ["adam", "global_norm", "linear", "step"]
+
+
+def adam(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, max_norm: ArrayLike | None = None
+) -> optax.GradientTransformation:
+    """Adam's direction m / (sqrt(v) + eps), bias-corrected, without a learning rate: `step` multiplies by it.
+
+    max_norm    gradients are first scaled down to this global norm; None leaves them as they are
+    Source      Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1
+    """
+    direction = optax.scale_by_adam(b1, b2, eps)
+    return direction if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), direction)
+
+
+def step(
+    optimizer: optax.GradientTransformation,
+    grads: Tree,
+    opt_state: Tree,
+    params: Tree,
+    learning_rate: ArrayLike,
+) -> tuple[Tree, Tree]:
+    """One step of descent, params - learning_rate * direction; returns (params, opt_state).
+
+    learning_rate   a number or a scalar array, traced or not; parameters keep their dtypes
+    """
+    direction, opt_state = optimizer.update(grads, opt_state, params)
+
+    def descend(p: jax.Array, d: jax.Array) -> jax.Array:
+        return (p - learning_rate * d).astype(p.dtype)
+
+    return jax.tree.map(descend, params, direction), strong(opt_state)
+
+
+def linear(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration: ArrayLike) -> jax.Array:
+    """A line from `start` at step 0 to `end` at step `duration`, constant outside; float32.
+
+    step, start, end, duration  scalars, or arrays that broadcast; with duration 0 it is `end` at once
+    """
+    never = jnp.asarray(duration, jnp.float32) <= 0
+    progress = jnp.where(never, 1.0, jnp.asarray(step, jnp.float32) / jnp.where(never, 1.0, duration))
+    return start + jnp.clip(progress, 0.0, 1.0) * (jnp.asarray(end, jnp.float32) - start)

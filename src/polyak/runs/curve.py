@@ -1,0 +1,204 @@
+"""The learning curve of a run: every seed thin, their interquartile mean thick, its bootstrap interval shaded.
+
+Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice, arXiv:2108.13264.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+SIZE = (7.2, 4.2)  # inches, at 200 dots per inch
+INK, PALE = "#22262e", "#8a919e"
+EVALUATION, TRAINING = "#2563c9", "#d97a26"
+
+
+def interquartile_mean(x: np.ndarray) -> np.ndarray:
+    """The mean of the middle half of x [S, ...] over its first axis.
+
+    The mean of the empirical quantile function between 1/4 and 3/4: where S is no multiple of 4, the two
+    values on the quarters count in part. scipy.stats.trim_mean(x, 0.25) drops whole values only; the two
+    agree where 4 divides S.
+    """
+    ordered = np.sort(np.asarray(x, float), axis=0)
+    edges = np.clip(np.arange(len(ordered) + 1) / len(ordered), 0.25, 0.75)
+    return np.tensordot(2 * np.diff(edges), ordered, axes=1)
+
+
+def bootstrap_interval(
+    x: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = interquartile_mean,
+    n: int = 2000,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval (low, high) [...] of a statistic of x [S, ...] over S seeds.
+
+    Whole seeds are drawn again with replacement, n times, with a fixed random seed. A run has one task, so
+    the stratified bootstrap has this one stratum. `statistic` takes [S, ...] to [...] along the first axis.
+    """
+    x = np.asarray(x, float)
+    drawn = np.random.default_rng(0).integers(len(x), size=(len(x), n))
+    values = statistic(x[drawn])  # x[drawn] is [S, n, ...]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> Path:
+    """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole.
+
+    A line without `seed` belongs to seed 0; a value that is missing or not finite is left out.
+    """
+    lines = list(lines)
+    figure = Figure(figsize=SIZE, dpi=200)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.095, 0.125, 0.775, 0.755))
+    training = _by_seed(lines, "episode/return")
+    evaluation = _by_seed(lines, "eval/return")
+    labels = []
+    if training:
+        labels.append(_draw_group(axes, training, TRAINING, "training", faint=bool(evaluation)))
+    if evaluation:
+        labels.append(_draw_group(axes, evaluation, EVALUATION, "evaluation", faint=False))
+    _dress(axes, title, max(len(training), len(evaluation)), _last_step(training, evaluation))
+    _label(axes, labels)
+    return _save(figure, Path(path))
+
+
+def _by_seed(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of each seed, in order of steps, the last line of equal steps."""
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for line in lines:
+        value = line.get(name)
+        if value is not None and np.isfinite(value):
+            found[line.get("seed") or 0][line["env_steps"]] = value
+    series = {}
+    for seed, points in sorted(found.items()):
+        steps = sorted(points)
+        series[seed] = np.array(steps, float), np.array([points[s] for s in steps], float)
+    return series
+
+
+def _draw_group(
+    axes: Axes, series: Mapping[int, tuple[np.ndarray, np.ndarray]], colour: str, name: str, faint: bool
+) -> tuple[float, float, str, str]:
+    """Draw all seeds of one kind; where its label goes (x, y), its text and colour."""
+    thin = (0.18 if faint else 0.32) * min(1, (10 / len(series)) ** 0.5)
+    if len(series) > 1 or faint:
+        for steps, values in series.values():
+            axes.plot(*_thin(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
+    steps, values = _together(series)
+    middle = interquartile_mean(values)
+    if len(series) >= 3:
+        low, high = bootstrap_interval(values)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.10 if faint else 0.20, linewidth=0)
+    if name == "training":
+        steps, middle = _thin(steps, middle, 100)
+    width, strength = (1.2, 0.7) if faint else (2.0, 1.0)
+    axes.plot(
+        steps, middle, color=colour, linewidth=width, alpha=strength, solid_capstyle="round", clip_on=False
+    )
+    if len(steps) <= 12 and not faint:
+        axes.plot(steps, middle, "o", color=colour, markersize=3.5, clip_on=False)
+    return steps[-1], middle[-1], name, colour
+
+
+def _together(series: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [P] and values [S, P] at which all seeds have begun and none has ended, interpolated linearly."""
+    points = max(40, 2000 // len(series))
+    first = max(steps[0] for steps, _ in series.values())
+    last = min(steps[-1] for steps, _ in series.values())
+    grid = np.unique(np.concatenate([steps for steps, _ in series.values()]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    if not grid.size:
+        grid = np.array([last])
+    if len(grid) > points:
+        grid = np.linspace(grid[0], grid[-1], points)
+    return grid, np.stack([np.interp(grid, *_thin(*pair, points)) for pair in series.values()])
+
+
+def _thin(steps: np.ndarray, values: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """At most about `points` points: means of equally many neighbours, and the true first and last step."""
+    group = -(-len(steps) // points)
+    if group <= 1:
+        return steps, values
+    starts = np.arange(0, len(steps), group)
+    size = np.diff(np.append(starts, len(steps)))
+    centre, mean = np.add.reduceat(steps, starts) / size, np.add.reduceat(values, starts) / size
+    centre[0], centre[-1] = steps[0], steps[-1]
+    return centre, mean
+
+
+def _last_step(*groups: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
+    return max((steps[-1] for group in groups for steps, _ in group.values()), default=1.0)
+
+
+def _dress(axes: Axes, title: str, seeds: int, last: float) -> None:
+    """Title, axes and a quiet grid."""
+    axes.set_xlim(0, max(last, 1))
+    axes.margins(y=0.08)
+    axes.set_xlabel("environment steps", fontsize=9, color=INK, labelpad=6)
+    axes.set_ylabel("return", fontsize=9, color=INK, labelpad=6)
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=12, fontweight="bold")
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count_label(x)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _return_label(y, max(map(abs, axes.get_ylim())))))
+    if not seeds:
+        axes.set_yticks([])
+    axes.tick_params(labelsize=8, length=0, labelcolor=INK, pad=5)
+    axes.grid(axis="y", color="#e4e7ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#b6bcc8")
+    axes.annotate(_explanation(seeds), (1, 1), (0, 12), xycoords="axes fraction", textcoords="offset points",
+                  ha="right", va="bottom", fontsize=7.5, color=PALE)  # fmt: skip
+
+
+def _return_label(y: float, largest: float) -> str:
+    """A return on the y axis, all digits where they fit."""
+    text = f"{y:,.6g}" if largest < 1e5 else count_label(y)
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _explanation(seeds: int) -> str:
+    if seeds == 0:
+        return "nothing logged yet"
+    if seeds == 1:
+        return "1 seed"
+    return f"{seeds} seeds, interquartile mean" + (" and 95 % interval" if seeds >= 3 else "")
+
+
+def _label(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Write each name beside the end of its line, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    gap, below = 0.055 * (high - low), -np.inf
+    for x, y, name, colour in sorted(labels, key=lambda label: label[1]):
+        below = max(y, below + gap)
+        axes.annotate(name, (x, below), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
+                      color=colour, annotation_clip=False)  # fmt: skip
+
+
+def count_label(x: float) -> str:
+    """A number of steps in few characters: 950, 12.5k, 1M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:.4g}{letter}"
+    return f"{x:.4g}"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(unfinished, format="png", facecolor="white")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,293 @@
+"""What a person sees while a run works: one live line on a terminal, plain lines where there is none."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self, TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+REFRESH = 8  # times a second that the live line is drawn
+PLAIN_SECONDS = 10.0  # between two plain lines
+WINDOW_SECONDS = 20.0  # over which the rate is measured
+SAMPLE_SECONDS = 0.25  # between two readings of it
+
+
+class Terminal:
+    """Speaks to a person: words and progress to `stream` (stdout), warnings to stderr.
+
+    live   draw a line that moves; None: where the stream is a terminal that can
+    """
+
+    def __init__(self, stream: TextIO | None = None, live: bool | None = None):
+        self.stream = stream or sys.stdout
+        self.console = Console(
+            file=stream, force_terminal=live or None, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal if live is None else live
+        self.running: Progress | None = None
+
+    def header(self, text: str) -> None:
+        """The run's name and folder: the first line bold, further ones plain."""
+        first, *rest = text.splitlines()
+        self._line(first, "bold")
+        for line in rest:
+            self._line(line)
+
+    def facts(self, mapping: Mapping[str, Any]) -> None:
+        """Short lines `name  value`, the values below one another."""
+        width = max(map(len, mapping), default=0)
+        for name, value in mapping.items():
+            self._line(f"  {name:<{width}}  ", "dim", str(value))
+
+    def say(self, text: str) -> None:
+        """One line, above the live line where there is one."""
+        self._line(text)
+
+    def warn(self, text: str) -> None:
+        """One line to stderr."""
+        if self.live:
+            self.console.file.flush()
+        print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Say what is being waited for, with a spinner; afterwards how long it took, where that was long."""
+        began = time.monotonic()
+        if self.running is not None:
+            with self.running.busy(text):
+                yield
+        elif self.live:
+            with self._moving(_Waiting(text, began)):
+                yield
+        else:
+            self._line(f"{text} ...")
+            yield
+        seconds = time.monotonic() - began
+        if seconds >= 1:
+            self._line(f"{text}: {seconds:.1f} s", "dim")
+
+    def progress(self, total_steps: int) -> "Progress":
+        """The progress of a run of so many environment steps; close it, or use it in a `with`."""
+        return Progress(self, total_steps)
+
+    def _line(self, text: str, style: str = "", more: str = "") -> None:
+        """One whole line at once; plain text without any code where nothing is live."""
+        if self.live:
+            self.console.print(Text.assemble((text, style), more))
+            return
+        print(_writable(text + more, self.stream), file=self.stream, flush=True)
+
+    def _moving(self, picture: RenderableType) -> Live:
+        """A line that is redrawn by a thread and vanishes; prints by others appear above it."""
+        same = self.stream is sys.stdout
+        return Live(
+            picture,
+            console=self.console,
+            refresh_per_second=REFRESH,
+            transient=True,
+            redirect_stdout=same,
+            redirect_stderr=same and sys.stderr.isatty(),
+        )
+
+
+class Progress:
+    """How far a run is, how fast, how long it will take and what it earns. `update` costs microseconds."""
+
+    def __init__(self, terminal: Terminal, total_steps: int):
+        self.terminal, self.total = terminal, total_steps
+        self.began = self.printed = time.monotonic()
+        self.env_steps, self.given_rate, self.phase = 0, None, ""
+        self.last_return: float | None = None
+        self.eval_return: float | None = None
+        self.first_steps: int | None = None
+        self.readings: deque[tuple[float, int]] = deque()
+        self.open = True
+        terminal.running = self
+        self.moving = terminal._moving(_Line(self)) if terminal.live else None
+        if self.moving:
+            self.moving.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(
+        self,
+        env_steps: int,
+        rate: float | None = None,
+        last_return: float | None = None,
+        eval_return: float | None = None,
+        phase: str = "",
+    ) -> None:
+        """Take the newest numbers; a number that is None stays as it was.
+
+        rate    steps/s where the caller knows better; else it is measured over the last 20 s
+        phase   a word at the end of the line: "warm-up", "compiling"
+        """
+        self.env_steps, self.given_rate, self.phase = env_steps, rate, phase
+        if last_return is not None:
+            self.last_return = last_return
+        if eval_return is not None:
+            self.eval_return = eval_return
+        now = time.monotonic()
+        if not self.readings or now - self.readings[-1][0] >= SAMPLE_SECONDS:
+            self._read(now)
+        if self.moving is None and now - self.printed >= PLAIN_SECONDS:
+            self.printed = now
+            self.terminal._line("  ".join(self.words()))
+
+    def log_evaluation(
+        self, env_steps: int, mean: float, std: float | None = None, seeds: int | None = None
+    ) -> None:
+        """One lasting line for an evaluation: mean return, its spread, over how many seeds."""
+        self.eval_return = mean
+        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean)}"
+        text += "" if std is None else f" ± {number(std)}"
+        text += "" if seeds is None or seeds < 2 else f"  ({seeds} seeds)"
+        self.printed = time.monotonic()
+        self.terminal._line(text)
+
+    def close(self) -> None:
+        """Take the live line away and say what was done; a second call does nothing."""
+        if not self.open:
+            return
+        self.open, self.terminal.running = False, None
+        if self.moving:
+            self.moving.stop()
+        seconds = time.monotonic() - self.began
+        done = self.env_steps - (self.first_steps or 0)
+        rate = f", {count(done / seconds)} steps/s" if done and seconds > 0 else ""
+        self.terminal._line(f"{self.env_steps:,} of {self.total:,} steps in {clock(seconds)}{rate}")
+
+    @contextmanager
+    def busy(self, phase: str) -> Iterator[None]:
+        """Show this word at the end of the line meanwhile."""
+        before, self.phase = self.phase, phase
+        if self.moving is None:
+            self.terminal._line(f"{phase} ...")
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second, lately; None before anything can be said."""
+        if self.given_rate is not None:
+            return self.given_rate
+        if len(self.readings) < 2:
+            return None
+        (then, before), (now, after) = self.readings[0], self.readings[-1]
+        return (after - before) / (now - then)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the present rate; None where nothing moves."""
+        rate = self.rate
+        return max(self.total - self.env_steps, 0) / rate if rate else None
+
+    def words(self) -> list[str]:
+        """The plain line, part by part."""
+        share = self.env_steps / max(self.total, 1)
+        parts = [f"{self.env_steps:,}/{self.total:,} steps", f"{share:.0%}"]
+        return parts + [word for _, word in self.details()]
+
+    def details(self) -> list[tuple[int, str]]:
+        """What follows the steps, in order, each with its rank: the largest goes first where room lacks."""
+        rate, left = self.rate, self.seconds_left
+        return [
+            (rank, word)
+            for rank, word in (
+                (3, f"{count(rate)}/s" if rate else ""),
+                (1, f"{clock(left)} left" if left is not None and self.env_steps < self.total else ""),
+                (2, f"return {number(self.last_return)}" if self.last_return is not None else ""),
+                (0, f"eval {number(self.eval_return)}" if self.eval_return is not None else ""),
+                (4, self.phase),
+            )
+            if word
+        ]
+
+    def _read(self, now: float) -> None:
+        """Note where the run is; forget what lies further back than the window."""
+        if self.first_steps is None:
+            self.first_steps = self.env_steps
+        self.readings.append((now, self.env_steps))
+        while len(self.readings) > 2 and now - self.readings[1][0] >= WINDOW_SECONDS:
+            self.readings.popleft()
+
+
+class _Line:
+    """The live line of a progress: a bar that takes the room that the words leave."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        progress = self.progress
+        room = console.width - 1
+        steps = f"{count(progress.env_steps)}/{count(progress.total)}"
+        details = progress.details()
+        while details and len("  ".join([steps, *(word for _, word in details)])) + 10 > room:
+            details.remove(max(details))
+        words = "  ".join([steps, *(word for _, word in details)])
+        width = max(4, min(40, room - len(words) - 2))
+        full = round(width * min(progress.env_steps / max(progress.total, 1), 1))
+        mark, rest = ("#", "-") if console.options.ascii_only else ("\u2501", "\u2500")
+        yield Text.assemble(
+            (mark * full, "cyan"), (rest * (width - full), "dim"), "  ", words, no_wrap=True, overflow="crop"
+        )
+
+
+class _Waiting:
+    """A spinner, what is waited for, and since when."""
+
+    def __init__(self, text: str, began: float):
+        self.text, self.began = text, began
+        self.spinner = Spinner("dots", style="cyan")
+
+    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+        self.spinner.name = "line" if console.options.ascii_only else "dots"
+        line = Table.grid(padding=(0, 1))
+        seconds = time.monotonic() - self.began
+        words = Text(f"{self.text}  {seconds:.0f} s", no_wrap=True, overflow="crop")
+        line.add_row(self.spinner, words)
+        yield line
+
+
+def count(x: float) -> str:
+    """A count in few characters: 950, 12.5k, 1M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size * 0.9995:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
+def number(x: float) -> str:
+    """A return: one decimal where it is large, else three significant digits."""
+    return f"{x:,.1f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def clock(seconds: float) -> str:
+    """A duration: 0:07, 12:30, 3:05:00, 2 d 4 h."""
+    whole = round(seconds)
+    if whole >= 2 * 86400:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _writable(text: str, stream: TextIO) -> str:
+    """The text with what the stream's encoding cannot say replaced."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.replace("±", "+-").encode(encoding, "replace").decode(encoding) if encoding.lower() not in (
+        "utf-8", "utf8"
+    ) else text
