@@ -1,1 +1,39 @@
-"""One file each: `td3.py` is TD3."""
+"""One file each: `td3.py` is TD3. This folder's listing is the list of algorithms; only one is imported."""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyak.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from polyak.interface import Algorithm
+
+
+def names() -> list[str]:
+    """Every algorithm of this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def check(name: str) -> None:
+    """UserError for a name that is none; imports nothing."""
+    if ":" not in name and name not in names():
+        raise UserError(f"unknown algorithm {name!r}: {nearest(name, names())}")
+
+
+def find(name: str) -> "Algorithm":
+    """The record of an algorithm: a name of `names()`, or a user's own as `my_package.module:algorithm`."""
+    check(name)
+    if ":" not in name:
+        return importlib.import_module(f"polyak.algorithms.{name}").algorithm
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import the algorithm {name!r}: {error}") from error
+
+
+def title(name: str) -> str:
+    """What its file says of it in its first line."""
+    text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    return text.split('"""')[1].splitlines()[0]

@@ -29,7 +29,9 @@ class Config:
     lr: float = within(2.5e-4, 0)
     epsilon: float = within(1.0, 0, 1)  # at the first step
     epsilon_end: float = within(0.1, 0, 1)
-    epsilon_fraction: float = within(0.02, 0, 1)  # of the horizon, from the one to the other: 1M of 50M frames
+    epsilon_fraction: float = within(
+        0.02, 0, 1
+    )  # of the horizon, from the one to the other: 1M of 50M frames
     horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
     target: bool = True
     tau: float = within(1.0, 0, 1)

@@ -15,7 +15,18 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Discrete, OnPolicy, Spec, Transition, Tree, Update, within
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Discrete,
+    OnPolicy,
+    Spec,
+    Transition,
+    Tree,
+    Update,
+    within,
+)
 from polyak.parts.distributions import Categorical, Normal
 from polyak.parts.networks import build
 from polyak.parts.optimize import adam, linear, step

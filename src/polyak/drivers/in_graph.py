@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import inspect
-from polyak.drivers.learn import Keys, batched, choose, learn, row_shape, warmup_iterations
-from polyak.drivers.program import Program, anywhere, over_seeds, stack_seeds
+from polyak.drivers.learn import Keys, batched, choose, initial_states, learn, row_shape, warmup_iterations
+from polyak.drivers.measures import gather
+from polyak.drivers.program import Program, anywhere, over_seeds
 from polyak.envs.environment import Environment, to_bounds
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
 from polyak.parts import replay
@@ -71,8 +72,7 @@ class InGraph:
 
     def start(self) -> Carry:
         """A run that has not stepped."""
-        init = jax.jit(lambda seed: strong(self.algorithm.init(self.cfg, self.spec, Keys.of(seed).init)))
-        return self.begin(stack_seeds([init(seed) for seed in self.seed_array]), self.seed_array)
+        return self._fresh()
 
     def compile(self, carry: Carry) -> None:
         """Compile what `advance` will run."""
@@ -96,16 +96,16 @@ class InGraph:
         return carry
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:
-        """Everything a checkpoint holds: arrays, and plain values."""
-        return carry, {}
+        """Everything a checkpoint holds: arrays by field, and plain values."""
+        return vars(carry), {}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        return jax.eval_shape(self.start)
+        return vars(self._shapes())
 
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed."""
-        return jax.tree.map(jnp.array, tree)
+        return Carry(**jax.tree.map(jnp.array, tree))
 
     # ---- what the loop reads
 
@@ -131,6 +131,14 @@ class InGraph:
         """Nothing to release."""
 
     # ---- what is compiled
+
+    def _fresh(self) -> Carry:
+        states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+        return self.begin(states, self.seed_array)
+
+    def _shapes(self) -> Carry:
+        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
+        return jax.eval_shape(self._begin, states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> Carry:
         def one(state: Tree, seed: Array, axis: str | None) -> Carry:
@@ -237,11 +245,11 @@ class Collector:
             lives.env, to_bounds(spec.action, action), batched(self.keys.env, num_envs, lives.episode, length)
         )
         reward = stepped.reward.astype(jnp.float32)
-        truncated = stepped.truncated if spec.time_limit is None else stepped.truncated | (length >= spec.time_limit)
-        truncated = truncated & ~stepped.terminated
-        transition = Transition(
-            lives.obs, action, reward, stepped.obs, stepped.terminated, truncated, extras
+        truncated = (
+            stepped.truncated if spec.time_limit is None else stepped.truncated | (length >= spec.time_limit)
         )
+        truncated = truncated & ~stepped.terminated
+        transition = Transition(lives.obs, action, reward, stepped.obs, stepped.terminated, truncated, extras)
         lives = Lives(
             env=stepped.state,
             obs=stepped.obs,
@@ -249,7 +257,7 @@ class Collector:
             episode=lives.episode,
             length=length,
             total=lives.total + reward,
-            measures=measured(spec, lives.measures, stepped.measures, length),
+            measures=gather(spec, lives.measures, stepped.measures, length, jnp),
         )
         last = transition.last
         sums = sums.replace(
@@ -277,18 +285,3 @@ class Collector:
         measures = jax.tree.map(jnp.zeros_like, lives.measures)
         fresh = Lives(env, obs, memory, episode, zero, jnp.zeros(num_envs), measures)
         return strong(select(last, fresh, lives.replace(episode=episode)))
-
-
-def measured(spec: Spec, before: dict, now: dict, length: Array) -> dict[str, Array]:
-    """Each measure of the running episode, one step on."""
-    rules = {
-        "last": lambda old, new: new,
-        "sum": lambda old, new: old + new,
-        "mean": lambda old, new: old + (new - old) / length,
-        "max": lambda old, new: jnp.where(length == 1, new, jnp.maximum(old, new)),
-    }
-    return {
-        name: rules[rule](before[name], now[name].astype(jnp.float32)) for name, rule in spec.measures.items()
-    }
-
-

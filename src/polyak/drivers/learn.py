@@ -1,13 +1,26 @@
 """What every driver compiles: act, and learn from a rollout. A driver decides only where a rollout comes from."""
 
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from polyak.drivers.program import stack_seeds
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Array, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition, Tree
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Box,
+    Discrete,
+    OnPolicy,
+    Replay,
+    Spec,
+    Transition,
+    Tree,
+    out_of_range,
+)
 from polyak.parts import replay
 from polyak.pytree import strong
 
@@ -39,6 +52,15 @@ def batched(key: Array, num_envs: int, episode: Array, step: Array) -> Array:
     return jax.vmap(episode_key, (None, 0, 0, 0))(key, jnp.arange(num_envs), episode, step)
 
 
+def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]) -> Tree:
+    """The algorithm's state [S, ...] for each seed, made one after another.
+
+    Never under vmap: batched LAPACK kernels, as orthogonal layers would need, can block XLA's threads for ever.
+    """
+    init = jax.jit(lambda seed: strong(algorithm.init(cfg, spec, Keys.of(seed).init)))
+    return stack_seeds([init(seed) for seed in seeds])
+
+
 def warmup_iterations(cfg: Any, spec: Spec) -> int:
     """Rollouts before the first update."""
     if isinstance(cfg.data, OnPolicy):
@@ -67,19 +89,6 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
     kind = action_kind(spec)
     if kind not in algorithm.actions:
         raise UserError(f"{name} takes {' and '.join(algorithm.actions)} actions, but this task's are {kind}")
-
-
-def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
-    lines = []
-    for field in fields(cfg):
-        value, bounds = getattr(cfg, field.name), field.metadata.get("within")
-        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
-            continue
-        low, high = (f"{bound:g}" for bound in bounds)
-        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{field.name} is {value}, but must be {allowed}")
-    return lines
 
 
 UNSERVED = {
@@ -186,7 +195,14 @@ def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Ba
 
 
 def repeat(
-    algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, draw: Any, key: Array, count: int, sound: Array | bool
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    draw: Any,
+    key: Array,
+    count: int,
+    sound: Array | bool,
 ) -> tuple[Tree, dict[str, Array]]:
     """`count` updates, each on a fresh draw, or none if the rollout is not `sound`."""
 

@@ -18,26 +18,26 @@ class Categorical(Record):
 
     logits: jax.Array  # [..., A], not necessarily normalised
 
-    def sample(self, key: jax.Array) -> Int[Array, "*batch"]:
+    def sample(self, key: jax.Array) -> Int[Array, "..."]:
         """An action for each row, [...] int32."""
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
-    def log_prob(self, x: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-        """log p(x) of actions 0 .. A-1, [...]; -inf for a forbidden one."""
+    def log_prob(self, x: Int[Array, "..."]) -> Float[Array, "..."]:
+        """The log-probability of actions 0 .. A-1, [...]; -inf for a forbidden one."""
         log_p = jax.nn.log_softmax(self.logits)
         chosen = jnp.arange(log_p.shape[-1]) == x[..., None]
         return jnp.where(chosen, log_p, 0.0).sum(-1)
 
-    def entropy(self) -> Float[Array, "*batch"]:
+    def entropy(self) -> Float[Array, "..."]:
         """-sum_a p(a) log p(a) in nats, [...]; a forbidden action adds nothing."""
         log_p = jax.nn.log_softmax(self.logits)
         return -(jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0.0, log_p)).sum(-1)
 
-    def mode(self) -> Int[Array, "*batch"]:
+    def mode(self) -> Int[Array, "..."]:
         """The most probable action, [...] int32."""
         return self.logits.argmax(-1).astype(jnp.int32)
 
-    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
+    def kl(self, other: "Categorical") -> Float[Array, "..."]:
         """KL(self || other) in nats, [...]; inf where `other` forbids what this allows."""
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
         return (jnp.exp(log_p) * jnp.where(jnp.isneginf(log_p), 0.0, log_p - log_q)).sum(-1)
@@ -50,26 +50,26 @@ class Normal(Record):
     mean: jax.Array  # [..., A]
     std: jax.Array  # broadcasts with mean, positive
 
-    def sample(self, key: jax.Array) -> Float[Array, "*batch A"]:
-        """mean + std * noise, [..., A]: differentiable in both."""
+    def sample(self, key: jax.Array) -> Float[Array, "... A"]:
+        """A draw mean + std * noise, [..., A]: differentiable in both."""
         shape = jnp.broadcast_shapes(self.mean.shape, self.std.shape)
         return self.mean + self.std * jax.random.normal(key, shape, self.mean.dtype)
 
-    def log_prob(self, x: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-        """log of the density at x [..., A], summed over the last axis."""
+    def log_prob(self, x: Float[Array, "... A"]) -> Float[Array, "..."]:
+        """The log-density at x [..., A], summed over the last axis."""
         z = (x - self.mean) / self.std
         return (-0.5 * z**2 - jnp.log(self.std) - 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def entropy(self) -> Float[Array, "*batch"]:
-        """sum log(std sqrt(2 pi e)) in nats, [...]."""
+    def entropy(self) -> Float[Array, "..."]:
+        """The sum of log(std sqrt(2 pi e)) in nats, [...]."""
         log_std = jnp.broadcast_to(jnp.log(self.std), jnp.broadcast_shapes(self.mean.shape, self.std.shape))
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def mode(self) -> Float[Array, "*batch A"]:
+    def mode(self) -> Float[Array, "... A"]:
         """The mean."""
         return jnp.broadcast_to(self.mean, jnp.broadcast_shapes(self.mean.shape, self.std.shape))
 
-    def kl(self, other: "Normal") -> Float[Array, "*batch"]:
+    def kl(self, other: "Normal") -> Float[Array, "..."]:
         """KL(self || other) in nats, [...]."""
         ratio = (self.std / other.std) ** 2
         z = (self.mean - other.mean) / other.std
@@ -78,22 +78,22 @@ class Normal(Record):
 
 @pytree
 class TanhNormal(Record):
-    """tanh(u) of a diagonal Gaussian u: actions in [-1, 1] (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
+    """The tanh of a diagonal Gaussian u, Haarnoja et al. 2018 (arXiv:1812.05905), appendix C."""
 
     mean: jax.Array  # [..., A] of u
     std: jax.Array  # of u
 
-    def sample(self, key: jax.Array) -> Float[Array, "*batch A"]:
+    def sample(self, key: jax.Array) -> Float[Array, "... A"]:
         """An action in [-1, 1], [..., A]; it can round to the bound itself."""
         return jnp.tanh(self._normal.sample(key))
 
-    def sample_and_log_prob(self, key: jax.Array) -> tuple[Float[Array, "*batch A"], Float[Array, "*batch"]]:
+    def sample_and_log_prob(self, key: jax.Array) -> tuple[Float[Array, "... A"], Float[Array, "..."]]:
         """An action and its log-probability, from u itself: exact also where tanh(u) rounds to 1."""
         u = self._normal.sample(key)
         return jnp.tanh(u), self._log_prob(u)
 
-    def log_prob(self, x: Float[Array, "*batch A"]) -> Float[Array, "*batch"]:
-        """log of the density at an action x [..., A] in [-1, 1].
+    def log_prob(self, x: Float[Array, "... A"]) -> Float[Array, "..."]:
+        """The log-density at an action x [..., A] in [-1, 1].
 
         An x at a bound counts as its nearest neighbour inside: in float32 that is |u| = 8.7.
         """
@@ -106,11 +106,11 @@ class TanhNormal(Record):
             "a tanh-squashed Gaussian has no closed entropy: average -log_prob from sample_and_log_prob"
         )
 
-    def mode(self) -> Float[Array, "*batch A"]:
+    def mode(self) -> Float[Array, "... A"]:
         """tanh(mean), [..., A]: the median, which is what is meant by acting without noise."""
         return jnp.tanh(self._normal.mode())
 
-    def kl(self, other: "TanhNormal") -> Float[Array, "*batch"]:
+    def kl(self, other: "TanhNormal") -> Float[Array, "..."]:
         """KL(self || other) in nats, [...]: that of the two u, since tanh is one to one."""
         return self._normal.kl(other._normal)
 

@@ -26,6 +26,9 @@ def gaussian(
     low: ArrayLike = -1.0,
     high: ArrayLike = 1.0,
 ) -> Float[Array, "*batch A"]:
-    """The action plus N(0, sigma^2) noise, clipped to [low, high] (Fujimoto et al. 2018, arXiv:1802.09477)."""
+    """The action plus N(0, sigma^2) noise, clipped to [low, high], Fujimoto et al. 2018 (arXiv:1802.09477).
+
+    action  [..., A]; sigma, low and high are scalars or broadcast to it
+    """
     noise = sigma * jax.random.normal(key, action.shape, action.dtype)
     return jnp.clip(action + noise, low, high).astype(action.dtype)

@@ -167,7 +167,7 @@ def mlp(
 
 
 def ensemble(build: Callable[[jax.Array], Tree], key: jax.Array, size: int) -> Ensemble:
-    """`size` networks (E), each built from its own key in a Python loop: nothing is initialised under vmap."""
+    """Networks built one by one, each from its own key: nothing is initialised under vmap. E is `size`."""
     return Ensemble(stack([build(k) for k in jax.random.split(key, size)]))
 
 

@@ -119,6 +119,7 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         return Normalized(inner, moments)
 
     def gradient(cfg: Any, spec: Spec, actor: Tree, batch: Batch, key: jax.Array) -> Tree:
+        assert algorithm.gradient is not None
         inner, moments = actor
         return algorithm.gradient(cfg, spec, inner, both(spec, moments, batch), key)
 
@@ -159,6 +160,7 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
         return Scaled(inner, moments, running)
 
     def gradient(cfg: Any, spec: Spec, actor: Tree, batch: Batch, key: jax.Array) -> Tree:
+        assert algorithm.gradient is not None
         inner, moments = actor
         return algorithm.gradient(cfg, spec, inner, scaled(moments, batch), key)
 
@@ -190,6 +192,7 @@ def _wrapped(
         return algorithm.actor(state.inner), state.moments
 
     def apply(cfg: Any, spec: Spec, state: Any, grads: Tree) -> Any:
+        assert algorithm.apply is not None
         return state.replace(inner=algorithm.apply(cfg, spec, state.inner, grads))
 
     return algorithm._replace(

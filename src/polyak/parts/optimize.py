@@ -50,4 +50,5 @@ def linear(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration: ArrayLik
     """
     never = jnp.asarray(duration, jnp.float32) <= 0
     progress = jnp.where(never, 1.0, jnp.asarray(step, jnp.float32) / jnp.where(never, 1.0, duration))
-    return start + jnp.clip(progress, 0.0, 1.0) * (jnp.asarray(end, jnp.float32) - start)
+    start, end = jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32)
+    return start + jnp.clip(progress, 0.0, 1.0) * (end - start)

@@ -75,7 +75,13 @@ def cut(ring: Ring, mask: Array) -> Ring:
 
 
 def sample(
-    ring: Ring, key: Array, batch_size: int, gamma: float, n_step: int = 1, length: int = 1, clip: float | None = None
+    ring: Ring,
+    key: Array,
+    batch_size: int,
+    gamma: float,
+    n_step: int = 1,
+    length: int = 1,
+    clip: float | None = None,
 ) -> Batch:
     """Draw windows uniformly: [B, ...], or [B, L, ...] for `length` > 1.
 

@@ -7,6 +7,8 @@ time limit, or by the end of the rollout, looks beyond by `next_value` and never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -85,5 +87,5 @@ def _backward(term: jax.Array, factor: jax.Array, after: jax.Array) -> jax.Array
 
 
 def _check(lam: ArrayLike) -> None:
-    if not isinstance(lam, jax.core.Tracer) and not 0 <= lam <= 1:
+    if not isinstance(lam, Tracer) and not np.all((np.asarray(lam) >= 0) & (np.asarray(lam) <= 1)):
         raise ValueError(f"lam is {lam}; it must lie in [0, 1]")

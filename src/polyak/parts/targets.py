@@ -21,7 +21,8 @@ def polyak(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
     def average(online: jax.Array, target: jax.Array) -> jax.Array:
         if isinstance(tau, int | float) and tau == 1:
             return jnp.array(online, target.dtype, copy=True)
-        return (tau * online + (1 - tau) * target).astype(target.dtype)
+        rate = jnp.asarray(tau)
+        return (rate * online + (1 - rate) * target).astype(target.dtype)
 
     return jax.tree.map(average, online, target)
 

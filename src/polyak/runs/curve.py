@@ -1,4 +1,4 @@
-"""The learning curve of a run: every seed thin, their interquartile mean thick, its bootstrap interval shaded.
+"""The learning curve of a run: seeds thin, their interquartile mean thick, its interval shaded.
 
 Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice, arXiv:2108.13264.
 """
@@ -90,7 +90,7 @@ def _draw_group(
 ) -> tuple[float, float, str, str]:
     """Draw all seeds of one kind; where its label goes (x, y), its text and colour."""
     thin = (0.18 if faint else 0.32) * min(1, (10 / len(series)) ** 0.5)
-    if len(series) > 1 or faint:
+    if len(series) <= 20 if faint else len(series) > 1:
         for steps, values in series.values():
             axes.plot(*_thin(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
     steps, values = _together(series)
@@ -149,7 +149,9 @@ def _dress(axes: Axes, title: str, seeds: int, last: float) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count_label(x)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _return_label(y, max(map(abs, axes.get_ylim())))))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda y, _: _return_label(y, max(map(abs, axes.get_ylim()))))
+    )
     if not seeds:
         axes.set_yticks([])
     axes.tick_params(labelsize=8, length=0, labelcolor=INK, pad=5)

@@ -5,6 +5,9 @@ a checkered ground and smooth outlines make it a picture. It is for people, not 
 of geoms, transparency, tendons and reflections are not drawn.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's names come from C++ and have no stubs.
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +25,7 @@ DISC = np.array([[0.0, 0.0], [0.9, 0.2], [-0.45, 0.8], [-0.45, -0.8], [0.3, -0.7
 
 
 class Camera(NamedTuple):
-    """A pinhole: rows of `axes` are right, up and backward in the world, `slope` the half height at distance 1."""
+    """A pinhole: the rows of `axes` are right, up and backward; `slope` is half its height at distance 1."""
 
     eye: np.ndarray  # [3]
     axes: np.ndarray  # [3, 3]
@@ -41,8 +44,8 @@ class Hits(NamedTuple):
 class RayCaster:
     """Draws the states of one model.
 
-    camera   distance, lookat, azimuth, elevation as in Gymnasium's `default_camera_config`; where the model has
-             a camera named "track", that one is used, as Gymnasium does
+    camera   distance, lookat, azimuth and elevation of a free camera, as Gymnasium's environments give them;
+             where the model has a camera named "track", that one is used, as Gymnasium does
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class RayCaster:
         return Camera(self._target(data) - distance * forward, axes, slope, distance)
 
     def _target(self, data: mujoco.MjData) -> np.ndarray:
-        """What a free camera looks at: the travelling body, else where the geoms were in the first picture."""
+        """What a free camera looks at: the travelling body, else the geoms of the first picture."""
         if self.still is None:
             self.still = np.array(self.camera.get("lookat", np.median(data.geom_xpos, axis=0)), float)
         if self.root is None:
@@ -122,7 +125,7 @@ class RayCaster:
     def _cast(self, data: mujoco.MjData, eye: np.ndarray, rays: np.ndarray) -> Hits:
         """The first thing that each ray meets: a geom, a ground that never ends, or a round site."""
         thing, distance, normal = _multi_ray(self.model, data, eye, rays)
-        for geom in self.planes:
+        for geom in self.planes.tolist():
             _meet_ground(data, geom, eye, rays, thing, distance, normal)
         for site in self.sites:
             offset = data.site_xpos[site] - eye
@@ -145,15 +148,13 @@ class RayCaster:
 
         ground = np.isin(hits.thing, self.planes)
         solid = np.flatnonzero((hits.thing >= 0) & ~ground)
-        picture[solid] = self._solid(camera, rays, hits, solid, sun.astype(np.float32))
+        picture[solid] = self._solid(rays, hits, solid, sun.astype(np.float32))
         ground = np.flatnonzero(ground)
         if ground.size:
             picture[ground] = self._ground(data, camera, rays, hits, ground, sun)
         return picture
 
-    def _solid(
-        self, camera: Camera, rays: np.ndarray, hits: Hits, index: np.ndarray, sun: np.ndarray
-    ) -> np.ndarray:
+    def _solid(self, rays: np.ndarray, hits: Hits, index: np.ndarray, sun: np.ndarray) -> np.ndarray:
         """A matte surface in sun and sky light, darker where it turns away, with a small highlight."""
         normal, ray = hits.normal[index], rays[index].astype(np.float32)
         facing = -(normal * ray).sum(1)
@@ -196,9 +197,7 @@ class RayCaster:
         fade = np.exp(-((distance / (9 * camera.distance)) ** 2)).astype(np.float32)[:, None]
         return HORIZON + fade * (tone - HORIZON)
 
-    def _shadow(
-        self, data: mujoco.MjData, camera: Camera, place: np.ndarray, sun: np.ndarray
-    ) -> np.ndarray:
+    def _shadow(self, data: mujoco.MjData, camera: Camera, place: np.ndarray, sun: np.ndarray) -> np.ndarray:
         """How much of the sun [R] float32, 0 to 1, is hidden from these places [R, 3] near the body."""
         dark = np.zeros(len(place), np.float32)
         casting = np.setdiff1d(np.arange(self.model.ngeom), self.planes)
@@ -300,7 +299,7 @@ def _round_length(x: float) -> float:
 def _geom_colours(model: mujoco.MjModel) -> np.ndarray:
     """Colours [ngeom, 3]: the geom's own, or its material's where the geom says nothing."""
     colour = model.geom_rgba[:, :3].copy()
-    silent = (model.geom_matid >= 0) & (model.geom_rgba == np.float32([0.5, 0.5, 0.5, 1])).all(1)
+    silent = (model.geom_matid >= 0) & (model.geom_rgba == np.array([0.5, 0.5, 0.5, 1], np.float32)).all(1)
     colour[silent] = model.mat_rgba[model.geom_matid[silent], :3]
     return colour
 

@@ -188,7 +188,9 @@ def _header(path: Path, file: BinaryIO, hashed: Any) -> list[tuple[str, Field, i
     prefix = _read_exactly(path, file, 8)
     length = int.from_bytes(prefix, "little")
     if length > min(MAX_JSON, size - 8):
-        raise damaged(path, f"its header declares {length} bytes, at most {min(MAX_JSON, size - 8)} are there")
+        raise damaged(
+            path, f"its header declares {length} bytes, at most {min(MAX_JSON, size - 8)} are there"
+        )
     text = _read_exactly(path, file, length)
     hashed.update(prefix + text)
     entries = _parse(path, text)
@@ -297,7 +299,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file, durably and at once."""
     with guarded(path):
         temporary = _vacated(path)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644
+        )
         try:
             rest = memoryview(data)
             while rest:

@@ -1,5 +1,6 @@
 """What a person sees while a run works: one live line on a terminal, plain lines where there is none."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -27,10 +28,12 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
         self.stream = stream or sys.stdout
+        if live is None:
+            live = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self.live = live
         self.console = Console(
-            file=stream, force_terminal=live or None, highlight=False, markup=False, emoji=False, soft_wrap=True
+            file=stream, force_terminal=live, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
-        self.live = self.console.is_terminal and not self.console.is_dumb_terminal if live is None else live
         self.running: Progress | None = None
 
     def header(self, text: str) -> None:
@@ -52,8 +55,6 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """One line to stderr."""
-        if self.live:
-            self.console.file.flush()
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
@@ -64,7 +65,7 @@ class Terminal:
             with self.running.busy(text):
                 yield
         elif self.live:
-            with self._moving(_Waiting(text, began)):
+            with self._moving(_Waiting(text, began, self.console.options.ascii_only)):
                 yield
         else:
             self._line(f"{text} ...")
@@ -231,12 +232,12 @@ class _Line:
     def __init__(self, progress: Progress):
         self.progress = progress
 
-    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         progress = self.progress
         room = console.width - 1
         steps = f"{count(progress.env_steps)}/{count(progress.total)}"
         details = progress.details()
-        while details and len("  ".join([steps, *(word for _, word in details)])) + 10 > room:
+        while details and len("  ".join([steps, *(word for _, word in details)])) + 6 > room:
             details.remove(max(details))
         words = "  ".join([steps, *(word for _, word in details)])
         width = max(4, min(40, room - len(words) - 2))
@@ -250,16 +251,14 @@ class _Line:
 class _Waiting:
     """A spinner, what is waited for, and since when."""
 
-    def __init__(self, text: str, began: float):
+    def __init__(self, text: str, began: float, ascii_only: bool):
         self.text, self.began = text, began
-        self.spinner = Spinner("dots", style="cyan")
+        self.spinner = Spinner("line" if ascii_only else "dots", style="cyan")
 
-    def __rich_console__(self, console: Console, _: object) -> Iterator[RenderableType]:
-        self.spinner.name = "line" if console.options.ascii_only else "dots"
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         line = Table.grid(padding=(0, 1))
         seconds = time.monotonic() - self.began
-        words = Text(f"{self.text}  {seconds:.0f} s", no_wrap=True, overflow="crop")
-        line.add_row(self.spinner, words)
+        line.add_row(self.spinner, Text(f"{self.text}  {seconds:.0f} s", no_wrap=True, overflow="crop"))
         yield line
 
 
@@ -288,6 +287,8 @@ def clock(seconds: float) -> str:
 def _writable(text: str, stream: TextIO) -> str:
     """The text with what the stream's encoding cannot say replaced."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.replace("±", "+-").encode(encoding, "replace").decode(encoding) if encoding.lower() not in (
-        "utf-8", "utf8"
-    ) else text
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
+    return text

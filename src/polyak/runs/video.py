@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -48,7 +50,9 @@ class Painter:
         except Exception as error:
             raise UserError(f"{self.name} cannot be drawn: {_what_to_install(error)}") from error
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-            raise UserError(f"{self.name} gave {type(picture).__name__} as its picture, not an array [H, W, 3]")
+            raise UserError(
+                f"{self.name} gave {type(picture).__name__} as its picture, not an array [H, W, 3]"
+            )
         return np.array(picture[..., :3], np.uint8)
 
 
@@ -142,27 +146,37 @@ def _same_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator
     for i, frame in enumerate(frames):
         if frame.shape != shape or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise UserError(
-                f"picture {i} is {frame.dtype}{list(frame.shape)}; all must be uint8 [H, W, 3], first {list(shape)}"
+                f"picture {i} is {frame.dtype}{list(frame.shape)}; all must be uint8 {list(shape)}, [H, W, 3]"
             )
         yield frame
 
 
 def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     """H.264 in yuv420p, which every browser plays and which wants even sizes: the last row is doubled."""
-    import imageio_ffmpeg
+    from imageio_ffmpeg import get_ffmpeg_exe
 
     first = next(frames)
     height, width = (n + n % 2 for n in first.shape[:2])
-    options = ["-crf", "20", "-preset", "medium", "-movflags", "+faststart"]
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=fps, codec="libx264", quality=None, macro_block_size=1,
-        pix_fmt_out="yuv420p", output_params=options, ffmpeg_log_level="error",
-    )  # fmt: skip
-    with contextlib.closing(writer):
-        writer.send(None)
-        for frame in chain([first], frames):
-            border = [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)]
-            writer.send(np.ascontiguousarray(np.pad(frame, border, mode="edge")))
+    border = [(0, height - first.shape[0]), (0, width - first.shape[1]), (0, 0)]
+    taken = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps:g} -i -"
+    given = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart -f mp4"
+    command = [get_ffmpeg_exe(), "-y", "-v", "error", *taken.split(), *given.split(), str(path)]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said) as ffmpeg,
+    ):
+        assert ffmpeg.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as pipe:
+                for frame in chain([first], frames):
+                    pipe.write(np.pad(frame, border, mode="edge").tobytes())
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        if ffmpeg.wait() != 0:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip().splitlines() or ["it did not say why"]
+            raise UserError(f"ffmpeg could not write the video: {reason[-1]}")
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
@@ -183,7 +197,7 @@ def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
 
 
 def _what_to_install(error: Exception) -> str:
-    """One line for the user: the extra that brings pygame where that is missing, else the error's first line."""
+    """One line for the user: the extra that brings pygame, or the error's first line."""
     if isinstance(error, ImportError) or type(error).__name__ == "DependencyNotInstalled":
         try:
             importlib.import_module("pygame")

@@ -1,0 +1,247 @@
+"""From Gymnasium's spaces to our own, and from what its environments give to rows of arrays.
+
+Imported in worker processes too, so it knows neither JAX nor, before it is needed, Gymnasium.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.interface import Box, Discrete, Space, Tree
+
+SUPPORTED = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
+WAYS = ("last", "sum", "mean", "max")  # to sum a measure up over an episode
+
+
+def from_gymnasium(space: Any) -> Space:
+    """Our space of the observations of one environment; UserError names a space that has none.
+
+    float64 becomes float32, cast once at the border. MultiBinary is a Box, MultiDiscrete a tuple of Discrete
+    or, where it has more than one axis, a Box. Discrete and MultiDiscrete start at 0.
+    """
+    match _kind(space):
+        case "Box":
+            return _box(space)
+        case "Discrete":
+            return Discrete(int(space.n))
+        case "MultiBinary":
+            return Box(tuple(space.shape), 0.0, 1.0)
+        case "MultiDiscrete" if len(space.shape) == 1:
+            return tuple(Discrete(int(n)) for n in space.nvec)
+        case "MultiDiscrete":
+            high = _bound(space.start + space.nvec - 1)
+            return Box(tuple(space.shape), _bound(space.start), high)
+        case "Dict":
+            return {name: from_gymnasium(part) for name, part in space.spaces.items()}
+        case "Tuple":
+            return tuple(from_gymnasium(part) for part in space.spaces)
+    raise UserError(f"observation space {_line(space)} is not supported; supported: {SUPPORTED}")
+
+
+def action_from_gymnasium(space: Any) -> Space:
+    """Our space of the actions of one environment: a Box of real numbers, float32, or Discrete from 0."""
+    if _kind(space) == "Discrete":
+        return Discrete(int(space.n))
+    if _kind(space) == "Box" and space.dtype.kind == "f":
+        return _box(space)
+    raise UserError(
+        f"action space {_line(space)} is not supported; supported: Discrete, and Box of float32 or float64"
+    )
+
+
+def convert(space: Any, value: Any) -> Tree:
+    """What an environment gave in this Gymnasium space, [...] or with leading axes, as our space wants it."""
+    match _kind(space):
+        case "Discrete":
+            return (np.asarray(value) - space.start).astype(np.int32)
+        case "MultiDiscrete" if len(space.shape) == 1:
+            columns = (np.asarray(value) - space.start).astype(np.int32)
+            return tuple(columns[..., i] for i in range(space.shape[0]))
+        case "Dict":
+            return {name: convert(part, value[name]) for name, part in space.spaces.items()}
+        case "Tuple":
+            return tuple(convert(part, v) for part, v in zip(space.spaces, value, strict=True))
+        case "Box":
+            return np.asarray(value, _dtype(space))
+    return np.asarray(value, np.float32)
+
+
+def check(space: Any, value: Any, lane: int, field: str = "observation") -> None:
+    """EnvironmentFault, with the environment's index and the field, unless shapes and kinds are the space's.
+
+    A float64 where float32 was declared is no fault; a real number where an integer was declared is.
+    """
+
+    def fault(given: str, right: str) -> EnvironmentFault:
+        return EnvironmentFault(f"environment {lane}: {field} is {given}, its space says {right}")
+
+    if _kind(space) == "Dict":
+        if not isinstance(value, Mapping) or set(value) != set(space.spaces):
+            given = f"a dict of {sorted(value)}" if isinstance(value, Mapping) else type(value).__name__
+            raise fault(given, f"a dict of {sorted(space.spaces)}")
+        for name, part in space.spaces.items():
+            check(part, value[name], lane, f"{field}.{name}")
+        return
+    if _kind(space) == "Tuple":
+        if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
+            raise fault(f"a {type(value).__name__}", f"a tuple of {len(space.spaces)}")
+        for i, part in enumerate(space.spaces):
+            check(part, value[i], lane, f"{field}.{i}")
+        return
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal lengths
+        raise fault(f"a ragged {type(value).__name__}", f"shape {space.shape}") from None
+    if array.shape != space.shape:
+        raise fault(f"of shape {array.shape}", f"{space.shape}")
+    if not np.can_cast(array.dtype, space.dtype, "same_kind"):
+        raise fault(f"of dtype {array.dtype}", f"{space.dtype}")
+    if _kind(space) == "Discrete" and not space.start <= array < space.start + space.n:
+        raise fault(f"{array}", f"{space.start} .. {space.start + space.n - 1}")
+
+
+def check_reward(reward: Any, lane: int) -> None:
+    """EnvironmentFault with the environment's index, unless the reward is a number."""
+    if not isinstance(reward, float | int | np.number | np.bool_) or isinstance(reward, np.complexfloating):
+        array = isinstance(reward, np.ndarray)
+        if not (array and reward.shape == () and reward.dtype.kind in "fiub"):
+            given = f"an array of shape {reward.shape}" if array else repr(reward)[:60]
+            raise EnvironmentFault(f"environment {lane}: reward is {given}, it must be one number")
+
+
+class Checked:
+    """A Gymnasium environment in a worker process that refuses what its spaces do not allow."""
+
+    def __init__(self, make: Callable[[], Any], lane: int):
+        self._env = make()
+        self._lane = lane
+        self.metadata = dict(self._env.metadata or {})  # vectors write into it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_env"], name)
+
+    def reset(self, **how: Any) -> tuple[Any, dict]:
+        """Like the environment's."""
+        obs, info = self._env.reset(**how)
+        check(self._env.observation_space, obs, self._lane)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        """Like the environment's."""
+        obs, reward, terminated, truncated, info = self._env.step(action)
+        check(self._env.observation_space, obs, self._lane)
+        check_reward(reward, self._lane)
+        return obs, reward, bool(terminated), bool(truncated), info
+
+
+def over(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """A function of arrays over dicts and tuples of arrays."""
+    if isinstance(tree, dict):
+        return {name: over(function, tree[name], *(o[name] for o in others)) for name in tree}
+    if isinstance(tree, tuple):
+        return tuple(over(function, *parts) for parts in zip(tree, *others, strict=True))
+    return function(tree, *others)
+
+
+def stack(trees: list[Tree]) -> Tree:
+    """Observations of L environments as one tree of fresh arrays [L, ...]."""
+    return over(lambda *rows: np.stack(rows), *trees)
+
+
+def scatter(tree: Tree, lanes: Any, rows: Tree) -> Tree:
+    """A fresh tree [L, ...] in which these lanes hold these rows."""
+
+    def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        fresh = old.copy()
+        fresh[lanes] = new
+        return fresh
+
+    return over(put, tree, rows)
+
+
+def zeros(space: Space, lanes: int) -> Tree:
+    """Observations [L, ...] before there are any."""
+    return over(lambda part: np.zeros((lanes, *part.shape), part.dtype), space)
+
+
+class Actions:
+    """From actions [L, ...] in an environment's bounds, in our dtypes, to fresh arrays in its own.
+
+    Real numbers are kept inside finite bounds: rescaling to a bound may round to just beyond it.
+    """
+
+    def __init__(self, space: Any):
+        self._dtype = np.dtype(np.int64) if _kind(space) == "Discrete" else space.dtype
+        self._start = int(space.start) if _kind(space) == "Discrete" else 0
+        finite = _kind(space) == "Box" and bool(
+            np.isfinite(space.low).all() and np.isfinite(space.high).all()
+        )
+        self._bounds = (space.low, space.high) if finite else None
+
+    def __call__(self, action: Any) -> np.ndarray:
+        """[L, ...], a copy that the environments may write to."""
+        action = np.array(action, self._dtype)
+        if self._bounds:
+            np.minimum(action, self._bounds[1], out=action)
+            np.maximum(action, self._bounds[0], out=action)
+        elif self._start:
+            action += self._start
+        return action
+
+
+def as_measures(measures: Any) -> dict[str, str]:
+    """Names of measures, alone (the episode's last value) or each with how an episode is summed up."""
+    asked = dict(measures) if isinstance(measures, Mapping) else dict.fromkeys(measures, "last")
+    for name, how in asked.items():
+        if how not in WAYS:
+            raise UserError(f"measure {name!r}: no way {how!r} to sum it up; {nearest(how, WAYS)}")
+    return asked
+
+
+def number(value: Any) -> float:
+    """A measure as a float; NaN where it is missing or is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _kind(space: Any) -> str:
+    """Which of Gymnasium's spaces this is, subclasses too: the name of the first class that is Gymnasium's."""
+    for cls in type(space).__mro__:
+        if cls.__module__.startswith("gymnasium.spaces"):
+            return cls.__name__
+    return type(space).__name__
+
+
+def _line(space: Any) -> str:
+    return " ".join(repr(space).split())[:120]
+
+
+def _dtype(space: Any) -> np.dtype:
+    """What a Box's points are in our arrays: JAX has no 64 bits by default."""
+    dtype = space.dtype
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype in (np.int64, np.uint32, np.uint64):
+        int32 = np.iinfo(np.int32)
+        inside = np.all(space.low >= int32.min) and np.all(space.high <= int32.max)
+        return np.dtype(np.int32 if inside else np.float32)
+    return dtype
+
+
+def _box(space: Any) -> Box:
+    dtype = _dtype(space)
+    with np.errstate(over="ignore"):  # a float64 bound beyond float32 is none
+        low, high = space.low.astype(dtype), space.high.astype(dtype)
+    return Box(tuple(space.shape), _bound(low), _bound(high), dtype.name)
+
+
+def _bound(values: np.ndarray) -> float | tuple[float, ...]:
+    """One float where all are equal, else each in C order."""
+    flat = [float(v) for v in np.ravel(values)]
+    return flat[0] if flat and all(v == flat[0] for v in flat) else tuple(flat)

@@ -1,0 +1,282 @@
+"""The one training loop: advance the driver, log, evaluate, checkpoint; for every driver and every command."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from polyak.errors import UserError
+from polyak.interface import Replay
+from polyak.parts.replay import Ring
+from polyak.runs import checkpoint
+from polyak.runs.folder import Metrics, RunFolder
+from polyak.runs.session import Session
+from polyak.runs.spec import describe_spec
+from polyak.runs.terminal import Terminal
+
+LOGS_PER_EVALUATION = 10
+SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: a person asked for it)
+    """Ctrl-C: everything is saved, and `resume` goes on from here."""
+
+
+class Sink(Protocol):
+    """Where the loop's results go."""
+
+    def write(self, line: dict[str, Any]) -> None: ...  # noqa: D102
+    def flush(self) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class Schedule:
+    """Which iterations end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
+
+    def __init__(self, session: Session):
+        plan, per = session.plan, session.driver.env_steps
+        self.env_steps = per
+        self.total = -(-plan.steps // per)
+        self.evaluation = max(1, round(plan.eval_every / per))
+        self.checkpoint = max(1, round(plan.checkpoint_every / per))
+        self.log = max(1, self.evaluation // LOGS_PER_EVALUATION)
+
+    def due(self, every: int, iteration: int) -> bool:
+        """Whether something that happens every so many iterations happens after this one."""
+        return iteration % every == 0 or iteration == self.total
+
+    def next(self, iteration: int) -> int:
+        """The next iteration after which something happens."""
+        stops = (self.log, self.evaluation, self.checkpoint)
+        return min(self.total, *((iteration // every + 1) * every for every in stops))
+
+
+class Training:
+    """A run in progress: its carry, and how far it is. It needs no folder; `save` is called where there is one."""
+
+    def __init__(self, session: Session, terminal: Terminal):
+        self.session, self.terminal = session, terminal
+        self.schedule = Schedule(session)
+        self.carry: Any = None
+        self.iteration = 0
+        self.slice = 1
+        self.stop = threading.Event()
+        self.last_return: float | None = None
+        self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of each seed so far."""
+        return self.iteration * self.schedule.env_steps
+
+    @property
+    def updates(self) -> int:
+        """Updates of each seed so far."""
+        driver, data = self.session.driver, self.session.cfg.data
+        made = data.updates if isinstance(data, Replay) else 1
+        return max(0, self.iteration - driver.warmup) * made
+
+    def start(self) -> None:
+        """A run at step 0."""
+        self.carry = self.session.driver.start()
+
+    def resume(self, path: Path) -> None:
+        """The run of a checkpoint."""
+        driver = self.session.driver
+        loaded = checkpoint.load(path, driver.template, warn=self.terminal.warn)
+        self.carry = driver.unpack(loaded.tree, loaded.extra["driver"])
+        self.iteration = int(loaded.extra["iteration"])
+        if driver.inexact:
+            self.terminal.warn(
+                f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
+                "seed and actions; their running episodes were cut and begun anew"
+            )
+
+    def compile(self) -> None:
+        """Compile all that training and evaluation run."""
+        self.session.driver.compile(self.carry)
+
+    def run(self, sink: Sink, save: Any = None, until: int | None = None) -> None:
+        """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
+        schedule, until = self.schedule, self.schedule.total if until is None else until
+        with self.terminal.progress(schedule.total * schedule.env_steps) as progress:
+            while self.iteration < until:
+                if self.stop.is_set():
+                    if save:
+                        save(self)
+                    raise Interrupted
+                self._advance(min(schedule.next(self.iteration), until) - self.iteration)
+                progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
+                if schedule.due(schedule.log, self.iteration):
+                    self._log(sink)
+                if schedule.due(schedule.evaluation, self.iteration):
+                    self._evaluate(sink, progress)
+                if save and schedule.due(schedule.checkpoint, self.iteration):
+                    sink.flush()
+                    save(self)
+
+    def _phase(self) -> str:
+        return "warm-up" if self.iteration < self.session.driver.warmup else ""
+
+    def _advance(self, iterations: int) -> None:
+        """At most `iterations`, and about SLICE_SECONDS: how a run is cut does not change its bits."""
+        count = min(iterations, self.slice)
+        began = time.monotonic()
+        self.carry = self.session.driver.advance(self.carry, count)
+        self.iteration += count
+        seconds = time.monotonic() - began
+        fitting = count * SLICE_SECONDS / max(seconds, 1e-9)
+        self.slice = max(1, min(int(fitting), 2 * count if count == self.slice else self.slice))
+
+    def _log(self, sink: Sink) -> None:
+        """A line for each seed: means since the last one."""
+        self.carry, sums = self.session.driver.report(self.carry)
+        now = time.time()
+        totals = []
+        for index, seed in enumerate(self.session.plan.all_seeds):
+            line: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates, "seed": seed}
+            episodes, updates = int(sums["episodes"][index]), int(sums["updates"][index])
+            line["episode/count"] = episodes
+            for name, value in sums.items():
+                count = episodes if name.startswith("episode/") else updates
+                if "/" in name and count:
+                    line[name] = float(value[index]) / count
+            line["time/unix_s"] = now
+            sink.write(line)
+            if "episode/return" in line:
+                totals.append(line["episode/return"])
+        if totals:
+            self.last_return = float(np.mean(totals))
+
+    def _evaluate(self, sink: Sink, progress: Any) -> None:
+        """A line for each seed: whole episodes without exploration, on environments of their own."""
+        with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
+            played = self.session.evaluator(self.session.driver.actor(self.carry))
+        for index, seed in enumerate(self.session.plan.all_seeds):
+            line = {
+                "env_steps": self.env_steps,
+                "updates": self.updates,
+                "seed": seed,
+                "eval/return": float(played.total[index].mean()),
+                "eval/return_std": float(played.total[index].std()),
+                "eval/length": float(played.length[index].mean()),
+                "eval/episodes": int(played.total.shape[1]),
+            }
+            line |= {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
+            sink.write(line)
+        means = played.total.mean(axis=1)
+        self.evaluations[self.env_steps] = means.tolist()
+        spread = means.std() if len(means) > 1 else played.total.std()
+        progress.log_evaluation(self.env_steps, float(means.mean()), float(spread), len(means))
+
+
+@contextlib.contextmanager
+def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
+    """Ctrl-C or SIGTERM once asks to save and stop; a second time stops at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        terminal.say("stopping: saving the run (again to stop at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def save_checkpoint(folder: RunFolder, training: Training) -> None:
+    """The whole run as it is."""
+    driver = training.session.driver
+    tree, extra = driver.pack(training.carry)
+    tree = dict(tree)
+    ring = tree.pop("buffer")
+    checkpoint.save(
+        folder.checkpoints,
+        training.env_steps,
+        tree,
+        {
+            "iteration": training.iteration,
+            "driver": extra,
+            "inexact": driver.inexact,
+            "spec": describe_spec(training.session.spec),
+        },
+        rows=ring.rows if isinstance(ring, Ring) else None,
+        clock=int(ring.clock) if isinstance(ring, Ring) else 0,
+    )
+
+
+def train(
+    session: Session, folder: RunFolder, terminal: Terminal, resume: bool, facts: dict[str, str] | None = None
+) -> Training:
+    """Run a plan in its folder to the end, from the newest checkpoint if `resume`. Raises Interrupted."""
+    session.check()
+    if facts:
+        terminal.facts(facts)
+    training = Training(session, terminal)
+    if resume and (newest := checkpoint.latest(folder.checkpoints)) is not None:
+        with terminal.status("loading the checkpoint"):
+            training.resume(newest)
+        terminal.say(f"resumed at step {training.env_steps:,}")
+    else:
+        training.start()
+    folder.rewind(training.env_steps)
+    sink = Metrics(folder, training.env_steps)
+    try:
+        with interruptible(training.stop, terminal):
+            with terminal.status("compiling"):
+                training.compile()
+            training.run(Recorder(sink, folder, terminal), lambda training: save_checkpoint(folder, training))
+    finally:
+        sink.close()
+        draw(folder, terminal)
+        session.close()
+    return training
+
+
+class Recorder:
+    """A sink that also redraws the learning curve at each evaluation."""
+
+    def __init__(self, metrics: Metrics, folder: RunFolder, terminal: Terminal):
+        self.metrics, self.folder, self.terminal = metrics, folder, terminal
+        self.drawn = 0.0
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line."""
+        self.metrics.write(line)
+        if "eval/return" in line and time.monotonic() - self.drawn > 5:
+            self.metrics.file.flush()
+            draw(self.folder, self.terminal)
+            self.drawn = time.monotonic()
+
+    def flush(self) -> None:
+        """Before a checkpoint."""
+        self.metrics.flush()
+
+    def close(self) -> None:
+        """No more lines."""
+        self.metrics.close()
+
+
+def draw(folder: RunFolder, terminal: Terminal) -> None:
+    """The learning curve; a picture that cannot be drawn never stops a run."""
+    from polyak.runs.curve import draw_curve
+
+    lines = folder.metrics()
+    if not any("eval/return" in line or "episode/return" in line for line in lines):
+        return
+    try:
+        draw_curve(folder.path / "curve.png", lines, folder.path.name)
+    except (OSError, ValueError, UserError) as error:
+        terminal.warn(f"curve.png was not drawn: {error}")

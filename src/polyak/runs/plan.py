@@ -1,0 +1,160 @@
+"""What a run is to do, decided before it begins: settings, presets, and the plan that config.json keeps."""
+
+import dataclasses
+import importlib.resources
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from polyak import algorithms
+from polyak.errors import CheckpointError, UserError
+from polyak.interface import out_of_range, within
+from polyak.runs.values import amend, plain
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may say of a training run; None leaves it to the preset, or to what is usual."""
+
+    steps: int | None = within(None, 1)  # environment steps of each seed
+    seed: int = within(0, 0, 2**31 - 1)  # the first
+    seeds: int = within(1, 1, 10_000)  # how many: seed, seed + 1, ... in one program
+    num_envs: int | None = within(None, 1)  # environments of each seed
+    driver: Literal["auto", "graph", "host"] = "auto"  # auto: JAX environments in graph, others on the host
+    vectorization: Literal["sync", "async"] = "sync"  # host environments in this process, or one process each
+    eval_every: int | None = within(None, 1)  # environment steps; usually a twentieth of the run
+    eval_episodes: int = within(10, 1)  # of each seed
+    checkpoint_every: int | None = within(None, 1)  # environment steps; usually eval_every
+    out: str = "runs"  # the folder that run folders are made in
+    name: str | None = None  # the run folder's own name; one that exists with the same plan is resumed
+    preset: bool = True  # use tuned settings where there are any
+    wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
+    measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run depends on, as plain values: the same plan, the same run."""
+
+    algorithm: str
+    env: str
+    steps: int = within(100_000, 1)
+    seed: int = within(0, 0, 2**31 - 1)
+    seeds: int = within(1, 1, 10_000)
+    num_envs: int = within(1, 1)
+    driver: Literal["graph", "host"] = "host"
+    vectorization: Literal["sync", "async"] = "sync"
+    eval_every: int = within(5_000, 1)
+    eval_episodes: int = within(10, 1)
+    checkpoint_every: int = within(5_000, 1)
+    wrap: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    config: dict = field(default_factory=dict)
+    env_fields: dict = field(default_factory=dict)
+    eval_env_fields: dict | None = None  # None: as in training
+
+    @property
+    def all_seeds(self) -> range:
+        """The seeds that run side by side."""
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def imports(self) -> list[str]:
+        """Names that import a user's code; never followed from a file alone."""
+        return [name for name in (self.algorithm, self.env) if is_code(name)]
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
+        """The plan of a config.json; CheckpointError names what is damaged."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        for name in sorted(names - values.keys()):
+            raise CheckpointError(f"{where}: plan has no {name!r}")
+        for name in ("algorithm", "env"):
+            if not isinstance(values[name], str):
+                raise CheckpointError(f"{where}: plan.{name} is {values[name]!r}, but must be a name")
+        try:
+            plan = amend(cls("", ""), values)
+            check_ranges(plan)
+        except UserError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        return plan
+
+
+SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx")
+
+
+def is_code(name: str) -> bool:
+    """Whether finding this name imports a module that it names."""
+    return ":" in name and name.partition(":")[0] not in SOURCES
+
+
+def preset(algorithm: str, env: str) -> dict[str, Any]:
+    """The tuned settings for an algorithm and environment, {} where there are none; `jax:X` uses X's."""
+    path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
+    if is_code(algorithm) or not path.is_file():
+        return {}
+    name = env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:")) else env
+    return tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
+
+
+def check_ranges(record: Any) -> None:
+    """UserError, one line, where values of a dataclass lie outside their `within(...)`."""
+    if wrong := out_of_range(record):
+        raise UserError("; ".join(wrong))
+
+
+def default_config(algorithm: str, tuned: Mapping[str, Any]) -> Any:
+    """An algorithm's Config with a preset's values in it."""
+    return amend(algorithms.find(algorithm).Config(), tuned.get("config", {}))
+
+
+def make_plan(
+    algorithm: str,
+    env: str,
+    settings: Settings,
+    config: Any = None,
+    env_fields: Mapping[str, Any] | None = None,
+    eval_env_fields: Mapping[str, Any] | None = None,
+    in_graph: bool = False,
+) -> Plan:
+    """Join what was said with the preset and with what is usual.
+
+    config    a Config, taken whole; or a mapping of values that the preset, then the defaults, fill up
+    in_graph  whether the environment is written in JAX
+    """
+    check_ranges(settings)
+    tuned = preset(algorithm, env) if settings.preset else {}
+    if config is None or isinstance(config, Mapping):
+        config = amend(default_config(algorithm, tuned), config or {}, "config.")
+    steps = settings.steps or tuned.get("steps", 100_000)
+    if getattr(config, "horizon", None) == 0:
+        config = dataclasses.replace(config, horizon=steps)
+    driver = {"auto": "graph" if in_graph else "host"}.get(settings.driver, settings.driver)
+    if driver == "graph" and not in_graph:
+        raise UserError(
+            f"--driver graph needs an environment written in JAX, but {env!r} is not: use --driver host"
+        )
+    if driver == "host" and in_graph:
+        raise UserError(
+            f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
+        )
+    eval_every = settings.eval_every or max(1, steps // 20)
+    return Plan(
+        algorithm=algorithm,
+        env=env,
+        steps=steps,
+        seed=settings.seed,
+        seeds=settings.seeds,
+        num_envs=settings.num_envs or tuned.get("num_envs", 1),
+        driver=driver,
+        vectorization=settings.vectorization,
+        eval_every=eval_every,
+        eval_episodes=settings.eval_episodes,
+        checkpoint_every=settings.checkpoint_every or eval_every,
+        wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
+        measures=settings.measures,
+        config=plain(config),
+        env_fields=dict(env_fields or {}),
+        eval_env_fields=None if eval_env_fields is None else dict(env_fields or {}) | dict(eval_env_fields),
+    )

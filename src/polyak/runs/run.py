@@ -1,0 +1,301 @@
+"""What Python and the command line do with runs: train, resume, load, evaluate."""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polyak.drivers.learn import initial_states
+from polyak.envs.environment import Environment, to_bounds
+from polyak.envs.find import find
+from polyak.errors import CheckpointError, UserError
+from polyak.interface import Replay, Spec
+from polyak.runs import checkpoint, storage
+from polyak.runs.cache import use_compilation_cache
+from polyak.runs.curve import interquartile_mean
+from polyak.runs.folder import RunFolder, check_name, name_run, versions
+from polyak.runs.loop import train as run_loop
+from polyak.runs.plan import Plan, Settings, make_plan, preset
+from polyak.runs.session import Session, gigabytes, wrapped
+from polyak.runs.spec import read_spec, show_space
+from polyak.runs.terminal import Terminal
+from polyak.runs.values import amend
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns [S, E] of E episodes for each of S seeds."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    measures: dict[str, np.ndarray]
+    seeds: list[int]
+
+    def summary(self) -> dict[str, Any]:
+        """One JSON object: over all episodes, and for each seed."""
+        per_seed = [
+            {"seed": seed, "mean_return": float(row.mean()), "std_return": float(row.std())}
+            for seed, row in zip(self.seeds, self.returns, strict=True)
+        ]
+        return {
+            "mean_return": float(self.returns.mean()),
+            "std_return": float(self.returns.std()),
+            "iqm_return": float(interquartile_mean(self.returns.mean(axis=1))),
+            "min_return": float(self.returns.min()),
+            "max_return": float(self.returns.max()),
+            "mean_length": float(self.lengths.mean()),
+            "episodes": int(self.returns.size),
+            "env_steps": int(self.lengths.sum()),
+            **{name: float(value.mean()) for name, value in self.measures.items()},
+            "per_seed": per_seed,
+        }
+
+
+class Policy:
+    """A trained policy as a function of observations; needs no environment."""
+
+    def __init__(self, plan: Plan, spec: Spec, state: Any):
+        self.algorithm, self.spec = wrapped(plan), spec
+        self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
+        self.actor = self.algorithm.actor(state)
+        self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
+
+    def _act(self, memory: Any, obs: Any, key: jax.Array, explore: bool) -> tuple:
+        action, memory, _ = self.algorithm.act(self.cfg, self.spec, self.actor, memory, obs, key, explore)
+        return action, memory
+
+    def initial(self, count: int = 1) -> Any:
+        """The memory of `count` environments at the start of an episode."""
+        ids = jnp.arange(count)
+        return self.algorithm.memory(self.cfg, self.spec, ids, jnp.zeros_like(ids), jax.random.key(0))
+
+    def __call__(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
+        """From observations [N, ...] to actions [N, ...] in the environment's own bounds, and memory."""
+        if memory is None:
+            memory = self.initial(len(jax.tree.leaves(obs)[0]))
+        key = jax.random.key(seed)
+        action, memory = self.programs[explore](memory, obs, key, explore)
+        return to_bounds(self.spec.action, np.asarray(action)), memory
+
+
+class Run:
+    """A run on disk. `load` makes one without making an environment or running any code from the folder."""
+
+    def __init__(self, path: str | Path, env: str | None = None, algorithm: str | None = None):
+        self.folder = RunFolder(Path(path))
+        self.config = self.folder.config()
+        self.plan = self.folder.plan()
+        self.trusted = {name for name in (env, algorithm) if name}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line logged so far."""
+        return self.folder.metrics()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole budget is spent."""
+        newest = checkpoint.latest(self.folder.checkpoints)
+        return newest is not None and int(newest.name) >= self.plan.steps
+
+    def trust(self) -> Session:
+        """The session of this run; UserError where that would import code which only the folder names."""
+        unknown = [name for name in self.plan.imports if name not in self.trusted]
+        if unknown:
+            flag = "--trust " + " --trust ".join(unknown)
+            raise UserError(
+                f"{self.path} names code to import ({', '.join(unknown)}); if you trust it, add {flag}"
+            )
+        return Session(self.plan)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The spaces that the policy was trained on, as the checkpoint describes them."""
+        return read_spec(self._raw[1], self.path)
+
+    @cached_property
+    def _raw(self) -> tuple[dict[str, np.ndarray], dict]:
+        newest = checkpoint.latest(self.folder.checkpoints)
+        if newest is None:
+            raise CheckpointError(f"{self.path} has no complete checkpoint yet")
+        arrays, manifest = checkpoint.read(newest)
+        return arrays, manifest["extra"]
+
+    def state(self) -> Any:
+        """The algorithm's state [S, ...] of the last checkpoint."""
+        if is_foreign := [name for name in self.plan.imports if name == self.plan.algorithm]:
+            if not self.trusted.issuperset(is_foreign):
+                raise UserError(f"{self.path} names code to import ({is_foreign[0]}): load it with trust")
+        algorithm = wrapped(self.plan)
+        cfg = amend(algorithm.Config(), self.plan.config, "config.")
+        seeds = list(self.plan.all_seeds)
+        template = jax.eval_shape(lambda: initial_states(algorithm, cfg, self.spec, seeds))
+        prefix = "state/"
+        arrays = {
+            name[len(prefix) :]: value for name, value in self._raw[0].items() if name.startswith(prefix)
+        }
+        return jax.tree.map(jnp.array, storage.unflatten(template, arrays, self.path))
+
+    def policy(self, seed: int | None = None) -> Policy:
+        """The policy of one seed (the first, unless said), for observations [N, ...]."""
+        seed = self.plan.seed if seed is None else seed
+        if seed not in self.plan.all_seeds:
+            raise UserError(f"seed {seed} was not trained; this run has {list(self.plan.all_seeds)}")
+        from polyak.drivers.program import map_seeded
+
+        index = seed - self.plan.seed
+        return Policy(self.plan, self.spec, map_seeded(lambda x: x[index], self.state()))
+
+    def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
+        """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores."""
+        session = self.trust()
+        evaluator = session.make_evaluator(episodes, seed, sample)
+        try:
+            played = evaluator(session.algorithm.actor(self.state()))
+        finally:
+            evaluator.close()
+        return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
+
+    def digest(self) -> str:
+        """One SHA-256 over every array of the last checkpoint and the metrics without time."""
+        return checkpoint.digest(self.path)
+
+    def resume(self, terminal: Terminal | None = None) -> "Run":
+        """Go on to the end of its budget, bit for bit as if it had never stopped."""
+        session = self.trust()
+        if not self.finished:
+            use_compilation_cache()
+            run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
+        return self
+
+
+def facts(session: Session, note: str) -> dict[str, str]:
+    """What a person wants to know before a run begins."""
+    plan, spec, data = session.plan, session.spec, session.cfg.data
+    found = versions()
+    shown = {
+        "versions": " ".join(
+            f"{name} {found[name]}" for name in ("polyak", "python", "jax") if name in found
+        ),
+        "device": device(),
+        "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
+    }
+    per = data.steps * spec.num_envs
+    total = -(-plan.steps // per) * per
+    rounded = (
+        f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""
+    )
+    seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
+    envs = f", {spec.num_envs} environments" if spec.num_envs > 1 else ""
+    shown["budget"] = f"{total:,} steps{seeds}{envs}{rounded}"
+    if isinstance(data, Replay):
+        shown["replay"] = f"{gigabytes(session.planned_bytes)} for {data.capacity:,} transitions{seeds}"
+    if note:
+        shown["preset"] = note
+    if plan.wrap:
+        shown["wrap"] = ", ".join(plan.wrap)
+    return shown
+
+
+def device() -> str:
+    """What computes, in words."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    return kind if devices[0].platform == "cpu" else f"{len(devices)} x {kind}"
+
+
+def silent() -> Terminal:
+    """A terminal that nobody reads."""
+    return Terminal(io.StringIO(), live=False)
+
+
+def open_run(
+    algorithm: str,
+    env: str,
+    settings: Settings,
+    config: Any = None,
+    env_fields: Mapping[str, Any] | None = None,
+    eval_env_fields: Mapping[str, Any] | None = None,
+) -> tuple[Session, RunFolder, bool, str]:
+    """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
+    tuned = preset(algorithm, env) if settings.preset else {}
+    world = find(env, env_fields or {}, settings.measures)
+    in_graph = isinstance(world, Environment)
+    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph)
+    session = Session(plan)
+    session.check()
+    name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
+    folder = RunFolder(Path(settings.out) / name)
+    note = f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
+    if folder.path.exists():
+        if folder.plan() != plan:
+            raise UserError(
+                f"{folder.path} is a run with other settings: choose another --name, or resume it"
+            )
+        return session, folder, True, note
+    folder.create(plan, note, device())
+    return session, folder, False, note
+
+
+def train(
+    algorithm: str,
+    env: str,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    config: Any = None,
+    env_fields: Mapping[str, Any] | None = None,
+    eval_env_fields: Mapping[str, Any] | None = None,
+    verbose: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train, and return the finished run.
+
+    config    values of the algorithm's Config by name ({"data.batch_size": 64}), or a whole Config
+    settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
+    Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
+    """
+    use_compilation_cache()
+    said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
+    session, folder, there, note = open_run(algorithm, env, said, config, env_fields, eval_env_fields)
+    terminal = Terminal() if verbose else silent()
+    terminal.header(f"{folder.path.name}\n{folder.path}")
+    trusted = {"env": env, "algorithm": algorithm}
+    run = Run(folder.path, **trusted)
+    if not (there and run.finished):
+        run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
+    return Run(folder.path, **trusted)
+
+
+def load(path: str | Path) -> Run:
+    """A run from disk; makes no environment and runs no code from the folder."""
+    return Run(path)
+
+
+def newest_run(out: str = "runs") -> Path:
+    """The run folder in `out` that was touched last."""
+    found = []
+    with contextlib.suppress(OSError):
+        found = [path.parent for path in Path(out).glob("*/config.json")]
+    if not found:
+        raise CheckpointError(f"no run folder in {out!r}: name one, or train first")
+    return max(
+        found,
+        key=lambda path: (path / "metrics.jsonl").stat().st_mtime if (path / "metrics.jsonl").exists() else 0,
+    )

@@ -1,0 +1,146 @@
+"""From a plan to what runs: algorithm, environment, driver and evaluator, checked before anything is allocated."""
+
+import dataclasses
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+
+from polyak import algorithms
+from polyak.drivers.evaluate import Evaluator, lanes_for
+from polyak.drivers.host import Host
+from polyak.drivers.in_graph import InGraph
+from polyak.drivers.learn import check_data, initial_states, row_shape
+from polyak.envs.environment import Environment
+from polyak.envs.find import find
+from polyak.errors import UserError, nearest
+from polyak.interface import Algorithm, OnPolicy, Spec
+from polyak.parts import replay
+from polyak.parts.normalize import WRAPPERS
+from polyak.runs.plan import Plan
+from polyak.runs.values import amend
+
+
+@dataclass
+class Session:
+    """What a plan stands for. Making one allocates nothing; it closes what it opened."""
+
+    plan: Plan
+
+    @cached_property
+    def world(self) -> Any:
+        """The training environment: an Environment in JAX, or a factory of environments on the host."""
+        return find(self.plan.env, self.plan.env_fields, self.plan.measures)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What the algorithm may know."""
+        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The algorithm in its wrappers, the first named outermost."""
+        return wrapped(self.plan)
+
+    @cached_property
+    def cfg(self) -> Any:
+        """The algorithm's Config."""
+        return amend(self.algorithm.Config(), self.plan.config, "config.")
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether the environment is written in JAX."""
+        return isinstance(self.world, Environment)
+
+    def check(self) -> None:
+        """UserError, one line, for what cannot run or does not fit into memory."""
+        check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
+        planned, free = self.planned_bytes, free_memory()
+        if planned > free:
+            raise UserError(
+                f"the replay would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: "
+                f"lower --config.data.capacity (now {self.cfg.data.capacity:,}) or --seeds"
+            )
+
+    @cached_property
+    def planned_bytes(self) -> int:
+        """What the replay will allocate, for all seeds."""
+        if isinstance(self.cfg.data, OnPolicy):
+            return 0
+        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
+        row = row_shape(self.algorithm, self.cfg, self.spec, state)
+        try:
+            count = replay.slots(self.cfg.data.capacity, self.spec.num_envs, self.cfg.data.steps)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return self.plan.seeds * replay.planned_bytes(row, count)
+
+    @cached_property
+    def driver(self) -> InGraph | Host:
+        """What advances the run."""
+        if self.in_graph:
+            return InGraph(self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
+        lanes = self.plan.seeds * self.plan.num_envs
+        envs = self.world.make(lanes, self.plan.vectorization == "async")
+        return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """What measures it."""
+        return self.make_evaluator(self.plan.eval_episodes)
+
+    def make_evaluator(
+        self, episodes: int, first_seed: int | None = None, explore: bool = False
+    ) -> Evaluator:
+        """Plays so many episodes of each seed on environments of its own; `first_seed` chooses other episodes."""
+        fields = self.plan.env_fields if self.plan.eval_env_fields is None else self.plan.eval_env_fields
+        world = find(self.plan.env, fields, self.plan.measures)
+        spec = dataclasses.replace(self.spec, time_limit=world.spec.time_limit)
+        if not isinstance(world, Environment):
+            world = world.make(self.plan.seeds * lanes_for(self.plan.seeds, episodes), False)
+        seeds = self.plan.all_seeds
+        if first_seed is not None:
+            seeds = range(first_seed, first_seed + self.plan.seeds)
+        return Evaluator(self.algorithm, self.cfg, spec, seeds, episodes, world, explore)
+
+    def close(self) -> None:
+        """Release the environments that were made."""
+        for name in ("driver", "evaluator"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+
+def wrapped(plan: Plan) -> Algorithm:
+    """The plan's algorithm in its wrappers."""
+    algorithm = algorithms.find(plan.algorithm)
+    for name in reversed(plan.wrap):
+        if name not in WRAPPERS:
+            raise UserError(f"unknown wrapper {name!r}: {nearest(name, WRAPPERS)}")
+        algorithm = WRAPPERS[name](algorithm)
+    return algorithm
+
+
+def free_memory() -> int:
+    """Bytes that can be allocated: of the accelerator's memory, or of this machine's."""
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return shutil.disk_usage(".").free
+
+
+def gigabytes(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

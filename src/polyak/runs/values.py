@@ -1,0 +1,141 @@
+"""From what a person or a file says to typed values, each mistake one line: flags, TOML, JSON and Python alike."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from polyak.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
+    """A copy of a dataclass with other values, given flat ("data.steps") or nested; strings are parsed.
+
+    Raises UserError, one line for all that is wrong: unknown names with the nearest valid one, wrong types.
+    """
+    hints = typing.get_type_hints(type(record))
+    nested: dict[str, dict[str, Any]] = {}
+    changed, wrong = {}, []
+    for name, value in values.items():
+        head, _, rest = name.partition(".")
+        if head not in hints:
+            wrong.append(f"unknown setting {prefix}{head!r}: {nearest(head, hints)}")
+        elif rest:
+            nested.setdefault(head, {})[rest] = value
+        elif dataclasses.is_dataclass(getattr(record, head)) and isinstance(value, Mapping):
+            nested.setdefault(head, {}).update(value)
+        else:
+            try:
+                changed[head] = convert(value, hints[head])
+            except ValueError as error:
+                wrong.append(f"{prefix}{head} is {value!r}, but must be {error}")
+    for head, inner in nested.items():
+        try:
+            changed[head] = amend(getattr(record, head), inner, f"{prefix}{head}.")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return dataclasses.replace(record, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """A value as its type hint wants it; ValueError says what would be right."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(value, args)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ValueError(f"one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        return _tuple(value, args)
+    if hint is type(None):
+        if value is None or value == "None":
+            return None
+        raise ValueError("None")
+    if hint is bool:
+        words = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if isinstance(value, bool):
+            return value
+        raise ValueError("true or false")
+    if hint is int:
+        return integer(value)
+    if hint is float:
+        return _float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return amend(typing.cast(type, hint)(), value)
+    if isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ValueError(f"of type {getattr(hint, '__name__', hint)}")
+
+
+def integer(value: Any) -> int:
+    """A whole number: 100000, "100_000" and "1e5" are the same."""
+    if isinstance(value, bool):
+        raise ValueError("a whole number")
+    try:
+        return int(value) if isinstance(value, str) else _whole(float(value), value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return _whole(float(value), value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a whole number, like 100000 or 1e5") from None
+
+
+def _whole(number: float, value: Any) -> int:
+    if number != int(number):
+        raise ValueError
+    return int(value) if isinstance(value, int) else int(number)
+
+
+def _float(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("a number") from None
+    if isinstance(value, bool) or math.isnan(number):
+        raise ValueError("a number")
+    return number
+
+
+def _one_of(value: Any, hints: tuple) -> Any:
+    says = []
+    for hint in sorted(hints, key=lambda hint: hint is not type(None)):
+        try:
+            return convert(value, hint)
+        except ValueError as error:
+            says.append(str(error))
+    raise ValueError(" or ".join(says))
+
+
+def _tuple(value: Any, args: tuple) -> tuple:
+    if isinstance(value, str):
+        value = [word for word in value.replace("(", "").replace(")", "").replace(",", " ").split() if word]
+    if not isinstance(value, list | tuple):
+        raise ValueError("a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(convert(item, args[0]) for item in value)
+    if len(args) != len(value):
+        raise ValueError(f"a list of {len(args)}")
+    return tuple(convert(item, arg) for item, arg in zip(value, args, strict=True))
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, tuple or mapping as what JSON can say."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polyak.parts.exploration import epsilon_greedy, gaussian
+
+M = 20_000
+
+
+def rows(q):
+    return jnp.broadcast_to(jnp.array(q), (M, len(q)))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 1.0])
+def test_epsilon_greedy_draws_each_action_with_its_probability(epsilon):
+    action = jax.jit(epsilon_greedy)(jax.random.key(0), rows([0.0, 2.0, 1.0]), epsilon)
+    frequency = np.bincount(action, minlength=3) / M
+    want = epsilon / 3 + (1 - epsilon) * np.array([0.0, 1.0, 0.0])
+    np.testing.assert_allclose(frequency, want, atol=4 * np.sqrt(0.25 / M))
+    if epsilon == 0:
+        assert (action == 1).all()
+
+
+def test_epsilon_greedy_never_draws_an_action_of_minus_infinity():
+    action = epsilon_greedy(jax.random.key(0), rows([-jnp.inf, 2.0, -jnp.inf, 1.0]), 1.0)
+    np.testing.assert_allclose(np.bincount(action, minlength=4) / M, [0, 0.5, 0, 0.5], atol=0.02)
+    assert set(np.unique(action)) == {1, 3}
+
+
+def test_each_element_has_its_own_epsilon_and_its_own_luck():
+    q = jnp.broadcast_to(jnp.array([0.0, 1.0]), (2, M, 2))
+    action = epsilon_greedy(jax.random.key(0), q, jnp.array([[0.0], [1.0]]))
+    assert action.shape == (2, M)
+    assert action.dtype == jnp.int32
+    assert (action[0] == 1).all()
+    assert 0.45 < action[1].mean() < 0.55
+    neighbours = np.corrcoef(action[1, :-1], action[1, 1:])[0, 1]
+    assert abs(neighbours) < 0.03
+
+
+def test_whether_to_explore_is_independent_of_what_is_drawn():
+    # with epsilon 1/2 and two actions the other one is taken 1/4 of the time, whichever is greedy
+    for q in ([0.0, 1.0], [1.0, 0.0]):
+        action = epsilon_greedy(jax.random.key(3), rows(q), 0.5)
+        np.testing.assert_allclose((action != np.argmax(q)).mean(), 0.25, atol=0.015)
+
+
+def test_gaussian_noise_has_mean_zero_and_width_sigma():
+    action = jnp.full((M, 2), 0.1)
+    noisy = jax.jit(gaussian)(jax.random.key(0), action, 0.2)
+    np.testing.assert_allclose(noisy.mean(0), 0.1, atol=0.01)
+    np.testing.assert_allclose(noisy.std(0), 0.2, rtol=0.03)
+    assert abs(np.corrcoef(noisy[:, 0], noisy[:, 1])[0, 1]) < 0.03
+
+
+def test_gaussian_noise_is_clipped_to_its_bounds():
+    action = jnp.zeros((M, 1))
+    assert float(abs(gaussian(jax.random.key(0), action, 5.0)).max()) == 1.0
+    noisy = gaussian(jax.random.key(0), action, 5.0, -2.0, 0.5)
+    assert (float(noisy.min()), float(noisy.max())) == (-2.0, 0.5)
+
+
+def test_gaussian_noise_of_no_width_changes_nothing():
+    action = jnp.linspace(-1, 1, 9)[:, None]
+    np.testing.assert_array_equal(gaussian(jax.random.key(0), action, 0.0), action)
