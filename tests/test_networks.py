@@ -143,6 +143,7 @@ def test_an_ensemble_says_what_each_member_says():
     assert got.shape == (3, 5, 1)
     for i, key in enumerate(jax.random.split(jax.random.key(0), 3)):
         np.testing.assert_allclose(got[i], mlp(key, space, 1, hidden=(8,))(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(critics.first(x), got[0], rtol=1e-5, atol=1e-6)
     assert len({float(q) for q in got[:, 0, 0]}) == 3
 
 

@@ -34,7 +34,7 @@ def arrays(reward, terminated, truncated):
 
 
 def slow_lambda_return(reward, terminated, truncated, next_value, lam):
-    """The weighted average of all n-step returns (Sutton & Barto, eq. 12.3), each summed from its definition."""
+    """The weighted average of all n-step returns (Sutton & Barto 2018, eq. 12.3), each summed by itself."""
     T, N = reward.shape
     G = np.zeros((T, N))
     for t in range(T):

@@ -71,9 +71,9 @@ class Evaluator:
     # ---- in graph: all episodes side by side, in one program
 
     def _play_in_graph(self, actor: Tree, seeds: Array) -> tuple[Array, Array, dict]:
-        return over_seeds(self._play_one_seed, len(self.seeds), actor, seeds)
+        return over_seeds(self._play_one_seed, actor, seeds)
 
-    def _play_one_seed(self, actor: Tree, seed: Array, axis: str | None) -> tuple[Array, Array, dict]:
+    def _play_one_seed(self, actor: Tree, seed: Array) -> tuple[Array, Array, dict]:
         keys, spec, ids = Keys.of(seed), self.spec, jnp.arange(self.episodes)
         zero = jnp.zeros(self.episodes, jnp.int32)
         env, obs = jax.vmap(self.env.reset)(batched(keys.evaluate, self.episodes, ids, zero))
@@ -82,7 +82,7 @@ class Evaluator:
         running = jnp.ones(self.episodes, bool)
 
         def go_on(carry: tuple) -> Array:
-            return (carry[0] < self.limit) & anywhere(carry[-1], axis)
+            return (carry[0] < self.limit) & anywhere(carry[-1])
 
         def step(carry: tuple) -> tuple:
             t, env, obs, memory, total, length, measures, running = carry
@@ -104,22 +104,22 @@ class Evaluator:
     # ---- on the host: as many side by side as there are lanes
 
     def _act(self, actor: Tree, memory: Tree, obs: Tree, seeds: Array, row: Array) -> tuple[Array, Tree]:
-        def one(actor: Tree, memory: Tree, obs: Tree, seed: Array, axis: str | None) -> tuple[Array, Tree]:
+        def one(actor: Tree, memory: Tree, obs: Tree, seed: Array) -> tuple[Array, Tree]:
             key = jax.random.fold_in(Keys.of(seed).act, row + STREAM)
             action, memory, _ = self.algorithm.act(self.cfg, self.spec, actor, memory, obs, key, self.explore)
             return action, memory
 
-        return over_seeds(one, len(self.seeds), actor, memory, obs, seeds)
+        return over_seeds(one, actor, memory, obs, seeds)
 
     def _memory(self, seeds: Array) -> Tree:
-        def one(seed: Array, axis: str | None) -> Tree:
+        def one(seed: Array) -> Tree:
             ids = jnp.arange(self.spec.num_envs)
             return self.algorithm.memory(self.cfg, self.spec, ids, ids, Keys.of(seed).memory)
 
-        return over_seeds(one, len(self.seeds), seeds)
+        return over_seeds(one, seeds)
 
     def _play_on_host(self, actor: Tree) -> Episodes:
-        envs, seeds, width = self.env, len(self.seeds), self.spec.num_envs
+        envs, seeds, width = self.env, self.spec.num_envs
         lanes = seeds * width
         shape = (seeds, self.episodes)
         total, length = np.zeros(shape), np.zeros(shape, np.int64)

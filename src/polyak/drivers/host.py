@@ -15,7 +15,7 @@ import numpy as np
 
 from polyak.drivers import inspect
 from polyak.drivers.in_graph import metric_shapes
-from polyak.drivers.learn import Keys, choose, initial_states, learn, row_shape, warmup_iterations
+from polyak.drivers.learn import Keys, actors, choose, initial_states, learn, row_shape, warmup_iterations
 from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, over_seeds
 from polyak.envs.environment import HostEnvs, HostStep, to_bounds
@@ -200,9 +200,9 @@ class Host:
                 memory, mask, self._by_seed(lanes.episode.astype(np.int32)), self.seed_array, -1
             )
             if not isinstance(self.cfg.data, OnPolicy):
-                cut = Program(lambda ring, mask: over_seeds(_cut, len(self.seeds), ring, mask), donate=(0,))
+                cut = Program(lambda ring, mask: over_seeds(_cut, ring, mask), donate=(0,))
                 learner = learner.replace(buffer=cut(learner.buffer, mask))
-        actor = jax.tree.map(jnp.copy, self.algorithm.actor(learner.state))
+        actor = actors(self.algorithm, learner.state)
         return Carry(learner, actor, memory, lanes, int(extra["iteration"]))
 
     # ---- what the loop reads
@@ -390,7 +390,7 @@ class Host:
         return jax.eval_shape(self._begin, states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> tuple[Learner, Tree, Tree]:
-        def one(state: Tree, seed: Array, axis: str | None) -> tuple[Learner, Tree, Tree]:
+        def one(state: Tree, seed: Array) -> tuple[Learner, Tree, Tree]:
             spec, cfg = self.spec, self.cfg
             ids = jnp.arange(spec.num_envs)
             memory = self.algorithm.memory(cfg, spec, ids, jnp.zeros_like(ids), Keys.of(seed).memory)
@@ -404,23 +404,23 @@ class Host:
             learner = Learner(state, buffer, zero, metrics, zero)
             return strong((learner, self.algorithm.actor(state), memory))
 
-        return over_seeds(one, len(self.seeds), state, seeds)
+        return over_seeds(one, state, seeds)
 
     def _act(self, warm: bool):
         def act(actor: Tree, memory: Tree, obs: Tree, seeds: Array, row: Array) -> tuple[Array, Tree, Tree]:
-            def one(actor: Tree, memory: Tree, obs: Tree, seed: Array, axis: str | None) -> tuple:
+            def one(actor: Tree, memory: Tree, obs: Tree, seed: Array) -> tuple:
                 keys = Keys.of(seed)
                 return choose(self.algorithm, self.cfg, self.spec, actor, memory, obs, keys, row, warm)
 
-            return over_seeds(one, len(self.seeds), actor, memory, obs, seeds)
+            return over_seeds(one, actor, memory, obs, seeds)
 
         return act
 
     def _learn(self, warm: bool):
         def learned(learner: Learner, rollout: Transition, seeds: Array) -> tuple[Learner, Tree]:
-            return over_seeds(one, len(self.seeds), learner, rollout, seeds)
+            return over_seeds(one, learner, rollout, seeds)
 
-        def one(learner: Learner, rollout: Transition, seed: Array, axis: str | None) -> tuple[Learner, Tree]:
+        def one(learner: Learner, rollout: Transition, seed: Array) -> tuple[Learner, Tree]:
             key = jax.random.fold_in(Keys.of(seed).learn, learner.iteration)
             state, buffer, metrics = learn(
                 self.algorithm, self.cfg, self.spec, learner.state, learner.buffer, rollout, key, warm
@@ -433,12 +433,12 @@ class Host:
         return learned
 
     def _renew(self, memory: Tree, mask: Array, episode: Array, seeds: Array, row: Array) -> Tree:
-        def one(memory: Tree, mask: Array, episode: Array, seed: Array, axis: str | None) -> Tree:
+        def one(memory: Tree, mask: Array, episode: Array, seed: Array) -> Tree:
             key = jax.random.fold_in(Keys.of(seed).memory, row + 1)
             ids = jnp.arange(self.spec.num_envs)
             return strong(select(mask, self.algorithm.memory(self.cfg, self.spec, ids, episode, key), memory))
 
-        return over_seeds(one, len(self.seeds), memory, mask, episode, seeds)
+        return over_seeds(one, memory, mask, episode, seeds)
 
     def _rollout_shape(self, row: tuple, obs: Tree) -> Transition:
         action, _, extras = row
@@ -451,7 +451,7 @@ class Host:
         )
 
 
-def _cut(ring: replay.Ring, mask: Array, axis: str | None) -> replay.Ring:
+def _cut(ring: replay.Ring, mask: Array) -> replay.Ring:
     return replay.cut(ring, mask)
 
 
@@ -463,8 +463,8 @@ def episode_seed(run: int, env: int, episode: int) -> int:
 def checksum(given: Tree, lane: int, before: int = 0) -> int:
     """CRC-32 of what one lane gave (observations; and rewards and flags of a HostStep), after `before`."""
     if isinstance(given, HostStep):
-        flags = (given.terminated[lane], given.truncated[lane])
-        before = zlib.crc32(np.float64(given.reward[lane]).tobytes() + bytes(flags), int(before))
+        for part in (given.reward, given.terminated, given.truncated):
+            before = zlib.crc32(part[lane : lane + 1], int(before))
         given = given.obs
     leaves = (given,) if isinstance(given, np.ndarray) else jax.tree.leaves(given)
     for leaf in leaves:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import inspect
-from polyak.drivers.learn import Keys, batched, choose, initial_states, learn, row_shape, warmup_iterations
+from polyak.drivers.learn import (
+    Keys,
+    actors,
+    batched,
+    choose,
+    initial_states,
+    learn,
+    row_shape,
+    warmup_iterations,
+)
 from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, anywhere, over_seeds
 from polyak.envs.environment import Environment, to_bounds
@@ -125,7 +134,7 @@ class InGraph:
 
     def actor(self, carry: Carry) -> Tree:
         """What acting needs, [S, ...]."""
-        return self.algorithm.actor(carry.state)
+        return actors(self.algorithm, carry.state)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -141,7 +150,7 @@ class InGraph:
         return jax.eval_shape(self._begin, states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> Carry:
-        def one(state: Tree, seed: Array, axis: str | None) -> Carry:
+        def one(state: Tree, seed: Array) -> Carry:
             keys, spec = Keys.of(seed), self.spec
             ids = jnp.arange(spec.num_envs)
             zero = jnp.zeros(spec.num_envs, jnp.int32)
@@ -166,29 +175,26 @@ class InGraph:
             fault = jnp.full(3, inspect.NOTHING, jnp.int32)
             return strong(Carry(state, buffer, lives, sums, fault, jnp.zeros((), jnp.int32)))
 
-        return over_seeds(one, len(self.seeds), state, seeds)
+        return over_seeds(one, state, seeds)
 
     def _chunk(self, warm: bool):
-        def one(carry: Carry, seed: Array, axis: str | None, count: Array) -> Carry:
-            keys = Keys.of(seed)
-
-            def iterate(_: Array, carry: Carry) -> Carry:
-                return strong(self._iterate(carry, keys, warm, axis))
-
-            return jax.lax.fori_loop(0, count, iterate, carry)
-
         def chunk(carry: Carry, seeds: Array, count: Array) -> Carry:
-            def counted(carry: Carry, seed: Array, axis: str | None) -> Carry:
-                return one(carry, seed, axis, count)
+            def one(carry: Carry, seed: Array) -> Carry:
+                keys = Keys.of(seed)
 
-            return over_seeds(counted, len(self.seeds), carry, seeds)
+                def iterate(_: Array, carry: Carry) -> Carry:
+                    return strong(self._iterate(carry, keys, warm))
+
+                return jax.lax.fori_loop(0, count, iterate, carry)
+
+            return over_seeds(one, carry, seeds)
 
         return chunk
 
-    def _iterate(self, carry: Carry, keys: Keys, warm: bool, axis: str | None) -> Carry:
+    def _iterate(self, carry: Carry, keys: Keys, warm: bool) -> Carry:
         """One rollout, and what is learned from it."""
         actor = self.algorithm.actor(carry.state)
-        collect = Collector(self.algorithm, self.cfg, self.env, self.spec, actor, keys, warm, axis)
+        collect = Collector(self.algorithm, self.cfg, self.env, self.spec, actor, keys, warm)
         first = carry.iteration * self.rows
         (lives, sums), rollout = jax.lax.scan(
             collect.step, (carry.lives, carry.sums), first + jnp.arange(self.rows)
@@ -196,7 +202,7 @@ class InGraph:
         found = inspect.first_fault(self.spec, rollout, jnp)
         found = jnp.where(found[0] == inspect.NOTHING, found, found.at[0].add(first))
         fault = jnp.where(carry.fault[0] == inspect.NOTHING, found, carry.fault)
-        sound = ~anywhere(fault[0] != inspect.NOTHING, axis)
+        sound = ~anywhere(fault[0] != inspect.NOTHING)
         key = jax.random.fold_in(keys.learn, carry.iteration)
         state, buffer, metrics = learn(
             self.algorithm, self.cfg, self.spec, carry.state, carry.buffer, rollout, key, warm, sound
@@ -231,7 +237,6 @@ class Collector:
     actor: Tree
     keys: Keys
     warm: bool
-    axis: str | None
 
     def step(self, carry: tuple[Lives, Sums], row: Array) -> tuple[tuple[Lives, Sums], Transition]:
         """Act, step, count, and begin anew where an episode ended."""
@@ -269,9 +274,7 @@ class Collector:
                 for name, value in sums.measures.items()
             },
         )
-        lives = jax.lax.cond(
-            anywhere(last, self.axis), lambda: self.anew(lives, last, row), lambda: strong(lives)
-        )
+        lives = jax.lax.cond(anywhere(last), lambda: self.anew(lives, last, row), lambda: strong(lives))
         return (lives, sums), strong(transition)
 
     def anew(self, lives: Lives, last: Array, row: Array) -> Lives:

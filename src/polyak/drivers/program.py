@@ -63,28 +63,17 @@ def stack_seeds(trees: list[Tree]) -> Tree:
     return jax.tree_util.tree_map_with_path(join, *trees)
 
 
-def over_seeds(function: Callable, count: int, *args: Tree) -> Tree:
-    """Call `function(*args, axis=...)`, written for one seed, on trees [S, ...] (shared leaves: [...]).
+def over_seeds(function: Callable, *args: Tree) -> Tree:
+    """Call `function`, written for one seed, on trees [S, ...] (what seeds share: [...]), as one program.
 
-    One seed is computed without a batch axis, so that nothing is slower than it need be. `axis` names the
-    axis over seeds for `anywhere`, or is None.
+    One seed goes the same way: without its axis XLA's CPU backend would copy a ring of one environment, whose
+    axes of length one it lays out in two ways.
     """
-    if count == 1:
-        result = function(*(map_seeded(lambda x: x[0], arg) for arg in args), axis=None)
-        return map_seeded(lambda x: x[None], result)
-
-    def one(*args: Tree) -> Tree:
-        return function(*args, axis=SEED)
-
-    def alone(*args: Tree) -> Tree:
-        return function(*args, axis=None)
-
-    shapes = jax.eval_shape(alone, *(map_seeded(lambda x: x[0], arg) for arg in args))
     in_axes = tuple(seed_axes(arg) for arg in args)
-    return jax.vmap(one, in_axes, seed_axes(shapes), axis_name=SEED)(*args)
+    shapes = jax.eval_shape(jax.vmap(function, in_axes, axis_name=SEED), *args)
+    return jax.vmap(function, in_axes, seed_axes(shapes), axis_name=SEED)(*args)
 
 
-def anywhere(flag: Array, axis: str | None) -> Array:
+def anywhere(flag: Array) -> Array:
     """Whether a flag is set in any environment of any seed: then `cond` stays one under vmap."""
-    found = jnp.any(flag)
-    return found if axis is None else jax.lax.pmax(found.astype(jnp.int32), axis) > 0
+    return jax.lax.pmax(jnp.any(flag).astype(jnp.int32), SEED) > 0

@@ -1,17 +1,29 @@
 """Gymnasium environments on the host: our own thin loop over them, their processes, and what makes them."""
 
 import contextlib
+import functools
+import importlib
+import inspect
+import multiprocessing
+import os
 import queue
+import re
+import signal
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import spaces
-from polyak.envs.environment import HostStep
-from polyak.errors import EnvironmentFault, UserError
+from polyak.envs.environment import HostEnvs, HostStep
+from polyak.errors import EnvironmentFault, UserError, nearest
 from polyak.interface import Box, Spec, Tree
 
 Measures = Mapping[str, str] | Iterable[str]
@@ -24,6 +36,9 @@ PACKAGES = {  # module that is missing -> what to install
     "gymnasium_robotics": "gymnasium-robotics",
     "shimmy": "shimmy",
 }
+PYGAME = tuple(
+    f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
+)  # draw with it
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
 
@@ -42,7 +57,7 @@ def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec
 
 
 class GymnasiumSync:
-    """L environments stepped one after the other in this process; 3 to 5 us a step beside their own.
+    """L environments stepped one after the other in this process; 2 to 3 us a step beside their own.
 
     measures: names in `info`, each with how an episode is summed up (without: its last value)
     """
@@ -52,13 +67,18 @@ class GymnasiumSync:
     def __init__(self, make: Callable[[], gymnasium.Env], lanes: int, measures: Measures = ()):
         measures = spaces.as_measures(measures)
         self._envs = [make() for _ in range(lanes)]
-        self._space = self._envs[0].observation_space
+        self._space: Any = self._envs[0].observation_space
         self.spec = spec_of(self._envs[0], lanes, measures)
         self._names = tuple(measures)
         self._actions = spaces.Actions(self._envs[0].action_space)
         self._obs = spaces.zeros(self.spec.obs, lanes)
         flat = isinstance(self.spec.obs, Box) and isinstance(self._space, gymnasium.spaces.Box)
         self._rows = self._box_rows if flat else self._tree_rows
+        self._declared = (
+            self._space.shape,
+            self._space.dtype,
+            np.dtype(self.spec.obs.dtype) if flat else None,
+        )
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
@@ -103,11 +123,11 @@ class GymnasiumSync:
 
     def _box_rows(self, given: list[np.ndarray], lanes: Sequence[int] | None = None) -> np.ndarray:
         """Observations of a Box as rows of a fresh array, checked where they are not just as declared."""
-        box, space = self.spec.obs, self._space
-        rows = np.empty((len(given), *box.shape), box.dtype)
+        shape, dtype, ours = self._declared
+        rows = np.empty((len(given), *shape), ours)
         for i, obs in enumerate(given):
-            if type(obs) is not np.ndarray or obs.shape != space.shape or obs.dtype != space.dtype:
-                spaces.check(space, obs, lanes[i] if lanes is not None else i)
+            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype:
+                spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
             rows[i] = obs
         return rows
 
@@ -137,28 +157,316 @@ def _named(lane: int, call: str, what: str) -> Iterator[None]:
 # ---- in processes of their own
 
 
-class _Vector(AsyncVectorEnv):
-    """Gymnasium's vector, which raises a worker's own exception with its index and says nothing else."""
+class _Raised(Exception):
+    """What an environment raised in its process: lane, type and message, where."""
 
-    deadline = 60.0
+
+class _Vector(AsyncVectorEnv):
+    """Gymnasium's vector without its waits that have no end and without its prints."""
+
+    starting = 60.0  # seconds until every process has made its environment
 
     def _check_spaces(self) -> None:
-        late = not self._poll_pipe_envs(self.deadline)  # nothing was asked yet: only an ended pipe answers
-        if not late:
-            raise EOFError
-        super()._check_spaces()
+        """Wait until all are there; copies of one environment agree on spaces."""
+        try:
+            self.call_async("render_mode")
+            self.call_wait(timeout=self.starting)
+        except (multiprocessing.TimeoutError, EOFError, OSError) as error:
+            lane, what = self.guilty(error, self.starting)
+            self.end(at_once=True)
+            raise EnvironmentFault(f"environment {lane} {what} while it was made in a process") from None
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """What Gymnasium calls when the vector is closed or forgotten."""
+        self.end(at_once=terminate)
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
         if all(successes):
             return
         try:
             lane, kind, value, trace = self.error_queue.get(timeout=5)
-        except queue.Empty:
-            lane, kind, value, trace = list(successes).index(False), Exception, "without a word", ""
-        if issubclass(kind, UserError):
+        except queue.Empty:  # what was raised cannot be pickled
+            raise _Raised(list(successes).index(False), "an exception that cannot be sent", "") from None
+        if issubclass(kind, EnvironmentFault):
             raise kind(str(value))
-        raise WorkerError(lane, kind.__name__, str(value), trace)
+        frames = re.findall(r'File "(.+?)", line (\d+)', trace)
+        raise _Raised(lane, f"{kind.__name__}: {value}", " at {}:{}".format(*frames[-1]) if frames else "")
+
+    def guilty(self, error: BaseException, seconds: float) -> tuple[int, str]:
+        """Which environment is late or dead, and how it ended."""
+        if isinstance(error, multiprocessing.TimeoutError):
+            silent = [lane for lane, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
+            return silent[0] if silent else 0, f"did not answer within {seconds:g} s"
+        until = time.monotonic() + 3.0
+        while time.monotonic() < until:  # a pipe closes a little before its process has an exit code
+            for lane, process in enumerate(self.processes):
+                code = process.exitcode
+                if code is not None:
+                    killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
+                    return lane, killed or f"exited with code {code}"
+            time.sleep(0.01)
+        return 0, "or another closed its pipe"
+
+    def end(self, at_once: bool = False) -> None:
+        """End every process: asked, then told, then killed; never waits longer than a few seconds."""
+        if self.closed:
+            return
+        for pipe, process in zip(self.parent_pipes, self.processes, strict=True):
+            with contextlib.suppress(OSError):
+                process.kill() if at_once else pipe.send(("close", None))
+        self._join(3.0)
+        for end in ("terminate", "kill"):
+            for process in self.processes:
+                if process.is_alive():
+                    getattr(process, end)()
+            self._join(1.0)
+        for pipe in self.parent_pipes:
+            pipe.close()
+        self.error_queue.close()
+        self.closed = True
+
+    def _join(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
 
 
-class WorkerError(Exception):
-    """What an environment raised in its process: lane, type, message, stack."""
+class GymnasiumAsync:
+    """L environments, each in a process of its own, on Gymnasium's `AsyncVectorEnv` without autoreset.
+
+    deadline  seconds that a step or reset may take; a dead, stuck or failing environment is an
+              EnvironmentFault that names it, and ends the others
+    context   how processes start: "spawn" or "forkserver", never "fork", whose children share pipes
+    """
+
+    exact_reset = True
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], gymnasium.Env]],
+        measures: Measures = (),
+        deadline: float = 60.0,
+        context: str = "spawn",
+    ):
+        if context not in ("spawn", "forkserver"):
+            raise UserError(f"processes start by 'spawn' or 'forkserver', not by {context!r}")
+        measures = spaces.as_measures(measures)
+        self.deadline = deadline
+        env = env_fns[0]()
+        self._space = env.observation_space
+        self.spec = spec_of(env, len(env_fns), measures)
+        self._actions = spaces.Actions(env.action_space)
+        env.close()
+        self._obs = spaces.zeros(self.spec.obs, len(env_fns))
+        self._last = [None] * len(env_fns)
+        checked: Any = [functools.partial(spaces.Checked, make, lane) for lane, make in enumerate(env_fns)]
+        self._vector = _Vector(
+            checked,
+            context=context,
+            copy=True,
+            autoreset_mode=AutoresetMode.DISABLED,
+        )
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
+        """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
+        if not len(lanes):
+            return self._obs
+        seed: list[int | None] = [None] * self.spec.num_envs
+        mask = np.zeros(self.spec.num_envs, bool)
+        for lane, s in zip(lanes, seeds, strict=True):
+            seed[lane], mask[lane] = int(s), True
+
+        def ask() -> None:
+            self._vector.reset_async(seed=seed, options={"reset_mask": mask})
+
+        obs, _ = self._answer("reset", ask, self._vector.reset_wait)
+        rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
+        self._obs = spaces.scatter(self._obs, list(lanes), rows)
+        return self._obs
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Step every lane; `action` [L, ...] is in the environment's own bounds."""
+        actions = self._actions(action)
+        self._last = list(actions)
+        answer = self._answer("step", lambda: self._vector.step_async(actions), self._vector.step_wait)
+        obs, reward, terminated, truncated, infos = answer
+        self._obs = spaces.convert(self._space, obs)
+        measures = {name: self._measure(infos, name) for name in self.spec.measures}
+        reward = np.asarray(reward, np.float64)
+        return HostStep(self._obs, reward, terminated, truncated & ~terminated, measures)
+
+    def close(self) -> None:
+        """End every process, within a few seconds whatever they do."""
+        self._vector.end()
+
+    def _measure(self, infos: dict[str, Any], name: str) -> np.ndarray:
+        """[L] float64 of what each environment said in this step."""
+        said = infos.get(f"_{name}")
+        if said is None:
+            return np.full(self.spec.num_envs, np.nan)
+        return np.array([spaces.number(v) if s else np.nan for v, s in zip(infos[name], said, strict=True)])
+
+    def _answer(self, call: str, ask: Callable[[], None], wait: Callable[..., Any]) -> Any:
+        """Ask every process and wait; on any trouble end them all and name the one to blame."""
+        if self._vector.closed:
+            raise EnvironmentFault(f"{call} of environments that were closed, or ended after a fault")
+        try:
+            ask()
+            return wait(timeout=self.deadline)
+        except EnvironmentFault as error:
+            fault = error
+        except _Raised as error:
+            lane, what, where = error.args
+            fault = self._blame(lane, f"raised {what}{where}", call)
+        except (multiprocessing.TimeoutError, EOFError, OSError) as error:
+            fault = self._blame(*self._vector.guilty(error, self.deadline), call)
+        except BaseException:
+            self._vector.end(at_once=True)
+            raise
+        self._vector.end(at_once=True)
+        raise fault
+
+    def _blame(self, lane: int, what: str, call: str) -> EnvironmentFault:
+        pid, action = self._vector.processes[lane].pid, self._last[lane]
+        line = f"environment {lane} (worker {lane}, pid {pid}) {what} in {call}; last action {action}"
+        return EnvironmentFault(" ".join(line.split()))
+
+
+# ---- by name
+
+
+@dataclass(frozen=True)
+class GymnasiumFactory:
+    """Makes copies of one Gymnasium environment.
+
+    name      an id in Gymnasium's registry, or any name where there is an entry
+    fields    keyword arguments of its constructor, or `max_episode_steps`
+    measures  names in `info`, each with how an episode is summed up
+    entry     a class or function that makes a `gymnasium.Env`; None looks the name up
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    measures: Measures = ()
+    entry: Callable[..., gymnasium.Env] | None = None
+
+    kind = "host"
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """Of one environment, made and closed for this."""
+        env = self.make_one()
+        try:
+            return spec_of(env, 1, spaces.as_measures(self.measures))
+        except UserError as error:
+            raise UserError(f"environment {self.name}: {error}") from None
+        finally:
+            env.close()
+
+    def make(self, lanes: int, asynchronous: bool = False) -> HostEnvs:
+        """L environments, in this process or each in its own."""
+        _ = self.spec  # what a person did wrong is said here, in one line
+        if not asynchronous:
+            return GymnasiumSync(self.make_one, lanes, self.measures)
+        return GymnasiumAsync([self._maker(self.fields)] * lanes, self.measures)
+
+    def make_one(self, render_mode: str | None = None) -> gymnasium.Env:
+        """One environment, to look at; UserError in one line where it cannot be made."""
+        if render_mode != "human":  # pygame without a display or a sound card
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+            os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        shown = {} if render_mode is None else {"render_mode": render_mode}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self._check_fields()
+                env = self._maker({**self.fields, **shown})()
+            except UserError:
+                raise
+            except Exception as error:
+                raise self._explained(error) from error
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(f"environment {self.name}: {type(env).__name__} is not a gymnasium.Env")
+        if render_mode and type(env.unwrapped).__module__.startswith(PYGAME) and not find_spec("pygame"):
+            raise missing(self.name, "pygame")
+        return env
+
+    def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
+        """What makes one, and can be sent to a process that then imports no JAX."""
+        if self.entry is None:
+            return functools.partial(gymnasium.make, self.name, disable_env_checker=True, **fields)
+        if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
+            return functools.partial(self.entry, **fields)
+        ident = re.sub(r"\W", "", self.name) or "Env"
+        spec = EnvSpec(ident, entry_point=self.entry, order_enforce=False)
+        return functools.partial(gymnasium.make, spec, disable_env_checker=True, **fields)
+
+    def _check_fields(self) -> None:
+        """UserError unless the constructor knows every field, or takes any."""
+        valid = _parameters(self._creator())
+        for name in self.fields:
+            if "**" not in valid and name not in {*valid, "max_episode_steps"}:
+                raise self._no_field(name)
+
+    def _creator(self) -> Callable[..., Any]:
+        """What the name stands for."""
+        if self.entry is not None:
+            return self.entry
+        entry: Any = self._registered().entry_point
+        return load_env_creator(entry) if isinstance(entry, str) else entry
+
+    def _registered(self) -> EnvSpec:
+        """Its entry in the registry; UserError names the nearest ids."""
+        package = NAMESPACES.get(self.name.split("/")[0])
+        if package:
+            importlib.import_module(package)
+        ident = self.name.split(":")[-1]
+        if ident != self.name:
+            importlib.import_module(self.name.split(":")[0])
+        if ident not in gymnasium.registry:
+            hint = nearest(ident, gymnasium.registry)
+            raise UserError(f"there is no environment {self.name!r} in Gymnasium's registry; {hint}")
+        return gymnasium.registry[ident]
+
+    def _no_field(self, name: str) -> UserError:
+        valid = _all_parameters(self._creator()) - {"**", "render_mode"} | {"max_episode_steps"}
+        return UserError(
+            f"environment {self.name} has no field {name!r}; {nearest(name, valid)}".rstrip("; ")
+        )
+
+    def _explained(self, error: BaseException) -> UserError:
+        """One line about what went wrong in the making."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ImportError) and (cause.name or "").split(".")[0] in PACKAGES:
+                return missing(self.name, (cause.name or "").split(".")[0])
+            cause = cause.__cause__
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if isinstance(error, TypeError) and unknown and unknown[1] in self.fields:
+            return self._no_field(unknown[1])
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return UserError(f"environment {self.name} cannot be made: {text}")
+
+
+def missing(name: str, package: str) -> UserError:
+    """A package that an environment needs, and how to get it."""
+    return UserError(f'environment {name} needs {package}: pip install "{PACKAGES[package]}"')
+
+
+def _parameters(creator: Callable[..., Any]) -> set[str]:
+    """Names of the keyword arguments; "**" where any is taken."""
+    names = set()
+    for name, p in inspect.signature(creator).parameters.items():
+        if p.kind is not p.VAR_POSITIONAL:
+            names.add("**" if p.kind is p.VAR_KEYWORD else name)
+    return names
+
+
+def _all_parameters(creator: Callable[..., Any]) -> set[str]:
+    """Also those of the classes that a constructor hands its own on to."""
+    names = _parameters(creator)
+    if inspect.isclass(creator):
+        for cls in creator.__mro__:
+            if "__init__" in vars(cls) and cls.__module__ != "builtins":
+                names |= _parameters(vars(cls)["__init__"]) - {"self"}
+    return names

@@ -3,6 +3,9 @@
 Imported in worker processes too, so it knows neither JAX nor, before it is needed, Gymnasium.
 """
 
+import multiprocessing
+import signal
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,11 +115,18 @@ def check_reward(reward: Any, lane: int) -> None:
 
 
 class Checked:
-    """A Gymnasium environment in a worker process that refuses what its spaces do not allow."""
+    """A Gymnasium environment in a worker process that refuses what its spaces do not allow.
+
+    Ctrl-C is for the process that trains: it saves, and still needs its environments.
+    """
 
     def __init__(self, make: Callable[[], Any], lane: int):
-        self._env = make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._env = make()
         self._lane = lane
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.metadata = dict(self._env.metadata or {})  # vectors write into it
 
     def __getattr__(self, name: str) -> Any:
@@ -169,21 +179,22 @@ def zeros(space: Space, lanes: int) -> Tree:
 class Actions:
     """From actions [L, ...] in an environment's bounds, in our dtypes, to fresh arrays in its own.
 
-    Real numbers are kept inside finite bounds: rescaling to a bound may round to just beyond it.
+    Where rescaling to a bound in float32 rounds to beyond it, real numbers are kept inside.
     """
 
     def __init__(self, space: Any):
         self._dtype = np.dtype(np.int64) if _kind(space) == "Discrete" else space.dtype
         self._start = int(space.start) if _kind(space) == "Discrete" else 0
-        finite = _kind(space) == "Box" and bool(
-            np.isfinite(space.low).all() and np.isfinite(space.high).all()
-        )
-        self._bounds = (space.low, space.high) if finite else None
+        self._bounds = None
+        if _kind(space) == "Box" and np.isfinite(space.low).all() and np.isfinite(space.high).all():
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+            if (low < space.low).any() or (low + 2 * ((high - low) / 2) > space.high).any():
+                self._bounds = (space.low, space.high)
 
     def __call__(self, action: Any) -> np.ndarray:
         """[L, ...], a copy that the environments may write to."""
         action = np.array(action, self._dtype)
-        if self._bounds:
+        if self._bounds is not None:
             np.minimum(action, self._bounds[1], out=action)
             np.maximum(action, self._bounds[0], out=action)
         elif self._start:

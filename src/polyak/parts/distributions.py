@@ -7,8 +7,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
 
+from polyak.interface import Array
 from polyak.pytree import Record, pytree
 
 
@@ -16,7 +18,7 @@ from polyak.pytree import Record, pytree
 class Categorical(Record):
     """One of A actions; a logit of -inf forbids one, and each row allows at least one."""
 
-    logits: jax.Array  # [..., A], not necessarily normalised
+    logits: Array  # [..., A], not necessarily normalised
 
     def sample(self, key: jax.Array) -> Int[Array, "..."]:
         """An action for each row, [...] int32."""
@@ -47,13 +49,12 @@ class Categorical(Record):
 class Normal(Record):
     """A Gaussian with diagonal covariance."""
 
-    mean: jax.Array  # [..., A]
-    std: jax.Array  # broadcasts with mean, positive
+    mean: Array  # [..., A]
+    std: Array  # broadcasts with mean, positive
 
     def sample(self, key: jax.Array) -> Float[Array, "... A"]:
         """A draw mean + std * noise, [..., A]: differentiable in both."""
-        shape = jnp.broadcast_shapes(self.mean.shape, self.std.shape)
-        return self.mean + self.std * jax.random.normal(key, shape, self.mean.dtype)
+        return self.mean + self.std * jax.random.normal(key, self._shape, self.mean.dtype)
 
     def log_prob(self, x: Float[Array, "... A"]) -> Float[Array, "..."]:
         """The log-density at x [..., A], summed over the last axis."""
@@ -62,12 +63,12 @@ class Normal(Record):
 
     def entropy(self) -> Float[Array, "..."]:
         """The sum of log(std sqrt(2 pi e)) in nats, [...]."""
-        log_std = jnp.broadcast_to(jnp.log(self.std), jnp.broadcast_shapes(self.mean.shape, self.std.shape))
+        log_std = jnp.broadcast_to(jnp.log(self.std), self._shape)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def mode(self) -> Float[Array, "... A"]:
         """The mean."""
-        return jnp.broadcast_to(self.mean, jnp.broadcast_shapes(self.mean.shape, self.std.shape))
+        return jnp.broadcast_to(self.mean, self._shape)
 
     def kl(self, other: "Normal") -> Float[Array, "..."]:
         """KL(self || other) in nats, [...]."""
@@ -75,13 +76,17 @@ class Normal(Record):
         z = (self.mean - other.mean) / other.std
         return 0.5 * (ratio + z**2 - 1 - jnp.log(ratio)).sum(-1)
 
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return np.broadcast_shapes(self.mean.shape, self.std.shape)
+
 
 @pytree
 class TanhNormal(Record):
     """The tanh of a diagonal Gaussian u, Haarnoja et al. 2018 (arXiv:1812.05905), appendix C."""
 
-    mean: jax.Array  # [..., A] of u
-    std: jax.Array  # of u
+    mean: Array  # [..., A] of u
+    std: Array  # of u
 
     def sample(self, key: jax.Array) -> Float[Array, "... A"]:
         """An action in [-1, 1], [..., A]; it can round to the bound itself."""
@@ -118,7 +123,7 @@ class TanhNormal(Record):
     def _normal(self) -> Normal:
         return Normal(self.mean, self.std)
 
-    def _log_prob(self, u: jax.Array) -> jax.Array:
+    def _log_prob(self, u: Array) -> Array:
         # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which neither overflows nor rounds to log 0
         log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
         return self._normal.log_prob(u) - log_slope.sum(-1)

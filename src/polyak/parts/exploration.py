@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Float, Int32
+
+from polyak.interface import Array
 
 
 def epsilon_greedy(key: jax.Array, q: Float[Array, "*batch A"], epsilon: ArrayLike) -> Int32[Array, "*batch"]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from polyak.errors import UserError, nearest
-from polyak.interface import Box, Discrete, Space, Tree
+from polyak.interface import Array, Box, Discrete, Space, Tree
 from polyak.pytree import Record, pytree, stack, static
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -89,8 +89,8 @@ def _features(layout: Layout, point: Tree) -> jax.Array:
 class Linear(Record):
     """y = x W + b."""
 
-    weight: jax.Array  # [in, out]
-    bias: jax.Array  # [out]
+    weight: Array  # [in, out]
+    bias: Array  # [out]
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """From [..., in] to [..., out]."""

@@ -6,13 +6,13 @@ moved by `observe` only, so that evaluation leaves them alone.
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
-from polyak.interface import Algorithm, Batch, Box, Space, Spec, Transition, Tree, Update
+from polyak.interface import Algorithm, Array, Batch, Box, Space, Spec, Transition, Tree, Update
 from polyak.pytree import Record, pytree
 
 
@@ -20,16 +20,16 @@ from polyak.pytree import Record, pytree
 class Moments(Record):
     """Mean and variance of all points seen so far, per entry.
 
-    In float32 the count stops growing near 2^24 rows of one environment; from there the update is a moving
-    average of that length.
+    In float32 the count stops growing after some 2^24 batches; from there the update is a moving average of
+    that length.
     """
 
     mean: Tree  # arrays of a point's own shape, 0 before any data
     var: Tree  # population variance, 1 before any data
-    count: jax.Array  # [] float32, points seen
+    count: Array  # [] float32, points seen
 
     @classmethod
-    def empty(cls, shapes: Tree) -> Self:
+    def empty(cls, shapes: Tree) -> "Moments":
         """No data yet: mean 0, variance 1. `shapes` is a tree of anything that has a `shape`."""
         return cls(
             jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes),
@@ -37,32 +37,32 @@ class Moments(Record):
             jnp.zeros((), jnp.float32),
         )
 
-    def add(self, points: Tree) -> Self:
-        """With a batch of points, [..., *shape] each: Chan, Golub & LeVeque 1979, eq. 2.1, in update form."""
-        leaves = list(zip(jax.tree.leaves(self.mean), jax.tree.leaves(points), strict=True))
-        if not leaves:
+    def add(self, points: Tree) -> "Moments":
+        """With a batch of points, [..., *shape] each: the pairwise update of Chan, Golub & LeVeque 1983."""
+        if not jax.tree.leaves(points):
             return self
-        mean, x = leaves[0]
-        size = math.prod(x.shape[: x.ndim - mean.ndim])
-        count = self.count + size
-        share = size / count
 
-        def of_batch(mean: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            x = x.astype(jnp.float32)
-            axes = tuple(range(x.ndim - mean.ndim))
-            return x.mean(axes), x.var(axes)
+        def lead(mean: Array, x: Array) -> tuple[int, ...]:
+            return tuple(range(x.ndim - mean.ndim))
 
-        # mean <- mean + share delta; var <- (1 - share) var + share var_batch + share (1 - share) delta^2
-        new = [of_batch(m, x) for m, x in leaves]
-        structure = jax.tree.structure(self.mean)
-        batch_mean, batch_var = (structure.unflatten(part) for part in zip(*new, strict=True))
-        delta = jax.tree.map(jnp.subtract, batch_mean, self.mean)
-        return self.replace(
-            mean=jax.tree.map(lambda m, d: m + share * d, self.mean, delta),
-            var=jax.tree.map(
-                lambda v, b, d: v + share * (b - v + (1 - share) * d**2), self.var, batch_var, delta
+        def mean_of(mean: Array, x: Array) -> Array:
+            return jnp.mean(x, lead(mean, x), jnp.float32)
+
+        def var_of(mean: Array, x: Array) -> Array:
+            return jnp.var(x, lead(mean, x), jnp.float32)
+
+        mean, x = jax.tree.leaves(self.mean)[0], jax.tree.leaves(points)[0]
+        size = math.prod(x.shape[axis] for axis in lead(mean, x))
+        share = size / (self.count + size)
+        # mean <- mean + share delta; var <- (1 - share) (var + share delta^2) + share var of the batch
+        delta = jax.tree.map(lambda mean, x: mean_of(mean, x) - mean, self.mean, points)
+        var = jax.tree.map(var_of, self.mean, points)
+        return Moments(
+            jax.tree.map(lambda mean, d: mean + share * d, self.mean, delta),
+            jax.tree.map(
+                lambda old, v, d: old + share * (v - old + (1 - share) * d**2), self.var, var, delta
             ),
-            count=count,
+            self.count + size,
         )
 
 
@@ -80,7 +80,7 @@ class Scaled(Record):
 
     inner: Tree
     moments: Moments  # of `running`
-    running: jax.Array  # [N] discounted sum of the running episode's rewards so far
+    running: Array  # [N] discounted sum of the running episode's rewards so far
 
 
 def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -> Algorithm:
@@ -91,7 +91,7 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
     """
 
     def normalized(spec: Spec, moments: Moments, obs: Tree) -> Tree:
-        def unit(x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+        def unit(x: Array, mean: Array, var: Array) -> Array:
             return jnp.clip((x - mean) / jnp.sqrt(var + eps), -clip, clip).astype(jnp.float32)
 
         return _put(spec.obs, obs, map(unit, _floats(spec.obs, obs), moments.mean, moments.var))
@@ -130,7 +130,7 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
     """The algorithm on rewards / sqrt(var + eps), clipped to [-clip, clip]; scaled, never shifted.
 
     var is the variance of the discounted sum of rewards that each environment has collected since its
-    episode began (Engstrom et al. 2020, arXiv:2005.12729, section 3; with `cfg.gamma`). It needs one sum
+    episode began (Engstrom et al. 2020, arXiv:2005.12729; with `cfg.gamma`). It needs one sum
     for each of the N environments, so rollouts must be of all of them, in their order.
     """
 
@@ -172,7 +172,7 @@ def running_return(
 ) -> tuple[Float[Array, "N"], Float[Array, "T N"]]:
     """R_t = gamma R_{t-1} + r_t, from 0 in every episode; what to carry on with, and all R_t."""
 
-    def accumulate(running: jax.Array, row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def accumulate(running: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, last = row
         total = gamma * running + reward
         return jnp.where(last, 0.0, total), total

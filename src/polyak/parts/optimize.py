@@ -4,12 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from optax import global_norm
 
-from polyak.interface import Tree
+from polyak.interface import Array, Tree
 from polyak.pytree import strong
-
-__all__ = ["adam", "global_norm", "linear", "step"]
 
 
 def adam(
@@ -37,10 +34,15 @@ def step(
     """
     direction, opt_state = optimizer.update(grads, opt_state, params)
 
-    def descend(p: jax.Array, d: jax.Array) -> jax.Array:
+    def descend(p: Array, d: Array) -> Array:
         return (p - learning_rate * d).astype(p.dtype)
 
     return jax.tree.map(descend, params, direction), strong(opt_state)
+
+
+def global_norm(tree: Tree) -> jax.Array:
+    """The Euclidean norm of all numbers of a tree together."""
+    return optax.tree.norm(tree)
 
 
 def linear(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration: ArrayLike) -> jax.Array:

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
+
+from polyak.interface import Array
 
 
 def discounted_return(

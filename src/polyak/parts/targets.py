@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from polyak.interface import Tree
+from polyak.interface import Array, Tree
 
 
 def polyak(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
@@ -18,7 +18,7 @@ def polyak(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
     tau             in [0, 1]; 1 copies, and the copy never aliases `online`
     """
 
-    def average(online: jax.Array, target: jax.Array) -> jax.Array:
+    def average(online: Array, target: Array) -> Array:
         if isinstance(tau, int | float) and tau == 1:
             return jnp.array(online, target.dtype, copy=True)
         rate = jnp.asarray(tau)

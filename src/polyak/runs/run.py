@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polyak.drivers.learn import initial_states
+from polyak.drivers.learn import actors, initial_states
 from polyak.envs.environment import Environment, to_bounds
 from polyak.envs.find import find
 from polyak.errors import CheckpointError, UserError
@@ -166,7 +166,7 @@ class Run:
         session = self.trust()
         evaluator = session.make_evaluator(episodes, seed, sample)
         try:
-            played = evaluator(session.algorithm.actor(self.state()))
+            played = evaluator(actors(session.algorithm, self.state()))
         finally:
             evaluator.close()
         return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))

@@ -8,6 +8,7 @@ Reading raises CheckpointError and nothing else. Names inside files are data and
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -107,7 +108,8 @@ def unflatten(template: Tree, arrays: Mapping[str, np.ndarray], where: Path | st
     """The tree of `template`'s structure with these arrays; CheckpointError unless all names, dtypes and
     shapes agree.
     """
-    check_fields(fields(arrays_by_name(arrays)), fields(template), where)
+    found = {name: Field(str(x.dtype), x.shape) for name, x in arrays.items()}
+    check_fields(found, fields(template), where)
     leaves = [arrays[name] for name in named(template)]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -182,7 +184,7 @@ def read_arrays(
         return arrays
 
 
-def _header(path: Path, file: BinaryIO, hashed: Any) -> list[tuple[str, Field, int]]:
+def _header(path: Path, file: io.FileIO, hashed: Any) -> list[tuple[str, Field, int]]:
     """(name, field, first byte) in the order of the data, which they cover without gap or overlap."""
     size = os.fstat(file.fileno()).st_size
     prefix = _read_exactly(path, file, 8)
@@ -220,10 +222,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, Field, int]:
     return name, field, offsets[0]
 
 
-def _read_array(path: Path, file: BinaryIO, hashed: Any, name: str, field: Field) -> np.ndarray:
+def _read_array(path: Path, file: io.FileIO, hashed: Any, name: str, field: Field) -> np.ndarray:
     array = np.empty(field.shape, field.dtype)
     data = array.reshape(-1).view(np.uint8)
-    _read_into(path, file, memoryview(data))
+    _read_into(path, file, data.data)
     hashed.update(data)
     if field.dtype == "bool" and data.max(initial=0) > 1:
         raise damaged(path, f"field {_short(name)} holds booleans that are neither 0 nor 1")
@@ -323,15 +325,18 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[io.FileIO]:
     """A regular file for reading: no link is followed, and a pipe or a device is refused."""
     if stat.S_ISLNK(os.lstat(path).st_mode):
         raise damaged(path, "is a symbolic link")
     descriptor = os.open(path, _READ)
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise damaged(path, "is not a regular file")
-        yield file  # pyright: ignore[reportReturnType]
+        with io.FileIO(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
 
 
 def check_folder(path: Path) -> None:
@@ -367,15 +372,15 @@ def _vacated(path: Path) -> Path:
     return temporary
 
 
-def _read_exactly(path: Path, file: BinaryIO, size: int) -> bytes:
+def _read_exactly(path: Path, file: io.FileIO, size: int) -> bytes:
     data = bytearray(size)
     _read_into(path, file, memoryview(data))
     return bytes(data)
 
 
-def _read_into(path: Path, file: BinaryIO, rest: memoryview) -> None:
+def _read_into(path: Path, file: io.FileIO, rest: memoryview) -> None:
     while rest:
-        got = file.readinto(rest)  # pyright: ignore[reportAttributeAccessIssue]
+        got = file.readinto(rest)
         if not got:
             raise damaged(path, "ends too early")
         rest = rest[got:]

@@ -1,0 +1,355 @@
+"""What a user types. Importing this imports no JAX; a command imports what it needs once its words are right."""
+
+import dataclasses
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from polyak import __version__, algorithms, flags
+from polyak.errors import CheckpointError, UserError, nearest
+from polyak.interface import within
+from polyak.runs.folder import RunFolder, check_name, name_run
+from polyak.runs.plan import Plan, Settings
+
+if TYPE_CHECKING:
+    from polyak.runs.run import Run
+
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended, as in every shell
+GROUPS = ("config", "env", "eval_env")  # --config.FIELD, --env.FIELD, --eval-env.FIELD
+
+HELP = """\
+usage: polyak COMMAND ...
+
+Policy search: one readable file per algorithm, resumed exactly.
+
+commands:
+  train ALGO ENV             train a policy
+  resume [RUN]               go on with a run; the newest when none is named
+  evaluate RUN | ALGO ENV    play episodes with a trained policy
+  watch RUN                  make a video of a trained policy
+  digest RUN                 one hash of all that a run learned: equal runs, equal lines
+  list [algorithms|envs]     what there is
+
+example:
+  polyak train td3 Pendulum-v1 --steps 20000
+  polyak evaluate td3 Pendulum-v1 --episodes 100
+  polyak train ppo jax:CartPole-v1 --seeds 10 --config.lr 1e-3
+
+`polyak COMMAND --help` tells more; `polyak train ALGO ENV --help` shows every setting and its tuned value.
+Exit codes: 0 done, 2 your mistake (one line says which), 1 ours, 130 stopped by Ctrl-C.
+"""
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """Where, and what may run."""
+
+    out: str = "runs"  # the folder in which the newest run is looked for
+    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How it is played."""
+
+    episodes: int = within(20, 1)  # of each seed
+    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
+    sample: bool = False  # act with exploration
+    json: bool = False  # one line of JSON, the last on stdout
+    out: str = "runs"  # the folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What is filmed."""
+
+    episodes: int = within(1, 1)  # one after the other
+    out: str | None = None  # FILE.mp4 or FILE.gif; usually videos/STEPS.mp4 in the run folder
+    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
+    policy: int | None = within(None, 0, 2**31 - 1)  # which seed's policy of a run with several; the first
+    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """None but --help."""
+
+
+class Command(NamedTuple):
+    """One word after `polyak`."""
+
+    call: Callable[[flags.Said, Any], int]
+    options: Any
+    usage: str
+    about: str
+    least: int  # words
+    most: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        code = dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except UserError as error:
+        print("polyak:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("polyak: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, as in `polyak list | head`, has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it at exit)
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("polyak: this is a bug in polyak; please report the lines above", file=sys.stderr)
+        return 1
+    return code
+
+
+def dispatch(argv: list[str]) -> int:
+    """Find the command, read its words, do it."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"polyak {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    if "-h" in rest or "--help" in rest:
+        return show_help(name, command, rest)
+    grouped = GROUPS if name == "train" else ()
+    said = flags.read(rest, command.options, command.most, grouped, flags.of_config)
+    if len(said.words) < command.least:
+        raise UserError(f"{name} needs {command.usage}, as in: polyak {name} {EXAMPLES[name]}")
+    return command.call(said, flags.typed(command.options, said))
+
+
+def show_help(name: str, command: Command, rest: list[str]) -> int:
+    """The page of one command; of `train ALGO [ENV]` with that algorithm's settings and their tuned values."""
+    about = f"{command.about}\n\nexample: polyak {name} {EXAMPLES[name]}"
+    first = next(i for i, word in enumerate(rest) if word.startswith("-"))
+    if name == "train" and first:
+        algorithms.check(rest[0])
+        flags.show_train_page(rest[0], rest[1] if first > 1 else "ENV", about, "--no-preset" not in rest)
+    else:
+        flags.show_page(name, command.usage, about, (command.options, command.options))
+    return 0
+
+
+# ---- train and resume
+
+
+def train(said: flags.Said, settings: Settings) -> int:
+    """Train: name and folder at once, everything heavy after that."""
+    algorithm, env = said.words
+    algorithms.check(algorithm)
+    name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
+    settings = dataclasses.replace(settings, name=name)
+    say_header(Path(settings.out) / name)
+    from polyak.runs.cache import use_compilation_cache
+    from polyak.runs.run import Run, facts, open_run
+
+    use_compilation_cache()
+    fields = flags.literals(said.groups.get("env", {}))
+    own = flags.literals(said.groups["eval_env"]) if "eval_env" in said.groups else None
+    config = said.groups.get("config", {})
+    session, folder, there, note = open_run(algorithm, env, settings, config, fields, own)
+    run = Run(folder.path, env, algorithm)
+    return go_on(run, session, facts(session, note), there)
+
+
+def resume(said: flags.Said, options: ResumeOptions) -> int:
+    """Go on with a run; of a finished one say so."""
+    folder = RunFolder(Path(said.words[0]) if said.words else newest(options.out))
+    folder.config()
+    say_header(folder.path)
+    from polyak.runs.cache import use_compilation_cache
+    from polyak.runs.run import facts
+
+    use_compilation_cache()
+    run = open_trusted(folder.path, options.trust)
+    session = run.trust()
+    return go_on(run, session, facts(session, run.config.get("preset", "")), True)
+
+
+def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
+    """Run to the end unless it is there, and say what came of it."""
+    from polyak.results import say_results, shown
+    from polyak.runs import loop
+    from polyak.runs.terminal import Terminal
+
+    terminal = Terminal()
+    if there and run.finished:
+        terminal.say(f"already finished: {run.plan.steps:,} steps")
+    else:
+        try:
+            loop.train(session, run.folder, terminal, resume=there, facts=facts)
+        except loop.Interrupted:
+            terminal.say(f"saved; go on with: polyak resume {shown(run)}")
+            return INTERRUPTED
+    say_results(run, terminal)
+    return 0
+
+
+def say_header(path: Path) -> None:
+    """Name and folder of a run."""
+    print(f"{path.name}\n{path}", flush=True)
+
+
+# ---- what is done with runs
+
+
+def open_trusted(path: Path, names: Sequence[str]) -> "Run":
+    """A run that may import what the user trusts."""
+    from polyak.runs.run import Run
+
+    run = Run(path)
+    run.trusted |= set(names)
+    return run
+
+
+def newest(out: str, algorithm: str | None = None, env: str | None = None) -> Path:
+    """The run folder in `out` that was touched last, of this algorithm and environment if they are given."""
+    found = []
+    for config in Path(out).glob("*/config.json"):
+        plan = readable_plan(config.parent)
+        if plan and (algorithm is None or (plan.algorithm, plan.env) == (algorithm, env)):
+            metrics = config.with_name("metrics.jsonl")
+            found.append(((metrics if metrics.exists() else config).stat().st_mtime, config.parent))
+    if not found:
+        what = "run folder" if algorithm is None else f"run of {algorithm} on {env}"
+        raise CheckpointError(f"there is no {what} in {out!r}: name one, train first, or say --out")
+    return max(found)[1]
+
+
+def readable_plan(path: Path) -> Plan | None:
+    """The plan of a run folder, None where it is damaged."""
+    try:
+        return RunFolder(path).plan()
+    except CheckpointError:
+        return None
+
+
+def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
+    """Play episodes with a policy and say how it did."""
+    if len(said.words) == 2:
+        algorithms.check(said.words[0])
+        path = newest(options.out, *said.words)
+    else:
+        path = Path(said.words[0])
+        if path.name in algorithms.names() and not path.exists():
+            raise UserError(
+                f"evaluate {path.name} needs its environment too: polyak evaluate {path.name} ENV"
+            )
+        RunFolder(path).config()
+    from polyak.results import as_json, say_evaluation
+    from polyak.runs.cache import use_compilation_cache
+    from polyak.runs.run import silent
+    from polyak.runs.terminal import Terminal
+
+    use_compilation_cache()
+    run = open_trusted(path, options.trust)
+    waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
+    with waiting.status(f"playing {options.episodes} episodes of each seed"):
+        evaluation = run.evaluate(options.episodes, options.seed, options.sample)
+    if options.json:
+        print(as_json(evaluation))
+    else:
+        say_evaluation(run, evaluation)
+    return 0
+
+
+def watch(said: flags.Said, options: WatchOptions) -> int:
+    """Film a policy."""
+    path = Path(said.words[0])
+    RunFolder(path).config()
+    from polyak.runs.cache import use_compilation_cache
+    from polyak.runs.terminal import Terminal, number
+    from polyak.runs.watch import film
+
+    use_compilation_cache()
+    run = open_trusted(path, options.trust)
+    filmed = film(run, options.episodes, options.out, options.seed, options.policy, Terminal())
+    for episode, total in enumerate(filmed.returns):
+        print(f"episode {episode + 1}: return {number(total)}")
+    print(filmed.path)
+    return 0
+
+
+def digest(said: flags.Said, options: NoOptions) -> int:
+    """One line that equal runs share."""
+    path = Path(said.words[0])
+    RunFolder(path).config()
+    from polyak.runs.run import Run
+
+    print(Run(path).digest())
+    return 0
+
+
+def show_list(said: flags.Said, options: NoOptions) -> int:
+    """Tables of what there is."""
+    what = said.words[0] if said.words else None
+    tables = {"algorithms": list_algorithms, "envs": list_envs}
+    if what is not None and what not in tables:
+        raise UserError(f"there is no list of {what!r}: {nearest(what, tables)}")
+    for name in [what] if what else tables:
+        tables[name]()
+    return 0
+
+
+def list_algorithms() -> None:
+    """A line for each algorithm: its name and what it is."""
+    names = algorithms.names()
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {algorithms.title(name)}")
+
+
+def list_envs() -> None:
+    """The environments by where they come from, as a user types them."""
+    from polyak.envs.find import names
+
+    for source, known in names().items():
+        prefix = "" if source == "gymnasium" else f"{source}:"
+        print(f"\n{source}" if known else f"\n{source} (not installed)")
+        text = "  ".join(prefix + name for name in known)
+        print(
+            textwrap.indent(
+                textwrap.fill(
+                    text,
+                    shutil.get_terminal_size().columns - 4,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                ),
+                "  ",
+            )
+        )
+
+
+EXAMPLES = {
+    "train": "td3 Pendulum-v1 --steps 20000",
+    "resume": "runs/NAME",
+    "evaluate": "td3 Pendulum-v1 --episodes 100",
+    "watch": "runs/NAME --out policy.mp4",
+    "digest": "runs/NAME",
+    "list": "envs",
+}
+COMMANDS = {
+    "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
+    "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
+    "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
+    "watch": Command(watch, WatchOptions(), "RUN", "Film a trained policy.", 1, 1),
+    "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
+    "list": Command(show_list, NoOptions(), "[algorithms|envs]", "What there is.", 0, 1),
+}

@@ -1,0 +1,195 @@
+"""EnvPool's environments on the host: C++ threads that step many at once."""
+
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import envpool
+import numpy as np
+from envpool.registration import registry
+
+from polyak.envs import spaces
+from polyak.envs.environment import HostStep
+from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.interface import Spec, Tree
+
+NO_LIMIT = 2**31 - 1
+OWN_CLOCKS = (  # whose observations, rewards or ends depend on their limit
+    "envpool.gfootball",
+    "envpool.highway",
+    "envpool.jumanji",
+    "envpool.minigrid",
+    "envpool.mujoco.playground",
+)
+RESERVED = (
+    "num_envs",
+    "batch_size",
+    "max_num_players",
+    "seed",
+    "env_seed",
+    "gym_reset_return_info",
+    "base_path",
+)
+
+
+class EnvPoolEnvs:
+    """L environments of one pool.
+
+    EnvPool resets an environment by itself at the step after its end, and that row is none of ours: whoever
+    steps an ended lane without a reset gets EnvironmentFault. It also calls an end at the time limit
+    truncated even if the world ended there, so the pool's own limit is one step later than ours and we count.
+
+    Seeds cannot be set for an episode. The pool is seeded by the first reset's seeds, one for each
+    lane (a lane that it leaves out begins too, by a seed derived from the first); from
+    then on an episode depends on all that its lane did before, and later seeds are not used.
+    """
+
+    exact_reset = False
+
+    def __init__(self, name: str, lanes: int, fields: Mapping[str, Any], spec: Spec):
+        self.spec = spec
+        self._name, self._fields = name, fields
+        self._pool: Any = None
+        self._elapsed = np.zeros(lanes, np.int64)
+        self._ended = np.zeros(lanes, bool)
+        self._obs = spaces.zeros(spec.obs, lanes)
+
+    def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
+        """Begin an episode in these lanes; observations [L, ...] of all lanes. Only the first seeds count."""
+        which = np.asarray(lanes, np.int32)
+        if not which.size:
+            return self._obs
+        if self._pool is None:
+            self._pool = self._seeded(which, seeds)
+            which = np.arange(self.spec.num_envs, dtype=np.int32)
+        obs, info = self._pool.reset(which)
+        self._elapsed[which] = 0
+        self._ended[which] = False
+        rows = spaces.convert(self._pool.observation_space, obs)
+        self._obs = spaces.scatter(self._obs, info["env_id"], rows)
+        return self._obs
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """Step every lane; `action` [L, ...] is in the environment's own bounds."""
+        if self._pool is None or self._ended.any():
+            lane = int(self._ended.argmax())
+            raise EnvironmentFault(f"environment {lane}: {self._name} was stepped without a reset")
+        obs, reward, terminated, truncated, info = self._pool.step(self._actions(action))
+        if not np.array_equal(info["env_id"], np.arange(self.spec.num_envs)):
+            raise EnvironmentFault(f"{self._name}: rows came in the order {info['env_id']}")
+        self._elapsed += 1
+        if self.spec.time_limit is not None:
+            truncated = truncated | (self._elapsed >= self.spec.time_limit)
+        truncated = truncated & ~terminated
+        self._ended = terminated | truncated
+        self._obs = spaces.convert(self._pool.observation_space, obs)
+        measures = {name: self._measure(info, name) for name in self.spec.measures}
+        return HostStep(self._obs, reward.astype(np.float64), terminated, truncated, measures)
+
+    def close(self) -> None:
+        """End the pool's threads."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _seeded(self, lanes: np.ndarray, seeds: Sequence[int]) -> Any:
+        """A pool in which these lanes have these seeds."""
+        count = self.spec.num_envs
+        own = np.random.default_rng(int(seeds[0])).integers(NO_LIMIT, size=count)
+        own[lanes] = [int(seed) % NO_LIMIT for seed in seeds]
+        fields = {**self._fields, **_limit(self._name, self.spec.time_limit)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pool = envpool.make_gymnasium(self._name, num_envs=count, env_seed=own.tolist(), **fields)
+            self._actions = spaces.Actions(pool.action_space)
+            _ = pool.observation_space
+        return pool
+
+    def _measure(self, info: dict[str, Any], name: str) -> np.ndarray:
+        """[L] float64 of what the environments said in this step."""
+        value = np.asarray(info.get(name, np.nan))
+        one_each = value.shape == (self.spec.num_envs,) and value.dtype.kind in "fiub"
+        return value.astype(np.float64) if one_each else np.full(self.spec.num_envs, np.nan)
+
+
+@dataclass(frozen=True)
+class EnvPoolFactory:
+    """Makes pools of one of EnvPool's tasks.
+
+    fields    settings of the task, as EnvPool names them
+    measures  names in `info`, each with how an episode is summed up
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    measures: Any = ()
+
+    kind = "host"
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """Of one environment; no pool is made for it."""
+        config = self._envpool_spec.config
+        if config.max_num_players > 1:
+            raise UserError(f"environment envpool:{self.name} has {config.max_num_players} players, not one")
+        limit = config.max_episode_steps
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            obs, action = (
+                self._envpool_spec.gymnasium_observation_space,
+                self._envpool_spec.gymnasium_action_space,
+            )
+        try:
+            return Spec(
+                spaces.from_gymnasium(obs),
+                spaces.action_from_gymnasium(action),
+                limit if 0 < limit < NO_LIMIT else None,
+                measures=spaces.as_measures(self.measures),
+            )
+        except UserError as error:
+            raise UserError(f"environment envpool:{self.name}: {error}") from None
+
+    def make(self, lanes: int, asynchronous: bool = False) -> EnvPoolEnvs:
+        """A pool of L; its threads are its own, so `asynchronous` changes nothing."""
+        spec = self.spec
+        return EnvPoolEnvs(
+            self.name,
+            lanes,
+            self.fields,
+            Spec(spec.obs, spec.action, spec.time_limit, lanes, measures=spec.measures),
+        )
+
+    def make_one(self, render_mode: str | None = None) -> NoReturn:
+        """UserError: EnvPool shows nothing to people."""
+        raise UserError(
+            f"environment envpool:{self.name} cannot be watched; watch the Gymnasium task of its name"
+        )
+
+    @functools.cached_property
+    def _envpool_spec(self) -> Any:
+        """EnvPool's description of the task with these fields."""
+        names = envpool.list_all_envs()
+        if self.name not in names:
+            raise UserError(f"there is no environment 'envpool:{self.name}'; {nearest(self.name, names)}")
+        try:
+            valid = [f for f in envpool.make_spec(self.name).config._fields if f not in RESERVED]
+            for name in self.fields:
+                if name not in valid:
+                    hint = nearest(name, valid)
+                    raise UserError(f"environment envpool:{self.name} has no field {name!r}; {hint}")
+            return envpool.make_spec(self.name, **self.fields)
+        except UserError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            raise UserError(f"environment envpool:{self.name} cannot be made: {text}") from error
+
+
+def _limit(name: str, time_limit: int | None) -> dict[str, int]:
+    """The pool's own limit, one step later than ours where nothing else depends on it."""
+    module = registry.specs[name][0]
+    if time_limit is None or module in OWN_CLOCKS:
+        return {}
+    return {"max_episode_steps": time_limit + 1}

@@ -1,0 +1,208 @@
+"""Environments by the names that a person types; other people's libraries are imported only when asked for."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from polyak.errors import UserError, nearest
+
+RESERVED = ("brax", "pgx", "playground")  # prefixes that will mean something
+EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]"}
+
+
+def find(
+    name: str, fields: Mapping[str, object] | None = None, measures: Mapping[str, str] | Iterable[str] = ()
+) -> Any:
+    """The environment of this name: an `Environment` in JAX, or a factory of host environments.
+
+    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, envpool:Pong-v5,
+              my_package.module:MyEnv (a class, instance or function of your own)
+    fields    its constants or its constructor's keyword arguments
+    measures  names in `info`, each with how an episode is summed up; a JAX environment has its own
+    UserError says in one line what is wrong and the nearest valid name.
+
+    >>> find("jax:Pendulum-v1", {"gravity": 1.62}).gravity
+    1.62
+    """
+    fields = dict(fields or {})
+    prefix, colon, rest = name.partition(":")
+    if not colon:
+        return _gymnasium(name, fields, measures)
+    if prefix == "jax":
+        table = _ours()
+        if rest not in table:
+            raise UserError(f"there is no environment {name!r}; {nearest(rest, table)}")
+        return _with(name, table[rest](), fields, measures)
+    if prefix == "gymnax":
+        return _gymnax(rest, fields, measures)
+    if prefix == "envpool":
+        _needs("envpool", name)
+        from polyak.envs.envpool_envs import EnvPoolFactory
+
+        return _looked_at(EnvPoolFactory(rest, fields, measures))
+    if prefix in RESERVED:
+        raise UserError(f"environments of {prefix} are not served yet: {name!r}; served: {_prefixes()}")
+    return _own(name, fields, measures)
+
+
+def names() -> dict[str, list[str]]:
+    """All that can be named, by where it comes from; a library that is not installed has none."""
+    import gymnasium
+
+    found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry), "gymnax": [], "envpool": []}
+    with contextlib.suppress(ImportError):
+        from polyak.envs import gymnax_envs
+
+        found["gymnax"] = gymnax_envs.names()
+    with contextlib.suppress(ImportError):
+        import envpool
+
+        found["envpool"] = sorted(envpool.list_all_envs())
+    return found
+
+
+def _prefixes() -> str:
+    return "jax:, gymnax:, envpool:, my_package.module:, or none for Gymnasium"
+
+
+def _ours() -> dict[str, type]:
+    """Our JAX environments by name."""
+    from polyak.envs import classic_control, counting, probes
+
+    return {**classic_control.ENVIRONMENTS, **probes.ENVIRONMENTS, **counting.ENVIRONMENTS}
+
+
+def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:
+    from polyak.envs.gymnasium_envs import GymnasiumFactory
+
+    return _looked_at(GymnasiumFactory(name, fields, measures, entry))
+
+
+def _looked_at(factory: Any) -> Any:
+    """The factory, once its spec could be made."""
+    _ = factory.spec
+    return factory
+
+
+def _gymnax(name: str, fields: dict, measures: Any) -> Any:
+    _needs("gymnax", f"gymnax:{name}")
+    from polyak.envs import gymnax_envs
+
+    known = gymnax_envs.options(name)
+    options = {
+        key: _fitting(f"gymnax:{name}: {key}", known[key], value, "")
+        for key, value in fields.items()
+        if key in known
+    }
+    constants = {key: value for key, value in fields.items() if key not in known}
+    env = gymnax_envs.make(name, options)
+    return _with(f"gymnax:{name}", env, constants, measures, env.params, known)
+
+
+def _needs(package: str, name: str) -> None:
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise UserError(f'environment {name} needs {package}: pip install "{EXTRAS[package]}"')
+
+
+def _own(name: str, fields: dict, measures: Any) -> Any:
+    """A class, instance or function in a module of the person's own, or an id that it registers."""
+    from polyak.envs.environment import Environment
+
+    module, attribute = _module(name), name.partition(":")[2]
+    if not hasattr(module, attribute):
+        import gymnasium
+
+        if attribute in gymnasium.registry:
+            return _gymnasium(name, fields, measures)
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise UserError(f"{module.__name__} has no {attribute!r}; {nearest(attribute, public)}")
+    thing = getattr(module, attribute)
+    if isinstance(thing, type) and issubclass(thing, Environment):
+        try:
+            thing = thing()
+        except TypeError as error:
+            raise UserError(f"environment {name} cannot be made: {_line(error)}") from error
+    if isinstance(thing, Environment):
+        return _with(name, thing, fields, measures)
+    if not callable(thing):
+        raise UserError(f"{name} is a {type(thing).__name__}; an environment's class or function is needed")
+    return _gymnasium(name, fields, measures, thing)
+
+
+def _module(name: str) -> Any:
+    """The module before the colon, from the current folder too."""
+    path = name.partition(":")[0]
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
+            raise UserError(f"importing {path} failed: {_line(error)}") from error
+        hint = nearest(path, ("jax", "gymnax", "envpool"))
+        raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
+    except Exception as error:
+        raise UserError(f"importing {path} failed: {_line(error)}") from error
+
+
+def _with(
+    name: str, env: Any, fields: dict, measures: Any, constants: Any = None, also: Iterable[str] = ()
+) -> Any:
+    """A JAX environment with other values of its constants, which are its own fields unless given."""
+    constants = env if constants is None else constants
+    valid = {f.name: f for f in dataclasses.fields(constants)}
+    values = {}
+    for key, value in fields.items():
+        if key not in valid:
+            raise UserError(f"environment {name} has no field {key!r}; {nearest(key, [*valid, *also])}")
+        values[key] = _fitting(f"{name}: {key}", getattr(constants, key), value, str(valid[key].type))
+    try:
+        env = env.replace(**values) if values else env
+        own = env.spec.measures
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment {name} cannot be made: {_line(error)}") from error
+    for measure in measures:
+        if measure not in own:
+            hint = nearest(measure, own) or "it has none"
+            raise UserError(f"environment {name} has no measure {measure!r}; {hint}")
+    return env
+
+
+def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
+    """The new value, if it is of the old one's kind; an integer is a real number too."""
+    if old is None or isinstance(old, str):
+        fits, kind = isinstance(new, type(old) if old is not None else object), "text"
+    elif isinstance(old, bool) or np.asarray(old).dtype.kind == "b":
+        fits, kind = isinstance(new, bool | np.bool_), "true or false"
+    elif np.ndim(old):
+        shape = np.shape(old)
+        fits, kind = _is_numeric(new) and np.shape(new) == shape, f"numbers of shape {shape}"
+        new = tuple(new) if fits and isinstance(old, tuple) else new
+    elif np.asarray(old).dtype.kind in "iu":
+        fits, kind = isinstance(new, int | np.integer) and not isinstance(new, bool), "an integer"
+    else:
+        fits, kind = isinstance(new, int | float | np.number) and not isinstance(new, bool), "a number"
+        new = float(new) if fits and isinstance(new, int) else new
+    if new is None and "None" in declared:
+        return None
+    if not fits:
+        raise UserError(f"environment {what} must be {kind}, not {new!r}")
+    return new
+
+
+def _is_numeric(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "iuf"
+    except ValueError:
+        return False
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

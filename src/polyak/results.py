@@ -1,0 +1,69 @@
+"""What came of a run and of an evaluation: in words, and as one line of JSON."""
+
+import json
+import math
+import shlex
+
+import numpy as np
+
+from polyak.runs.curve import interquartile_mean
+from polyak.runs.run import Evaluation, Run
+from polyak.runs.terminal import Terminal, number
+
+
+def say_results(run: Run, terminal: Terminal) -> None:
+    """Each seed's last evaluation, what holds over seeds, and what can be done next."""
+    last = {line["seed"]: line for line in run.metrics if "eval/return" in line}
+    means = {seed: as_float(line["eval/return"]) for seed, line in sorted(last.items())}
+    rows = {}
+    for seed, mean in means.items():
+        spread, episodes = as_float(last[seed]["eval/return_std"]), last[seed]["eval/episodes"]
+        rows[f"seed {seed}"] = f"{number(mean)} ± {number(spread)}  ({episodes} episodes)"
+    if len(means) > 1:
+        rows[f"IQM of {len(means)} seeds"] = number(interquartile_mean(np.array(list(means.values()))).item())
+    if rows:
+        terminal.say(f"last evaluation, at step {max(line['env_steps'] for line in last.values()):,}")
+        terminal.facts(rows)
+    name = shown(run)
+    terminal.facts(
+        {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": f"polyak evaluate {name}"}
+    )
+
+
+def as_float(value: float | None) -> float:
+    """A number of metrics.jsonl, where null is one that was not finite."""
+    return float("nan") if value is None else value
+
+
+def shown(run: Run) -> str:
+    """How to name this run on a command line."""
+    return shlex.join([str(run.path), *(word for name in run.plan.imports for word in ("--trust", name))])
+
+
+def say_evaluation(run: Run, evaluation: Evaluation) -> None:
+    """A table: a line for each seed, and one for all."""
+    summary, seeds = evaluation.summary(), evaluation.seeds
+    rows = [["seed", "mean", "std", "min", "max", "length"]]
+    for seed, total, length in zip(seeds, evaluation.returns, evaluation.lengths, strict=True):
+        values = total.mean(), total.std(), total.min(), total.max(), length.mean()
+        rows.append([str(seed), *map(number, values)])
+    if len(seeds) > 1:
+        names = ("mean_return", "std_return", "min_return", "max_return", "mean_length")
+        rows.append(["all", *(number(summary[name]) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"{run.path}: {evaluation.returns.shape[1]} episodes of each seed")
+    for row in rows:
+        print("  " + "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)))
+    if len(seeds) > 1:
+        print(f"  interquartile mean over seeds: {number(summary['iqm_return'])}")
+    for name, value in evaluation.measures.items():
+        print(f"  {name}: {number(float(value.mean()))}")
+
+
+def as_json(evaluation: Evaluation) -> str:
+    """One line; a number that is not finite is null."""
+
+    def finite(value: object) -> object:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: finite(value) for name, value in evaluation.summary().items()})

@@ -1,0 +1,463 @@
+"""What every algorithm keeps, whatever it is: found by name, on each kind of action, plain and wrapped."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters import partial_eval
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from polyak.algorithms import find, names
+from polyak.drivers.learn import check_data, initial_states, on_policy_batch, row_shape
+from polyak.drivers.program import is_shared, over_seeds
+from polyak.errors import UserError
+from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition
+from polyak.parts import replay
+from polyak.parts.normalize import normalize_obs, normalize_reward
+from polyak.pytree import strong
+
+SMALL = {
+    "hidden": (8,),
+    "horizon": 1000,
+    "epochs": 2,
+    "minibatch": 8,
+    "epsilon": 0.5,
+    "epsilon_end": 0.5,
+    "delay": 1,
+    "period": 1,
+}
+OBS = {
+    "vector": Box((3,)),
+    "dict": {"a": Box((3,)), "b": (Discrete(4), Box((2, 2)))},
+}
+ACTION = {"discrete": Discrete(3), "continuous": Box((2,), -2.0, 2.0)}
+WRAP = {
+    "plain": lambda algorithm: algorithm,
+    "normalize_obs": normalize_obs,
+    "normalize_reward": normalize_reward,
+    "both": lambda algorithm: normalize_reward(normalize_obs(algorithm)),
+}
+T, N, B = 8, 4, 16
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
+
+
+def compiled(function, **options):
+    return jax.jit(function, compiler_options=QUICK, **options)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """An algorithm with a small config and a world."""
+
+    name: str
+    algorithm: Algorithm
+    cfg: Any
+    spec: Spec
+
+
+@functools.cache
+def case(name: str, action: str, wrap: str = "plain", obs: str = "vector") -> Case:
+    plain = find(name)
+    fields = {entry.name for entry in dataclasses.fields(plain.Config)}
+    cfg = plain.Config(**{key: value for key, value in SMALL.items() if key in fields})
+    if isinstance(cfg.data, Replay):
+        data = dataclasses.replace(cfg.data, capacity=64, batch_size=B, warmup=32, steps=T)
+    else:
+        data = dataclasses.replace(cfg.data, steps=T)
+    spec = Spec(OBS[obs], ACTION[action], time_limit=20, num_envs=N)
+    return Case(name, WRAP[wrap](plain), dataclasses.replace(cfg, data=data), spec)
+
+
+PLAIN = [(name, kind) for name in names() for kind in find(name).actions]
+WRAPPED = [(*plain, wrap) for plain in PLAIN for wrap in WRAP]
+each_plain = pytest.mark.parametrize(("name", "kind"), PLAIN)
+UNIFORM = [c for c in WRAPPED if getattr(find(c[0]).Config().data, "uniform", False)]
+WORKED = [  # what compiles a whole update: both wrappers at once in `make check`, each by itself when there is time
+    pytest.param(*c, marks=() if c[2] in ("plain", "both") else pytest.mark.slow) for c in WRAPPED
+]
+each_wrapped = pytest.mark.parametrize(("name", "kind", "wrap"), WRAPPED)
+each_worked = pytest.mark.parametrize(("name", "kind", "wrap"), WORKED)
+
+
+def point(space, rng, lead):
+    """Random points [*lead, ...] of a space, as NumPy arrays."""
+    if isinstance(space, dict):
+        return {key: point(part, rng, lead) for key, part in space.items()}
+    if isinstance(space, tuple):
+        return tuple(point(part, rng, lead) for part in space)
+    if isinstance(space, Discrete):
+        return rng.integers(space.n, size=lead, dtype=np.int32)
+    return rng.normal(1.0, 2.0, size=(*lead, *space.shape)).astype(np.float32)
+
+
+@functools.cache
+def state_of(c: Case):
+    """After one rollout was observed, so that normalisers have seen something."""
+    init = compiled(lambda key: strong(c.algorithm.init(c.cfg, c.spec, key)))
+    return observe(c)(init(jax.random.key(0)), rollout(c))
+
+
+@functools.cache
+def rollout(c: Case, seed: int = 0) -> Transition:
+    """Rows [T, N, ...] with both kinds of ends; actions in [-1, 1], and the extras that `act` asks for."""
+    rng = np.random.default_rng(seed)
+    ends = rng.choice(3, size=(T, N), p=[0.6, 0.2, 0.2])
+    if isinstance(c.spec.action, Discrete):
+        action = rng.integers(c.spec.action.n, size=(T, N), dtype=np.int32)
+    else:
+        action = rng.uniform(-1, 1, size=(T, N, *c.spec.action.shape)).astype(np.float32)
+    state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))
+    extras = jax.tree.map(
+        lambda x: rng.normal(-1.5, 0.1, size=(T, *x.shape)).astype(x.dtype),
+        row_shape(c.algorithm, c.cfg, c.spec, state).extras,
+    )
+    reward = rng.normal(size=(T, N)).astype(np.float32)
+    obs, next_obs = (point(c.spec.obs, rng, (T, N)) for _ in range(2))
+    return Transition(obs, action, reward, next_obs, ends == 1, ends == 2, extras)
+
+
+@functools.cache
+def batch(c: Case) -> Batch:
+    """[T, N, ...] on policy, or [B, ...] from a ring; NumPy arrays."""
+    if isinstance(c.cfg.data, OnPolicy):
+        made = on_policy_batch(rollout(c), c.cfg.gamma, c.cfg.data.clip)
+    else:
+        rows = rollout(c)
+        ring = replay.add(replay.empty(jax.tree.map(lambda x: x[0], rows), T), rows)
+        data = c.cfg.data
+        made = replay.sample(ring, jax.random.key(7), B, c.cfg.gamma, data.n_step, data.length, data.clip)
+    return jax.tree.map(np.asarray, made)
+
+
+@functools.cache
+def update(c: Case):
+    return compiled(lambda state, batch, key: c.algorithm.update(c.cfg, c.spec, state, batch, key))
+
+
+@functools.cache
+def observe(c: Case):
+    return compiled(lambda state, rows: c.algorithm.observe(c.cfg, c.spec, state, rows))
+
+
+def describe(tree):
+    """Structure, shapes, dtypes and weak types."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(x.shape, x.dtype, getattr(x, "weak_type", False)) for x in leaves]
+
+
+def assert_close(got, want, rtol=1e-5):
+    """Relative to the largest entry of each leaf: a sum in another order moves the small ones more."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        scale = float(np.abs(b).max(initial=0.0))
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * max(scale, 1e-3))
+
+
+# ---- state in, state out
+
+
+@each_wrapped
+def test_state_keeps_structure_shapes_dtypes_and_no_weak_types(name, kind, wrap):
+    c = case(name, kind, wrap)
+    init = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))
+    assert not any(weak for _, _, weak in describe(init)[1])
+    updated = jax.eval_shape(update(c), init, batch(c), jax.random.key(1))
+    observed = jax.eval_shape(observe(c), init, rollout(c))
+    assert describe(updated.state) == describe(init)
+    assert describe(observed) == describe(init)
+
+
+@each_worked
+def test_metrics_are_finite_scalars_and_the_state_moves_and_stays_finite(name, kind, wrap):
+    c = case(name, kind, wrap)
+    state = state_of(c)
+    done = update(c)(state, batch(c), jax.random.key(1))
+    assert done.metrics
+    for metric, value in done.metrics.items():
+        assert isinstance(metric, str)
+        assert value.shape == ()
+        assert value.dtype == np.float32
+        assert np.isfinite(value), metric
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(done.state))
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()), c.algorithm.actor(done.state), c.algorithm.actor(state)
+    )
+    assert any(jax.tree.leaves(moved))
+    if isinstance(c.cfg.data, Replay) and done.priority is not None:
+        assert done.priority.shape == (B,)
+        assert (np.asarray(done.priority) >= 0).all()
+
+
+@pytest.mark.parametrize("how", ["eagerly", "compiled"])
+@each_plain
+def test_no_two_leaves_of_a_new_state_share_memory(name, kind, how):
+    c = case(name, kind, "both")
+
+    def init(key):
+        return c.algorithm.init(c.cfg, c.spec, key)
+
+    state = (compiled(init) if how == "compiled" else init)(jax.random.key(0))
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state) if leaf.size]
+    assert len(places) == len(set(places))
+
+
+@each_plain
+def test_an_updated_state_can_be_donated(name, kind):
+    c = case(name, kind)
+    state = jax.tree.map(jnp.array, state_of(c))
+    go = compiled(lambda *args: c.algorithm.update(c.cfg, c.spec, *args), donate_argnums=0)
+    for i in range(2):
+        state = go(state, batch(c), jax.random.key(i)).state
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+# ---- the same update, wherever it runs
+
+
+@each_worked
+def test_an_update_from_device_arrays_and_from_numpy_arrays_has_the_same_bits(name, kind, wrap):
+    c = case(name, kind, wrap)
+    host = update(c)(jax.tree.map(np.asarray, state_of(c)), batch(c), jax.random.key(1))
+    device = update(c)(state_of(c), jax.tree.map(jnp.asarray, batch(c)), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+
+
+@each_worked
+def test_an_update_sharded_over_two_devices_is_the_same(name, kind, wrap):
+    c = case(name, kind, wrap)
+    if len(jax.devices()) < 2:
+        pytest.skip("needs XLA_FLAGS of conftest.py")
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    axes = (None, "data") if isinstance(c.cfg.data, OnPolicy) else ("data",)
+    split = jax.device_put(batch(c), NamedSharding(mesh, PartitionSpec(*axes)))
+    state = jax.device_put(state_of(c), NamedSharding(mesh, PartitionSpec()))
+    got = update(c)(state, split, jax.device_put(jax.random.key(1), NamedSharding(mesh, PartitionSpec())))
+    want = update(c)(state_of(c), batch(c), jax.random.key(1))
+    assert_close(got.state, want.state, 1e-5)
+    assert_close(got.metrics, want.metrics, 1e-4)
+
+
+FALSE_ALARM = pytest.mark.xfail(
+    strict=True, reason="jax takes a vmapped scan over `split(key, K)` for a second use: fold the epoch in"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [pytest.param(*c, marks=FALSE_ALARM if c[0] == "ppo" else ()) for c in PLAIN]
+)
+def test_keys_of_many_seeds_are_used_once(name, kind):
+    c = case(name, kind)
+    states = jax.tree.map(lambda x: jnp.stack([x, x]), state_of(c))
+    batches = jax.tree.map(lambda x: np.stack([x, x]), batch(c))
+
+    def one(state, batch, seed, axis):
+        return c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).metrics
+
+    seeded = jax.tree_util.tree_map_with_path(lambda path, x: x[0] if is_shared(path) else x, states)
+    compiled(lambda *args: over_seeds(one, 2, *args))(seeded, batches, np.arange(2))
+
+
+@pytest.mark.keys_unchecked  # the test above
+@each_plain
+def test_seeds_in_one_program_are_single_runs(name, kind):
+    c = case(name, kind, "both")
+    seeds = (3, 8)
+    states = initial_states(c.algorithm, c.cfg, c.spec, seeds)
+    rows = jax.tree.map(lambda *x: np.stack(x), *(rollout(c, seed) for seed in seeds))
+    batches = jax.tree.map(lambda x: np.stack([x, x[::-1]]), batch(c))
+
+    def one(state, rows, batch, seed, axis):
+        state = c.algorithm.observe(c.cfg, c.spec, state, rows)
+        return strong(c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).state)
+
+    together = compiled(lambda *args: over_seeds(one, 2, *args))(states, rows, batches, np.array(seeds))
+    single = compiled(lambda *args: over_seeds(one, 1, *args))
+    for i, seed in enumerate(seeds):
+        first = initial_states(c.algorithm, c.cfg, c.spec, (seed,))
+        alone = single(first, *jax.tree.map(lambda x: x[i : i + 1], (rows, batches)), np.array([seed]))  # noqa: B023
+        shapes = jax.tree.map(lambda a, b: a.ndim == b.ndim, alone, together)
+        assert all(jax.tree.leaves(shapes))
+        mine = jax.tree.map(lambda x, a: x[i : i + 1] if x.shape != a.shape else x, together, alone)  # noqa: B023
+        assert_close(mine, alone)
+
+
+# ---- acting
+
+
+@functools.cache
+def act(c: Case, explore: bool):
+    def go(actor, obs, key):
+        key_memory, key = jax.random.split(key)
+        ids = jnp.arange(N)
+        memory = c.algorithm.memory(c.cfg, c.spec, ids, jnp.zeros(N, jnp.int32), key_memory)
+        return c.algorithm.act(c.cfg, c.spec, actor, memory, obs, key, explore)
+
+    return compiled(go)
+
+
+@each_worked
+def test_actions_have_the_kind_shape_and_range_of_the_border(name, kind, wrap):
+    c = case(name, kind, wrap)
+    actor = jax.tree.map(np.asarray, c.algorithm.actor(state_of(c)))  # its own bytes: nothing else is needed
+    obs = point(c.spec.obs, np.random.default_rng(1), (N,))
+    for explore in (True, False):
+        action, _, _ = act(c, explore)(actor, obs, jax.random.key(3))
+        assert action.shape == (N, *c.spec.action.shape)
+        assert not action.weak_type
+        if kind == "discrete":
+            assert action.dtype == np.int32
+            assert action.min() >= 0
+            assert action.max() < 3
+        else:
+            assert action.dtype == np.float32
+            assert np.isfinite(action).all()
+            if c.algorithm.Config.__module__.endswith(("td3", "sac", "ddpg")):
+                assert np.abs(action).max() <= 1
+
+
+@each_worked
+def test_without_exploring_the_key_says_nothing(name, kind, wrap):
+    c = case(name, kind, wrap)
+    actor = c.algorithm.actor(state_of(c))
+    obs = point(c.spec.obs, np.random.default_rng(1), (N,))
+    first, again = (act(c, False)(actor, obs, jax.random.key(seed)) for seed in (3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    drawn = [np.asarray(act(c, True)(actor, obs, jax.random.key(seed))[0]) for seed in range(8)]
+    assert any((drawn[0] != other).any() for other in drawn[1:])
+
+
+@each_plain
+def test_each_environment_explores_by_itself(name, kind):
+    c = case(name, kind)
+    one = point(c.spec.obs, np.random.default_rng(1), (1,))
+    obs = jax.tree.map(lambda x: np.repeat(x, N, axis=0), one)
+    actions = [
+        np.asarray(act(c, True)(c.algorithm.actor(state_of(c)), obs, jax.random.key(s))[0]) for s in range(8)
+    ]
+    assert any((row != row[:1]).any() for row in actions)
+
+
+@pytest.mark.parametrize(("name", "kind", "wrap"), UNIFORM)
+def test_what_a_uniform_warm_up_makes_void_is_not_read(name, kind, wrap):
+    """With `uniform` the stored action is not `act`'s: then no extras may flow into an update."""
+    c = case(name, kind, wrap)
+    extras = batch(c).extras
+
+    def learned(extras):
+        data = batch(c)._replace(extras=extras)
+        return c.algorithm.update(c.cfg, c.spec, state_of(c), data, jax.random.key(1))
+
+    assert not dependencies(jax.make_jaxpr(learned)(extras).jaxpr)
+
+
+def dependencies(jaxpr) -> list:
+    """The inputs of a traced function that anything it returns depends on."""
+    return [used for used in partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1] if used]
+
+
+def test_dependencies_are_found():
+    assert dependencies(jax.make_jaxpr(lambda x, y: jax.jit(jnp.sin)(y))(1.0, 2.0).jaxpr) == [True]
+    assert dependencies(jax.make_jaxpr(lambda x: jnp.ones(3))(1.0).jaxpr) == []
+
+
+@each_plain
+@pytest.mark.parametrize("wrap", ["plain", "both"])
+def test_dict_and_tuple_observations_work(name, kind, wrap):
+    c = case(name, kind, wrap, "dict")
+    state = state_of(c)
+    done = update(c)(state, batch(c), jax.random.key(1))
+    assert describe(done.state) == describe(state)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(done))
+    obs = point(c.spec.obs, np.random.default_rng(1), (N,))
+    action = act(c, True)(c.algorithm.actor(state), obs, jax.random.key(3))[0]
+    assert action.shape == (N, *c.spec.action.shape)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in PLAIN if kind == "continuous"])
+def test_real_actions_of_any_shape_work(name):
+    c = case(name, "continuous")
+    for shape in ((2, 2), ()):
+        c = dataclasses.replace(c, spec=dataclasses.replace(c.spec, action=Box(shape, -1.0, 1.0)))
+        state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))  # noqa: B023
+        row = row_shape(c.algorithm, c.cfg, c.spec, state)
+        assert row.action.shape == (N, *shape)
+        lead = (T, N) if isinstance(c.cfg.data, OnPolicy) else (B,)
+        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), row)  # noqa: B023
+        flat = jax.ShapeDtypeStruct(lead, jnp.float32)
+        done = jax.eval_shape(update(c), state, Batch(*rows, flat, flat), jax.random.key(1))
+        assert describe(done.state) == describe(state)
+
+
+# ---- the config and the file
+
+
+@pytest.mark.parametrize("name", names())
+def test_config_is_frozen_flat_and_valid(name):
+    Config = find(name).Config
+    cfg = Config()
+    entries = {entry.name: getattr(cfg, entry.name) for entry in dataclasses.fields(Config)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.gamma = 0.5
+    assert {"gamma", "data"} <= set(entries)
+    assert isinstance(cfg.data, OnPolicy | Replay)
+    assert hash(cfg) == hash(Config())
+    assert cfg == Config()
+    for key, value in entries.items():
+        if key != "data":
+            flat = value if isinstance(value, tuple) else (value,)
+            assert all(isinstance(x, int | float | bool | str) or x is None for x in flat), key
+    for kind in find(name).actions:
+        check_data(name, find(name), cfg, Spec(OBS["vector"], ACTION[kind]))
+
+
+@pytest.mark.parametrize("name", names())
+def test_out_of_range_values_are_named(name):
+    algorithm = find(name)
+    spec = Spec(OBS["vector"], ACTION[algorithm.actions[0]])
+    for entry in dataclasses.fields(algorithm.Config):
+        bounds = entry.metadata.get("within")
+        if bounds is None:
+            continue
+        cfg = dataclasses.replace(algorithm.Config(), **{entry.name: bounds[0] - 1})
+        with pytest.raises(UserError, match=f"{entry.name} is {bounds[0] - 1:g}".replace(".", r"\.")):
+            check_data(name, algorithm, cfg, spec)
+
+
+@pytest.mark.parametrize("name", names())
+def test_file_is_in_the_order_that_every_file_has(name):
+    module = inspect.getmodule(find(name).Config)
+    source = inspect.getsource(module)
+    body = ast.parse(source).body
+    assert isinstance(body[0], ast.Expr)
+    first_line = {}
+    for node in body[1:]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert "Config" not in first_line, "an import below Config"
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            first_line[node.name] = node.lineno
+        elif isinstance(node, ast.Assign):
+            first_line[ast.unparse(node.targets[0])] = node.lineno
+    order = ["Config", "State", "init", "actor", "memory", "act", "update", "observe", "algorithm"]
+    assert {"Config", "State", "init", "act", "update", "algorithm"} <= set(first_line)
+    lines = [first_line[part] for part in order if part in first_line]
+    assert lines == sorted(lines)
+    assert first_line["Config"] == min(first_line.values())
+    assert first_line["algorithm"] == max(first_line.values())
+
+
+@pytest.mark.parametrize("name", names())
+def test_docstring_says_whose_when_and_what_departs(name):
+    text = inspect.getmodule(find(name).Config).__doc__
+    assert re.search(r"\b(19|20)\d\d\b", text)
+    assert "Departures:" in text
+    assert text.split("Departures:")[1].strip()
+    for function in ("init", "act", "update"):
+        assert getattr(inspect.getmodule(find(name).Config), function).__doc__

@@ -1,0 +1,364 @@
+"""PPO against slow float64 loops written from Schulman et al. 2017: eq. 7, 9, 11 and 12."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polyak.algorithms import ppo
+from polyak.algorithms.ppo import Rows
+from polyak.drivers.learn import on_policy_batch
+from polyak.interface import Box, Discrete, OnPolicy, Spec, Transition
+
+DISCRETE = Spec(obs=Box((3,)), action=Discrete(4), num_envs=2)
+REAL = Spec(obs=Box((3,)), action=Box((2,), -1.0, 1.0), num_envs=2)
+T, N = 6, 2
+CFG = ppo.Config(hidden=(8,), gamma=0.9, lam=0.8, minibatch=4, epochs=2, lr=1e-2, data=OnPolicy(steps=T))
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def cached(function):
+    """Remembers what it made for (cfg, spec); a Spec has no hash."""
+    made = {}
+
+    def find(cfg, spec):
+        key = cfg, id(spec)
+        if key not in made:
+            made[key] = function(cfg, spec)
+        return made[key]
+
+    return find
+
+
+@cached
+def start(cfg, spec):
+    """Networks whose last layers are not small, so that nothing is nearly uniform by accident."""
+    state = jax.jit(lambda key: ppo.init(cfg, spec, key), compiler_options=QUICK)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    policy, value = jax.tree.map(
+        lambda x: x + rng.normal(scale=0.3, size=x.shape).astype(x.dtype), (state.policy, state.value)
+    )
+    return state.replace(policy=policy, value=value)
+
+
+@cached
+def evaluate(cfg, spec):
+    """The loss, its metrics and its gradient."""
+    return jax.jit(
+        lambda params, rows: jax.value_and_grad(
+            lambda params: ppo.loss(cfg, spec, params, rows), has_aux=True
+        )(params),
+        compiler_options=QUICK,
+    )
+
+
+@cached
+def updater(cfg, spec):
+    return jax.jit(lambda *args: ppo.update(cfg, spec, *args), compiler_options=QUICK)
+
+
+def mlp(net, x):
+    layers = [(np.asarray(layer.weight, float), np.asarray(layer.bias, float)) for layer in net.layers]
+    for i, (w, b) in enumerate(layers):
+        x = x @ w + b
+        if i < len(layers) - 1:
+            x = np.tanh(x)
+    return x
+
+
+def log_pi_and_entropy(cfg, spec, policy, obs, action):
+    """log pi(a|s) and H(pi(.|s)) of one row in float64."""
+    out = mlp(policy.net, obs.astype(float))
+    if isinstance(spec.action, Discrete):
+        log_p = out - np.log(np.exp(out).sum())
+        return log_p[action], -(np.exp(log_p) * log_p).sum()
+    if cfg.sigma == "parameter":
+        mean, log_sigma = out, np.asarray(policy.log_sigma, float)
+    else:
+        mean, log_sigma = out[:2], np.clip(cfg.log_sigma + out[2:], -5, 2)
+    log_p = entropy = 0.0
+    for m, s, a in zip(mean, log_sigma, np.asarray(action, float), strict=True):
+        log_p += -((a - m) ** 2) / (2 * math.exp(2 * s)) - s - math.log(2 * math.pi) / 2
+        entropy += s + math.log(2 * math.pi * math.e) / 2
+    return log_p, entropy
+
+
+def make_rows(spec, seed=0, size=(T, N)):
+    rng = np.random.default_rng(seed)
+    if isinstance(spec.action, Discrete):
+        action = rng.integers(4, size=size, dtype=np.int32)
+    else:
+        action = rng.normal(size=(*size, 2)).astype(np.float32)
+    normal = [rng.normal(size=size).astype(np.float32) for _ in range(3)]
+    obs = rng.normal(size=(*size, 3)).astype(np.float32)
+    return Rows(obs, action, 0.5 * normal[0] - 2, normal[1], normal[2])
+
+
+def slow_loss(cfg, spec, policy, value, rows):
+    """Minus eq. 9: L^CLIP - c1 L^VF + c2 S, averaged over the rows one by one."""
+    advantage = rows.advantage.astype(float)
+    if cfg.normalize_advantage:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    surrogate, squares, entropies, clipped, kl = [], [], [], [], []
+    for index in np.ndindex(advantage.shape):
+        log_p, entropy = log_pi_and_entropy(cfg, spec, policy, rows.obs[index], rows.action[index])
+        ratio, a = math.exp(log_p - float(rows.log_prob[index])), advantage[index]
+        # the cases of the paper's Figure 1: a gain from leaving the interval does not count, a loss does
+        if a > 0:
+            surrogate.append(min(ratio, 1 + cfg.clip) * a)
+        else:
+            surrogate.append(max(ratio, 1 - cfg.clip) * a)
+        squares.append((mlp(value, rows.obs[index].astype(float))[0] - rows.value_target[index]) ** 2)
+        entropies.append(entropy)
+        clipped.append(abs(ratio - 1) > cfg.clip)
+        kl.append(ratio - 1 - math.log(ratio))
+    total = -(np.mean(surrogate) - cfg.value_loss * np.mean(squares) + cfg.entropy * np.mean(entropies))
+    return total, {
+        "policy_loss": -np.mean(surrogate),
+        "value_loss": np.mean(squares),
+        "entropy": np.mean(entropies),
+        "clip_fraction": np.mean(clipped),
+        "kl": np.mean(kl),
+    }
+
+
+CASES = [
+    (DISCRETE, {}),
+    (DISCRETE, {"entropy": 0.3, "normalize_advantage": False, "value_loss": 0.7}),
+    (REAL, {"entropy": 0.1, "clip": 0.5}),
+    (REAL, {"sigma": "state", "log_sigma": -0.5, "normalize_advantage": False}),
+]
+
+
+@pytest.mark.parametrize(("spec", "options"), CASES)
+def test_loss_and_metrics_are_those_of_equation_9(spec, options):
+    cfg = dataclasses.replace(CFG, **options)
+    state, rows = start(cfg, spec), make_rows(spec)
+    (total, metrics), _ = evaluate(cfg, spec)((state.policy, state.value), rows)
+    want, want_metrics = slow_loss(cfg, spec, state.policy, state.value, rows)
+    assert 0 < want_metrics["clip_fraction"] < 1
+    np.testing.assert_allclose(total, want, rtol=1e-4, atol=1e-5)
+    assert set(metrics) == set(want_metrics)
+    for name, value in want_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "flat"),
+    [
+        (1.0, 1.5, True),
+        (1.0, 0.5, False),
+        (1.0, 1.1, False),
+        (-1.0, 0.5, True),
+        (-1.0, 1.5, False),
+        (-1.0, 0.9, False),
+    ],
+)
+def test_the_policy_gradient_vanishes_only_where_leaving_would_gain(advantage, ratio, flat):
+    cfg = dataclasses.replace(CFG, normalize_advantage=False, value_loss=0.0)
+    state = start(cfg, DISCRETE)
+    rows = make_rows(DISCRETE, size=(1, 1))
+    log_p, _ = log_pi_and_entropy(cfg, DISCRETE, state.policy, rows.obs[0, 0], rows.action[0, 0])
+    old = np.full((1, 1), log_p - math.log(ratio), np.float32)
+    rows = rows._replace(log_prob=old, advantage=np.full((1, 1), advantage, np.float32))
+    (total, _), grads = evaluate(cfg, DISCRETE)((state.policy, state.value), rows)
+    slope = np.asarray(grads[0].net.layers[-1].bias)
+    bound = np.clip(ratio, 0.8, 1.2) if flat else ratio
+    np.testing.assert_allclose(total, -bound * advantage, rtol=1e-4)
+    if flat:
+        np.testing.assert_array_equal(slope, 0)
+    else:  # descent raises the action's probability where the advantage is positive
+        chosen = slope[rows.action[0, 0]]
+        assert np.sign(chosen) == -np.sign(advantage)
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, REAL])
+def test_the_entropy_bonus_makes_the_policy_more_random(spec):
+    cfg = dataclasses.replace(CFG, entropy=1.0, value_loss=0.0, normalize_advantage=False)
+    state, rows = start(cfg, spec), make_rows(spec)
+    rows = rows._replace(advantage=np.zeros_like(rows.advantage))
+    params = state.policy, state.value
+    (before, metrics), grads = evaluate(cfg, spec)(params, rows)
+    np.testing.assert_allclose(before, -metrics["entropy"], rtol=1e-5)
+    moved = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+    assert evaluate(cfg, spec)(moved, rows)[0][1]["entropy"] > metrics["entropy"]
+
+
+def make_rollout(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    obs, next_obs = (rng.normal(size=(T, N, 3)).astype(np.float32) for _ in range(2))
+    terminated, truncated = np.zeros((2, T, N), bool)
+    terminated[1, 0] = terminated[4, 1] = True
+    truncated[3, 0] = truncated[2, 1] = True
+    rows = make_rows(spec, seed)
+    reward = rng.normal(size=(T, N)).astype(np.float32)
+    return Transition(obs, rows.action, reward, next_obs, terminated, truncated, {"log_prob": rows.log_prob})
+
+
+def slow_advantages(cfg, value_net, rollout):
+    """sum_l (gamma lambda)^l delta_{t+l} to the end of the episode, eq. 11 and 12."""
+    advantage = np.zeros((T, N))
+    values = np.array([[mlp(value_net, o.astype(float))[0] for o in line] for line in rollout.obs])
+    after = np.array([[mlp(value_net, o.astype(float))[0] for o in line] for line in rollout.next_obs])
+    for t, n in np.ndindex(T, N):
+        weight = 1.0
+        for k in range(t, T):
+            future = 0.0 if rollout.terminated[k, n] else cfg.gamma * after[k, n]
+            advantage[t, n] += weight * (rollout.reward[k, n] + future - values[k, n])
+            weight *= cfg.gamma * cfg.lam
+            if rollout.terminated[k, n] or rollout.truncated[k, n]:
+                break
+    return advantage, values
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, REAL])
+def test_one_full_batch_step_is_the_loss_at_the_gae_targets(spec):
+    """With one epoch of one mini-batch the metrics are those of the starting parameters."""
+    cfg = dataclasses.replace(CFG, epochs=1, minibatch=T * N)
+    state, rollout = start(cfg, spec), make_rollout(spec)
+    done = updater(cfg, spec)(state, on_policy_batch(rollout, cfg.gamma, None), jax.random.key(0))
+    advantage, values = slow_advantages(cfg, state.value, rollout)
+    rows = Rows(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
+    _, want = slow_loss(cfg, spec, state.policy, state.value, rows)
+    for name, value in want.items():
+        np.testing.assert_allclose(done.metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    explained = 1 - advantage.var() / (advantage + values).var()
+    np.testing.assert_allclose(done.metrics["explained_variance"], explained, rtol=1e-4, atol=1e-5)
+
+
+def test_the_step_is_one_adam_step_on_the_clipped_gradient():
+    cfg = dataclasses.replace(CFG, epochs=1, minibatch=T * N)
+    state, rollout = start(cfg, REAL), make_rollout(REAL)
+    done = updater(cfg, REAL)(state, on_policy_batch(rollout, cfg.gamma, None), jax.random.key(0))
+    advantage, values = (x.astype(np.float32) for x in slow_advantages(cfg, state.value, rollout))
+    rows = Rows(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
+    _, grads = evaluate(cfg, REAL)((state.policy, state.value), rows)
+    norm = np.sqrt(sum((np.asarray(g, float) ** 2).sum() for g in jax.tree.leaves(grads)))
+    assert norm > cfg.max_norm
+    for old, new, grad in zip(
+        jax.tree.leaves((state.policy, state.value)),
+        jax.tree.leaves((done.state.policy, done.state.value)),
+        jax.tree.leaves(grads),
+        strict=True,
+    ):
+        g = np.asarray(grad, float) * cfg.max_norm / norm
+        np.testing.assert_allclose(old - new, cfg.lr * g / (np.abs(g) + 1e-5), rtol=1e-2, atol=1e-5)
+
+
+# ---- mini-batches
+
+
+def numbered(times, num_envs):
+    """Rows whose every field says (time, environment)."""
+    t, n = np.mgrid[:times, :num_envs]
+    number = (100 * t + n).astype(np.float32)
+    return Rows(np.stack([number, -number], -1), number[..., None], number, number, number)
+
+
+@pytest.mark.parametrize(
+    ("times", "num_envs", "minibatch", "parts"),
+    [(8, 1, 2, 4), (8, 3, 6, 4), (8, 2, 16, 1), (8, 2, 100, 1), (8, 4, 4, 8), (12, 5, 20, 3)],
+)
+def test_an_epoch_visits_every_row_once_and_shuffles_within_an_environment(times, num_envs, minibatch, parts):
+    rows, cfg = numbered(times, num_envs), dataclasses.replace(CFG, minibatch=minibatch)
+    dealt = ppo.minibatches(cfg, rows, jax.random.key(0))
+    again = ppo.minibatches(cfg, rows, jax.random.key(1))
+    assert dealt.advantage.shape == (parts, times // parts, num_envs)
+    number = np.asarray(dealt.advantage)
+    np.testing.assert_array_equal(np.sort(number.ravel()), np.sort(rows.advantage.ravel()))
+    np.testing.assert_array_equal(number % 100, np.broadcast_to(np.arange(num_envs), number.shape))
+    for field in (
+        dealt.obs[..., 0],
+        -dealt.obs[..., 1],
+        dealt.action[..., 0],
+        dealt.log_prob,
+        dealt.value_target,
+    ):
+        np.testing.assert_array_equal(field, number)
+    assert (number != np.asarray(again.advantage)).any()
+    assert (number.reshape(times, num_envs) != rows.advantage).any()
+    if num_envs > 1:  # each environment has an order of its own
+        time = number.reshape(times, num_envs) // 100
+        assert (time != time[:, :1]).any()
+
+
+def test_each_epoch_has_its_own_order():
+    """With rows that differ only in their number, the orders of the epochs are seen through the key."""
+    orders = [
+        np.asarray(ppo.minibatches(CFG, numbered(6, 2), key).advantage).ravel()
+        for key in jax.random.split(jax.random.key(0), 4)
+    ]
+    assert len({order.tobytes() for order in orders}) == 4
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="T must be a multiple of T * N // minibatch")
+@pytest.mark.parametrize(
+    ("times", "num_envs", "minibatch"), [(200, 1, 64), (2048, 3, 64), (128, 256, 64), (5, 1, 2)]
+)
+def test_any_rollout_can_be_dealt(times, num_envs, minibatch):
+    cfg = dataclasses.replace(CFG, minibatch=minibatch)
+    dealt = jax.eval_shape(
+        lambda rows, key: ppo.minibatches(cfg, rows, key), numbered(times, num_envs), jax.random.key(0)
+    )
+    assert dealt.advantage.shape[-1] == num_envs
+
+
+# ---- the policy and the schedule
+
+
+@pytest.mark.parametrize(
+    ("spec", "sigma", "outputs", "size"),
+    [
+        (DISCRETE, "parameter", 4, 0),
+        (REAL, "parameter", 2, 2),
+        (REAL, "state", 4, 0),
+        (DISCRETE, "state", 4, 0),
+    ],
+)
+def test_sigma_is_a_parameter_or_an_output(spec, sigma, outputs, size):
+    cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
+    policy = jax.eval_shape(lambda key: ppo.init(cfg, spec, key), jax.random.key(0)).policy
+    assert policy.net.layers[-1].bias.shape == (outputs,)
+    assert policy.log_sigma.shape == (size,)
+
+
+@pytest.mark.parametrize("sigma", ["parameter", "state"])
+def test_log_prob_that_act_remembers_is_that_of_its_action(sigma):
+    cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
+    state = start(cfg, REAL)
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    action, _, extras = ppo.act(cfg, REAL, state.policy, (), obs, jax.random.key(0), True)
+    assert action.shape == (5, 2)
+    want = [log_pi_and_entropy(cfg, REAL, state.policy, o, a)[0] for o, a in zip(obs, action, strict=True)]
+    np.testing.assert_allclose(extras["log_prob"], want, rtol=1e-4, atol=1e-4)
+
+
+def test_sigma_of_the_state_starts_at_log_sigma_and_differs_between_states():
+    cfg = dataclasses.replace(CFG, sigma="state", log_sigma=-0.7)
+    policy = jax.jit(lambda key: ppo.init(cfg, REAL, key).policy)(jax.random.key(0))
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    pi = ppo.distribution(cfg, REAL, policy, obs)
+    np.testing.assert_allclose(np.log(pi.std), -0.7, atol=0.05)
+    pi = ppo.distribution(cfg, REAL, start(cfg, REAL).policy, obs)
+    assert np.ptp(np.asarray(pi.std), axis=0).min() > 1e-3
+    fixed = ppo.distribution(CFG, REAL, start(CFG, REAL).policy, obs)
+    assert np.ptp(np.asarray(fixed.std), axis=0).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("lr_end", "env_steps", "share"),
+    [(1.0, 500, 1.0), (0.0, 0, 1.0), (0.0, 500, 0.5), (0.0, 1000, 0.0), (0.5, 500, 0.75)],
+)
+def test_the_learning_rate_falls_linearly_over_the_horizon(lr_end, env_steps, share):
+    cfg = dataclasses.replace(CFG, lr_end=lr_end, horizon=1000, epochs=1, minibatch=T * N)
+    state = start(cfg, REAL).replace(clock=jnp.int32(env_steps))
+    batch = on_policy_batch(make_rollout(REAL), cfg.gamma, None)
+    done = updater(cfg, REAL)(state, batch, jax.random.key(0))
+    np.testing.assert_allclose(done.metrics["lr"], share * cfg.lr, rtol=1e-5)
+    if share == 0:
+        jax.tree.map(np.testing.assert_array_equal, done.state.policy, state.policy)
+    assert int(done.state.clock) == env_steps
+    assert int(ppo.observe(cfg, REAL, done.state, make_rollout(REAL)).clock) == env_steps + T * N
