@@ -1,3 +1,30 @@
 """Policy search, from the lecture slide to the cluster."""
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from polyak.errors import CheckpointError, EnvironmentFault, UserError
+    from polyak.runs.agent import Agent
+    from polyak.runs.run import Run, load, train
+
+_HOMES = {
+    "Agent": "polyak.runs.agent",
+    "CheckpointError": "polyak.errors",
+    "EnvironmentFault": "polyak.errors",
+    "Run": "polyak.runs.run",
+    "UserError": "polyak.errors",
+    "load": "polyak.runs.run",
+    "train": "polyak.runs.run",
+}
+__all__ = ["Agent", "CheckpointError", "EnvironmentFault", "Run", "UserError", "__version__", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, each imported when it is first asked for: `import polyak` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'polyak' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

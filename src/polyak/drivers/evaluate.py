@@ -119,7 +119,7 @@ class Evaluator:
         return over_seeds(one, seeds)
 
     def _play_on_host(self, actor: Tree) -> Episodes:
-        envs, seeds, width = self.env, self.spec.num_envs
+        envs, seeds, width = self.env, len(self.seeds), self.spec.num_envs
         lanes = seeds * width
         shape = (seeds, self.episodes)
         total, length = np.zeros(shape), np.zeros(shape, np.int64)

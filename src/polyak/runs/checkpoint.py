@@ -35,6 +35,7 @@ from polyak.runs.storage import Field, damaged
 
 FORMAT = 1
 MAX_SEGMENTS = 256  # a checkpoint that would list more writes the whole ring into one
+MAX_COMPARED = 1 << 16  # rows that show whether a ring continues what is on disk
 MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl
 
 _FOLDER = re.compile(r"[0-9]{8,20}")
@@ -105,7 +106,7 @@ def save(
     """
     if keep < 1 or env_steps < 0 or clock < 0 or (rows is None and clock):
         raise ValueError(f"keep = {keep}, env_steps = {env_steps}, clock = {clock}: not a checkpoint")
-    folder = Path(folder)
+    folder, env_steps, clock = Path(folder), int(env_steps), int(clock)
     arrays = storage.flatten(tree)
     capacity = _capacity(storage.fields(rows))
     with storage.guarded(folder):
@@ -171,7 +172,8 @@ def _continued(
                 pass
         for segment, start, stop in reversed(list(_live(manifest))):
             stored = _read_segment(folder, segment, storage.fields(dict(rows)))
-            start, stop = max(start, clock - capacity), min(stop, manifest.clock - 1)
+            stop = min(stop, manifest.clock - 1)
+            start = max(start, clock - capacity, stop - MAX_COMPARED)
             if start < stop:
                 kept = {name: _span(array, segment, start, stop) for name, array in stored.items()}
                 return manifest.segments if _same(kept, _times(rows, start, stop, capacity)) else []
@@ -240,7 +242,7 @@ def _prune(folder: Path, final: Path, keep: int) -> None:
         try:
             listed |= {segment.name for segment in read_manifest(path).segments}
         except CheckpointError:
-            continue  # it cannot be loaded, with or without its segments
+            return  # it may list any of them
     for name in os.listdir(folder / "segments"):
         if _SEGMENT.fullmatch(name) and name not in listed:
             _discard(folder / "segments" / name)
@@ -309,7 +311,7 @@ def load(
         try:
             loaded = _load_one(candidate, template, rows_template)
         except CheckpointError as error:
-            first = first or error
+            first = first or CheckpointError(str(error))  # without the arrays that its traceback holds
             continue
         if first is not None:
             warn(f"{first}; using the older checkpoint {candidate.name}")

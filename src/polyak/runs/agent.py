@@ -1,0 +1,176 @@
+"""The words that Stable-Baselines3 users know: an agent that learns, predicts, is saved and loaded."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from polyak.drivers.program import map_seeded
+from polyak.envs.environment import Environment
+from polyak.envs.find import find
+from polyak.errors import UserError
+from polyak.interface import Box
+from polyak.runs import checkpoint
+from polyak.runs.cache import use_compilation_cache
+from polyak.runs.folder import RunFolder
+from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
+from polyak.runs.plan import Plan, Settings, make_plan
+from polyak.runs.run import Policy, Run, device, silent
+from polyak.runs.session import Session
+from polyak.runs.terminal import Terminal
+from polyak.runs.values import amend
+
+
+class Agent:
+    """One policy and its training, in memory; `save` makes a run folder of it.
+
+    >>> agent = Agent("ppo", "jax:CartPole-v1", config={"data.steps": 32}, num_envs=4)
+    >>> agent.learn(total_timesteps=256, verbose=False).env_steps
+    256
+    """
+
+    def __init__(
+        self,
+        algorithm: str,
+        env: str,
+        *,
+        seed: int = 0,
+        config: Any = None,
+        env_fields: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ):
+        self.algorithm, self.env, self.config, self.env_fields = algorithm, env, config, env_fields
+        self.settings = amend(Settings(), {**settings, "seed": seed})
+        self.training: Training | None = None
+        self.metrics: list[dict[str, Any]] = []
+        self._policy: Policy | None = None
+        self._plan(1)  # mistakes are said here and not in `learn`
+
+    # ---- learn
+
+    def learn(self, total_timesteps: int, verbose: bool = True) -> Self:
+        """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned."""
+        use_compilation_cache()
+        terminal = Terminal() if verbose else silent()
+        if self.training is None:
+            self._begin(self._plan(total_timesteps), terminal)
+        training = self.training
+        assert training is not None
+        training.terminal, done = terminal, training.env_steps
+        plan = dataclasses.replace(training.session.plan, steps=done + total_timesteps)
+        training.session.plan = plan
+        training.schedule = Schedule(training.session)
+        training.stop.clear()
+        with interruptible(training.stop, terminal):
+            with terminal.status("compiling"):
+                training.compile()
+            training.run(self)
+        self._policy = None
+        return self
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far."""
+        return 0 if self.training is None else self.training.env_steps
+
+    # ---- predict
+
+    def predict(
+        self, obs: Any, memory: Any = None, deterministic: bool = True, seed: int = 0
+    ) -> tuple[np.ndarray, Any]:
+        """An action for one observation, or actions for a batch of them, in the environment's own bounds."""
+        policy = self.policy
+        space, leaf = jax.tree.leaves(policy.spec.obs)[0], np.asarray(jax.tree.leaves(obs)[0])
+        single = leaf.ndim == (len(space.shape) if isinstance(space, Box) else 0)
+        batch = jax.tree.map(lambda x: np.asarray(x)[None], obs) if single else obs
+        action, memory = policy(batch, memory, explore=not deterministic, seed=seed)
+        return (action[0] if single else action), memory
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is now."""
+        if self._policy is None:
+            if self.training is None:
+                self._begin(self._plan(1), silent())
+            training = self.training
+            assert training is not None
+            tree, _ = training.session.driver.pack(training.carry)
+            state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
+            self._policy = Policy(training.session.plan, training.session.spec, state)
+        return self._policy
+
+    # ---- save and load
+
+    def save(self, path: str | Path) -> Path:
+        """Make a run folder of it, with everything that is needed to go on; UserError if it is another's."""
+        folder = RunFolder(Path(path))
+        if self.training is None:
+            self._begin(self._plan(1), silent())
+        assert self.training is not None
+        if not folder.path.exists():
+            folder.create(self.training.session.plan, "", device())
+        elif dataclasses.replace(folder.plan(), steps=1) != dataclasses.replace(
+            self.training.session.plan, steps=1
+        ):
+            raise UserError(f"{folder.path} holds a run with other settings: choose another path")
+        save_checkpoint(folder, self.training)
+        return folder.path
+
+    @classmethod
+    def load(cls, path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Self:
+        """The agent that was saved, or the first seed's of any run. No code named by the folder is run.
+
+        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+        """
+        run = Run(path, env=env, algorithm=algorithm)
+        if run.plan.seeds > 1:
+            raise UserError(f"{path} has {run.plan.seeds} seeds; use polyak.load(...).policy(seed)")
+        agent = cls.__new__(cls)
+        agent.algorithm, agent.env = run.plan.algorithm, run.plan.env
+        agent.config, agent.env_fields, agent.metrics = None, run.plan.env_fields, run.metrics
+        agent.settings = Settings(seed=run.plan.seed)
+        agent.training = None
+        agent._policy = run.policy()
+        agent._resume_from = run
+        return agent
+
+    # ---- a sink for the loop: lines are kept in memory
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Keep one metric line."""
+        self.metrics.append(line)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Release the environments."""
+        if self.training is not None:
+            self.training.session.close()
+
+    # ---- inside
+
+    _resume_from: Run | None = None
+
+    def _plan(self, steps: int) -> Plan:
+        if self._resume_from is not None:
+            return self._resume_from.plan
+        world = find(self.env, self.env_fields or {}, self.settings.measures)
+        settings = dataclasses.replace(self.settings, steps=self.settings.steps or max(steps, 1), seeds=1)
+        in_graph = isinstance(world, Environment)
+        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, in_graph)
+        Session(plan).check()
+        return plan
+
+    def _begin(self, plan: Plan, terminal: Terminal) -> None:
+        session = self._resume_from.trust() if self._resume_from is not None else Session(plan)
+        self.training = Training(session, terminal)
+        if self._resume_from is None:
+            self.training.start()
+            return
+        newest = checkpoint.latest(self._resume_from.folder.checkpoints)
+        assert newest is not None
+        self.training.resume(newest)
