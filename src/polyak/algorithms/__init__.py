@@ -1,6 +1,8 @@
 """One file each: `td3.py` is TD3. This folder's listing is the list of algorithms; only one is imported."""
 
 import importlib
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ def find(name: str) -> "Algorithm":
     if ":" not in name:
         return importlib.import_module(f"polyak.algorithms.{name}").algorithm
     module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -57,6 +57,22 @@ class Config:
     horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))
 
+    def parts(self, spec: Spec) -> int:
+        """Mini-batches of an epoch."""
+        return max(1, self.data.steps * spec.num_envs // self.minibatch)
+
+    def wrong(self, spec: Spec) -> list[str]:
+        """What the ranges of single fields cannot say."""
+        steps, parts = self.data.steps, self.parts(spec)
+        if steps % parts == 0:
+            return []
+        fits = [n for n in range(1, steps + 1) if steps % n == 0]
+        near = min(fits, key=lambda n: abs(n - parts))
+        return [
+            f"data.steps ({steps}) cannot be cut into {parts} mini-batches of {self.minibatch} rows over "
+            f"{spec.num_envs} environments: minibatch = {steps * spec.num_envs // near} would fit"
+        ]
+
 
 @pytree
 class Policy(Record):
@@ -145,11 +161,11 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         grads, metrics = jax.grad(loss, argnums=2, has_aux=True)(cfg, spec, params, rows)
         return step(optimizer(cfg), grads, moments, params, lr), metrics
 
-    def epoch(learned: tuple, key: Array) -> tuple[tuple, dict[str, Array]]:
-        return jax.lax.scan(ascend, learned, minibatches(cfg, rows, key))
+    def epoch(learned: tuple, number: Array) -> tuple[tuple, dict[str, Array]]:
+        return jax.lax.scan(ascend, learned, minibatches(cfg, rows, jax.random.fold_in(key, number)))
 
     learned = (state.policy, state.value), state.moments
-    learned, metrics = jax.lax.scan(epoch, learned, jax.random.split(key, cfg.epochs))
+    learned, metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
     (policy, value_net), moments = learned
     metrics = jax.tree.map(jnp.mean, metrics)
     residual = jnp.var(rows.value_target - value) / (jnp.var(rows.value_target) + 1e-8)
@@ -185,7 +201,7 @@ def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dic
 def minibatches(cfg: Config, rows: Rows, key: Array) -> Rows:
     """Shuffle the times of each environment and cut them into equal parts: [parts, T / parts, N, ...]."""
     times, num_envs = rows.advantage.shape
-    parts = max(1, times * num_envs // cfg.minibatch)
+    parts = max(1, times * num_envs // cfg.minibatch)  # as Config.parts, whatever N is here
     order = jnp.argsort(jax.random.uniform(key, (times, num_envs)), axis=0)
 
     def deal(x: Array) -> Array:

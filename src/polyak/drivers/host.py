@@ -151,8 +151,8 @@ class Host:
         learner, _, memory = self._shapes()
         lanes, seeds = len(self.seeds) * self.spec.num_envs, len(self.seeds)
 
-        def shape(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
-            return np.empty(dims, dtype)  # a float64 ShapeDtypeStruct would need x64
+        def shape(dtype: Any, *dims: int) -> np.ndarray:
+            return np.empty(dims, dtype)  # a ShapeDtypeStruct of float64 would need x64
 
         measures = {name: shape(np.float64, lanes) for name in self.spec.measures}
         names = ["episodes", "episode/return", "episode/length", *(f"episode/{name}" for name in measures)]
@@ -170,6 +170,10 @@ class Host:
                 "sums": {name: shape(np.float64, seeds) for name in names},
             },
         }
+
+    def buffer_shape(self) -> Any:
+        """The shapes of the replay ring [S, C, N, ...], or () on policy."""
+        return self._shapes()[0].buffer
 
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed, its environments brought back by playing their running episodes again.

@@ -112,6 +112,10 @@ class InGraph:
         """The shapes of `pack`'s arrays."""
         return vars(self._shapes())
 
+    def buffer_shape(self) -> Any:
+        """The shapes of the replay ring [S, C, N, ...], or () on policy."""
+        return self._shapes().buffer
+
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed."""
         return Carry(**jax.tree.map(jnp.array, tree))

@@ -87,6 +87,8 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
             wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
         if warmup_iterations(cfg, spec) * data.steps < data.length:
             wrong.append(f"data.warmup ({data.warmup}) must hold one sequence of data.length ({data.length})")
+    if not wrong and hasattr(cfg, "wrong"):
+        wrong += cfg.wrong(spec)
     if spec.players > 1:
         wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
     if wrong:

@@ -13,7 +13,6 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.interface import Box
-from polyak.runs import checkpoint
 from polyak.runs.cache import use_compilation_cache
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
@@ -171,6 +170,4 @@ class Agent:
         if self._resume_from is None:
             self.training.start()
             return
-        newest = checkpoint.latest(self._resume_from.folder.checkpoints)
-        assert newest is not None
-        self.training.resume(newest)
+        self.training.resume(self._resume_from.folder.checkpoints)

@@ -66,6 +66,7 @@ class Training:
         self.iteration = 0
         self.slice = 1
         self.stop = threading.Event()
+        self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
 
@@ -85,12 +86,24 @@ class Training:
         """A run at step 0."""
         self.carry = self.session.driver.start()
 
-    def resume(self, path: Path) -> None:
-        """The run of a checkpoint."""
+    def resume(self, checkpoints: Path) -> None:
+        """The run of the newest checkpoint that is whole; later ones are forgotten."""
         driver = self.session.driver
-        loaded = checkpoint.load(path, driver.template, warn=self.terminal.warn)
-        self.carry = driver.unpack(loaded.tree, loaded.extra["driver"])
+
+        def template(extra: dict[str, Any]) -> dict[str, Any]:
+            shapes = dict(driver.template(extra["driver"]))
+            shapes.pop("buffer")
+            return shapes
+
+        ring = driver.buffer_shape()
+        has_ring = isinstance(ring, Ring)
+        rows = ring.rows if has_ring else None
+        loaded = checkpoint.load(checkpoints, template, rows, self.terminal.warn)
+        checkpoint.rewind(checkpoints, loaded.env_steps)
+        buffer = Ring(loaded.rows, np.asarray(loaded.clock, np.int32)) if has_ring else ()
+        self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
+        self.exact = not (loaded.extra.get("inexact") or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
@@ -209,7 +222,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
         {
             "iteration": training.iteration,
             "driver": extra,
-            "inexact": driver.inexact,
+            "inexact": not training.exact,
             "spec": describe_spec(training.session.spec),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
@@ -225,9 +238,9 @@ def train(
     if facts:
         terminal.facts(facts)
     training = Training(session, terminal)
-    if resume and (newest := checkpoint.latest(folder.checkpoints)) is not None:
+    if resume and checkpoint.latest(folder.checkpoints) is not None:
         with terminal.status("loading the checkpoint"):
-            training.resume(newest)
+            training.resume(folder.checkpoints)
         terminal.say(f"resumed at step {training.env_steps:,}")
     else:
         training.start()

@@ -1,6 +1,5 @@
 """What Python and the command line do with runs: train, resume, load, evaluate."""
 
-import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -286,16 +285,3 @@ def train(
 def load(path: str | Path) -> Run:
     """A run from disk; makes no environment and runs no code from the folder."""
     return Run(path)
-
-
-def newest_run(out: str = "runs") -> Path:
-    """The run folder in `out` that was touched last."""
-    found = []
-    with contextlib.suppress(OSError):
-        found = [path.parent for path in Path(out).glob("*/config.json")]
-    if not found:
-        raise CheckpointError(f"no run folder in {out!r}: name one, or train first")
-    return max(
-        found,
-        key=lambda path: (path / "metrics.jsonl").stat().st_mtime if (path / "metrics.jsonl").exists() else 0,
-    )

@@ -110,12 +110,12 @@ def _float(value: Any) -> float:
 
 def _one_of(value: Any, hints: tuple) -> Any:
     says = []
-    for hint in sorted(hints, key=lambda hint: hint is not type(None)):
+    for hint in sorted(hints, key=lambda hint: hint is type(None)):
         try:
             return convert(value, hint)
         except ValueError as error:
             says.append(str(error))
-    raise ValueError(" or ".join(says))
+    raise ValueError(" or ".join(says[:-1] if type(None) in hints else says))
 
 
 def _tuple(value: Any, args: tuple) -> tuple:
