@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polyak.drivers.host import episode_seed
+from polyak.drivers.lanes import episode_seed
 from polyak.drivers.learn import Keys, batched
 from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, anywhere, over_seeds

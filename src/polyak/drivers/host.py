@@ -4,7 +4,6 @@ The order of events in one iteration, which is also the in-graph driver's: T tim
 step, and begin anew where an episode ended; then look at the rollout, then learn from it.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,10 @@ import numpy as np
 
 from polyak.drivers import inspect
 from polyak.drivers.in_graph import metric_shapes
+from polyak.drivers.lanes import Lanes
 from polyak.drivers.learn import Keys, actors, choose, initial_states, learn, row_shape, warmup_iterations
-from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, over_seeds
-from polyak.envs.environment import HostEnvs, HostStep, to_bounds
+from polyak.envs.environment import HostEnvs
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import Record, pytree, select, strong
@@ -33,22 +32,6 @@ class Learner(Record):
     updates: Array  # made since the last report
     metrics: dict[str, Array]  # their sums
     iteration: Array  # rollouts since the run began, shared
-
-
-@dataclass
-class Lanes:
-    """The running episodes of L = S x N environments; lane s N + n is environment n of seed s."""
-
-    obs: Tree  # [L, ...]
-    episode: np.ndarray  # [L] int64, its number
-    length: np.ndarray  # [L] int64, steps so far
-    total: np.ndarray  # [L] float64, reward so far
-    measures: dict[str, np.ndarray]  # each [L] float64
-    check: np.ndarray  # [L] uint32, CRC of all that the running episode gave
-    actions: list[
-        np.ndarray
-    ]  # the last steps' actions [L, ...]; a lane's episode is the last `length` of them
-    sums: dict[str, np.ndarray]  # [S] float64, of the episodes that ended since the last report
 
 
 @dataclass
@@ -81,28 +64,9 @@ class Host:
 
     def start(self) -> Carry:
         """A run that has not stepped."""
-        learner, actor, memory = self._fresh()
-        seeds, lanes = len(self.seeds), len(self.seeds) * self.spec.num_envs
-        episode = np.zeros(lanes, np.int64)
-        obs = self.envs.reset(range(lanes), self._episode_seeds(range(lanes), episode))
-        measures = {name: np.zeros(lanes) for name in self.spec.measures}
-        names = ["episodes", "episode/return", "episode/length", *(f"episode/{name}" for name in measures)]
-        return Carry(
-            learner=learner,
-            actor=actor,
-            memory=memory,
-            lanes=Lanes(
-                obs=obs,
-                episode=episode,
-                length=np.zeros(lanes, np.int64),
-                total=np.zeros(lanes),
-                measures=measures,
-                check=np.array([checksum(obs, lane) for lane in range(lanes)], np.uint32),
-                actions=[],
-                sums={name: np.zeros(seeds) for name in names},
-            ),
-            iteration=0,
-        )
+        lanes = Lanes(self.envs, self.spec, self.seeds)
+        lanes.begin()
+        return Carry(*self._fresh(), lanes, 0)
 
     def compile(self, carry: Carry) -> None:
         """Compile what `advance` will run."""
@@ -128,48 +92,14 @@ class Host:
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays, and plain values."""
-        lanes = carry.lanes
-        running = [self._running(lanes, lane) for lane in range(len(lanes.length))]
-        tree = {
-            **vars(carry.learner),
-            "memory": carry.memory,
-            "lanes": {
-                "obs": lanes.obs,
-                "episode": lanes.episode,
-                "length": lanes.length,
-                "total": lanes.total,
-                "measures": lanes.measures,
-                "check": lanes.check,
-                "actions": np.concatenate(running) if lanes.actions else self._no_actions(0),
-                "sums": lanes.sums,
-            },
-        }
-        return tree, {"iteration": carry.iteration, "steps": int(lanes.length.sum())}
+        tree = {**vars(carry.learner), "memory": carry.memory, "lanes": carry.lanes.pack()}
+        return tree, {"iteration": carry.iteration, "steps": int(carry.lanes.length.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
         learner, _, memory = self._shapes()
-        lanes, seeds = len(self.seeds) * self.spec.num_envs, len(self.seeds)
-
-        def shape(dtype: Any, *dims: int) -> np.ndarray:
-            return np.empty(dims, dtype)  # a ShapeDtypeStruct of float64 would need x64
-
-        measures = {name: shape(np.float64, lanes) for name in self.spec.measures}
-        names = ["episodes", "episode/return", "episode/length", *(f"episode/{name}" for name in measures)]
-        return {
-            **vars(learner),
-            "memory": memory,
-            "lanes": {
-                "obs": jax.tree.map(lambda s: shape(s.dtype, lanes, *s.shape), self.spec.obs),
-                "episode": shape(np.int64, lanes),
-                "length": shape(np.int64, lanes),
-                "total": shape(np.float64, lanes),
-                "measures": measures,
-                "check": shape(np.uint32, lanes),
-                "actions": self._no_actions(int(extra["steps"])),
-                "sums": {name: shape(np.float64, seeds) for name in names},
-            },
-        }
+        lanes = Lanes(self.envs, self.spec, self.seeds).template(int(extra["steps"]))
+        return {**vars(learner), "memory": memory, "lanes": lanes}
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () on policy."""
@@ -181,30 +111,17 @@ class Host:
         Where an environment does not give the same again (its CRC differs), its lane begins a new episode, the
         replay is cut there, and `inexact` names the lane: the run is consistent, but not exact.
         """
-        saved = tree["lanes"]
-        lanes = Lanes(
-            obs=saved["obs"],
-            episode=np.array(saved["episode"]),
-            length=np.array(saved["length"]),
-            total=np.array(saved["total"]),
-            measures={name: np.array(value) for name, value in saved["measures"].items()},
-            check=np.array(saved["check"]),
-            actions=[],
-            sums={name: np.array(value) for name, value in saved["sums"].items()},
-        )
-        device = {name: value for name, value in tree.items() if name != "lanes"}
-        device = jax.tree.map(jnp.array, device)
+        device = jax.tree.map(jnp.array, {name: value for name, value in tree.items() if name != "lanes"})
         memory = device.pop("memory")
         learner = Learner(**device)
-        self._replay(lanes, np.asarray(saved["actions"]))
-        mask = self._by_seed(np.isin(np.arange(len(lanes.length)), self.inexact))
+        lanes = Lanes(self.envs, self.spec, self.seeds)
+        self.inexact = lanes.unpack(tree["lanes"])
         if self.inexact:
-            self._abandon(lanes)
-            memory = self.renew(
-                memory, mask, self._by_seed(lanes.episode.astype(np.int32)), self.seed_array, -1
-            )
+            lanes.restart(np.asarray(self.inexact))
+            memory = self._renewed(memory, lanes, self.inexact, -1)
             if not isinstance(self.cfg.data, OnPolicy):
-                cut = Program(lambda ring, mask: over_seeds(_cut, ring, mask), donate=(0,))
+                mask = self._mask(self.inexact)
+                cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
                 learner = learner.replace(buffer=cut(learner.buffer, mask))
         actor = actors(self.algorithm, learner.state)
         return Carry(learner, actor, memory, lanes, int(extra["iteration"]))
@@ -213,9 +130,8 @@ class Host:
 
     def report(self, carry: Carry) -> tuple[Carry, dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the run with empty ones."""
-        learner, lanes = carry.learner, carry.lanes
-        flat = dict(lanes.sums)
-        lanes.sums = {name: np.zeros_like(value) for name, value in lanes.sums.items()}
+        learner = carry.learner
+        flat = carry.lanes.report()
         flat["updates"] = np.array(learner.updates)
         flat |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
         empty = jax.tree.map(jnp.zeros_like, (learner.updates, learner.metrics))
@@ -241,8 +157,7 @@ class Host:
             obs = self._by_seed(lanes.obs)
             action, memory, extras = act(carry.actor, carry.memory, obs, self.seed_array, row)
             action = np.asarray(action)
-            flat = action.reshape(-1, *action.shape[2:])
-            stepped = self.envs.step(to_bounds(self.spec.action, flat))
+            stepped = lanes.step(action.reshape(lanes.count, *action.shape[2:]))
             next_obs = self._by_seed(stepped.obs)
             rows.append(
                 Transition(
@@ -256,54 +171,20 @@ class Host:
                 )
             )
             carry.memory = memory
-            last = self._count(lanes, flat, stepped)
-            if last.any():
-                self._anew(carry, np.flatnonzero(last), row)
+            ended = np.flatnonzero(stepped.terminated | stepped.truncated)
+            if len(ended):
+                lanes.renew(ended)
+                carry.memory = self._renewed(carry.memory, lanes, ended, row)
         if self.rows == 1:
             return jax.tree.map(lambda x: x[:, None], rows[0])
         return jax.tree.map(lambda *steps: np.stack(steps, axis=1), *rows)
 
-    def _count(self, lanes: Lanes, action: np.ndarray, stepped: HostStep) -> np.ndarray:
-        """Lengths, returns, measures and checksums, one step on; [L] where the episode ended."""
-        lanes.obs = stepped.obs
-        lanes.length += 1
-        lanes.total += stepped.reward
-        lanes.actions.append(action)
-        if self.spec.measures:
-            lanes.measures = gather(self.spec, lanes.measures, stepped.measures, lanes.length, np)
-        for lane in range(len(lanes.length)):
-            lanes.check[lane] = checksum(stepped, lane, lanes.check[lane])
-        return stepped.terminated | stepped.truncated
-
-    def _anew(self, carry: Carry, ended: np.ndarray, row: int) -> None:
-        """Report the episodes that ended and begin the next."""
-        lanes = carry.lanes
-        seed = ended // self.spec.num_envs
-        values = {"episodes": np.ones(len(ended)), "episode/return": lanes.total[ended]}
-        values["episode/length"] = lanes.length[ended].astype(np.float64)
-        values |= {f"episode/{name}": value[ended] for name, value in lanes.measures.items()}
-        for name, value in values.items():
-            np.add.at(lanes.sums[name], seed, value)
-        self._reset(lanes, ended)
-        keep = int(lanes.length.max())
-        if len(lanes.actions) > 2 * keep + 64:
-            lanes.actions = lanes.actions[len(lanes.actions) - keep :]
-        if jax.tree.leaves(carry.memory):
-            mask = np.zeros(len(lanes.length), bool)
-            mask[ended] = True
-            episode = self._by_seed(lanes.episode.astype(np.int32))
-            carry.memory = self.renew(carry.memory, self._by_seed(mask), episode, self.seed_array, row)
-
-    def _reset(self, lanes: Lanes, which: np.ndarray) -> None:
-        """Begin the next episode in these lanes."""
-        lanes.episode[which] += 1
-        lanes.length[which] = 0
-        lanes.total[which] = 0.0
-        for value in lanes.measures.values():
-            value[which] = 0.0
-        lanes.obs = self.envs.reset(which.tolist(), self._episode_seeds(which, lanes.episode[which]))
-        for lane in which:
-            lanes.check[lane] = checksum(lanes.obs, lane)
+    def _renewed(self, memory: Tree, lanes: Lanes, which: Sequence[int], row: int) -> Tree:
+        """Fresh memory in the lanes whose episode begins."""
+        if not jax.tree.leaves(memory):
+            return memory
+        episode = self._by_seed(lanes.episode.astype(np.int32))
+        return self.renew(memory, self._mask(which), episode, self.seed_array, row)
 
     def _inspect(self, carry: Carry, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
@@ -321,62 +202,11 @@ class Host:
                     np.array2string(values, threshold=8),
                 )
 
-    # ---- resume
-
-    def _replay(self, lanes: Lanes, actions: np.ndarray) -> None:
-        """Play the running episodes again, and compare what they give with what they gave."""
-        count = len(lanes.length)
-        starts = np.concatenate([[0], np.cumsum(lanes.length)])
-        longest = int(lanes.length.max())
-        seeds = self._episode_seeds(range(count), lanes.episode)
-        # every lane steps all the time; its own episode begins when as many steps are left as it has
-        self.envs.reset(range(count), seeds)
-        check = np.zeros(count, np.uint32)
-        idle = actions[0] if len(actions) else None
-        for left in range(longest, -1, -1):
-            begin = np.flatnonzero(lanes.length == left)
-            if len(begin):
-                obs = self.envs.reset(begin.tolist(), [seeds[lane] for lane in begin])
-                check[begin] = [checksum(obs, lane) for lane in begin]
-                lanes_obs = obs
-            if left == 0:
-                break
-            running = lanes.length >= left
-            index = starts[1:] - left
-            action = np.stack([actions[index[lane]] if running[lane] else idle for lane in range(count)])
-            stepped = self.envs.step(to_bounds(self.spec.action, action))
-            lanes.actions.append(action)
-            for lane in np.flatnonzero(running):
-                check[lane] = checksum(stepped, lane, check[lane])
-            lanes_obs = stepped.obs
-            idle_ended = np.flatnonzero((stepped.terminated | stepped.truncated) & ~running)
-            if len(idle_ended):
-                self.envs.reset(idle_ended.tolist(), [seeds[lane] for lane in idle_ended])
-        self.inexact = np.flatnonzero(check != lanes.check).tolist()
-        lanes.obs = lanes_obs
-
-    def _abandon(self, lanes: Lanes) -> None:
-        """Begin a new episode in the lanes that could not be brought back."""
-        self._reset(lanes, np.asarray(self.inexact))
-
-    def _running(self, lanes: Lanes, lane: int) -> np.ndarray:
-        """The actions of a lane's running episode [length, ...]."""
-        length = int(lanes.length[lane])
-        steps = lanes.actions[len(lanes.actions) - length :]
-        return np.stack([step[lane] for step in steps]) if steps else self._no_actions(0)
-
-    def _no_actions(self, count: int) -> np.ndarray:
-        return np.zeros((count, *self.spec.action.shape), self.spec.action.dtype)
-
     # ---- small things
 
-    def _episode_seeds(self, lanes: Sequence[int], episodes: np.ndarray) -> list[int]:
-        """The seed of each lane's episode, a function of (run, environment, episode)."""
-        num_envs = self.spec.num_envs
-        return [
-            episode_seed(self.seeds[lane // num_envs], lane % num_envs, int(episode))
-            for lane, episode in zip(lanes, episodes, strict=True)
-        ]
+    def _mask(self, lanes: Sequence[int]) -> np.ndarray:
+        """[S, N]: these lanes."""
+        return self._by_seed(np.isin(np.arange(len(self.seeds) * self.spec.num_envs), lanes))
 
     def _by_seed(self, tree: Tree) -> Tree:
         """[L, ...] as [S, N, ...]."""
@@ -453,24 +283,3 @@ class Host:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((x.shape[0], self.rows, *x.shape[1:]), x.dtype), one
         )
-
-
-def _cut(ring: replay.Ring, mask: Array) -> replay.Ring:
-    return replay.cut(ring, mask)
-
-
-def episode_seed(run: int, env: int, episode: int) -> int:
-    """An environment's seed: a function of (run, environment, episode) below 2^31."""
-    return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
-
-
-def checksum(given: Tree, lane: int, before: int = 0) -> int:
-    """CRC-32 of what one lane gave (observations; and rewards and flags of a HostStep), after `before`."""
-    if isinstance(given, HostStep):
-        for part in (given.reward, given.terminated, given.truncated):
-            before = zlib.crc32(part[lane : lane + 1], int(before))
-        given = given.obs
-    leaves = (given,) if isinstance(given, np.ndarray) else jax.tree.leaves(given)
-    for leaf in leaves:
-        before = zlib.crc32(np.ascontiguousarray(leaf[lane]), int(before))
-    return before

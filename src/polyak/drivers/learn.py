@@ -111,7 +111,7 @@ UNSERVED = {
 
 
 def action_kind(spec: Spec) -> str:
-    """ "discrete" or "continuous"."""
+    """Which kind of actions this task takes: "discrete" or "continuous"."""
     return "discrete" if isinstance(spec.action, Discrete) else "continuous"
 
 
