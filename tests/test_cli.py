@@ -357,7 +357,7 @@ def test_a_gymnasium_run_is_trained_and_its_evaluation_filmed(capsys, tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     line = "ppo CartPole-v1 --steps 128 --config.data.steps 64 --config.epochs 1 --config.hidden 8 --eval-episodes 2"
-    assert main(["train", *line.split(), "--eval-every", "128", "--name", "gym"]) == 0
+    assert main(["train", *line.split(), "--no-preset", "--eval-every", "128", "--name", "gym"]) == 0
     assert main(["watch", "runs/gym", "--episodes", "2"]) == 0
     said = capsys.readouterr().out
     seen = [float(x) for x in re.findall(r"^episode \d: return (\S+)$", said, re.MULTILINE)]

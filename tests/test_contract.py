@@ -15,7 +15,7 @@ from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from polyak.algorithms import find, names
-from polyak.drivers.learn import check_data, initial_states, on_policy_batch, row_shape
+from polyak.drivers.learn import check_data, on_policy_batch, row_shape
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.errors import UserError
 from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition
@@ -245,49 +245,26 @@ def test_an_update_sharded_over_two_devices_is_the_same(name, kind, wrap):
     assert_close(got.metrics, want.metrics, 1e-4)
 
 
-FALSE_ALARM = pytest.mark.xfail(
-    strict=True,
-    raises=jax.errors.KeyReuseError,
-    reason="jax takes a vmapped scan over `split(key, K)` for a second use: fold the epoch in",
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [pytest.param(*c, marks=FALSE_ALARM if c[0] == "ppo" else ()) for c in PLAIN]
-)
-def test_keys_of_many_seeds_are_used_once(name, kind):
-    c = case(name, kind)
-    states = stack_seeds([state_of(c)] * 2)
-    batches = jax.tree.map(lambda x: np.stack([x, x]), batch(c))
-
-    def one(state, batch, seed):
-        return c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).metrics
-
-    compiled(lambda *args: over_seeds(one, *args))(states, batches, np.arange(2))
-
-
-@pytest.mark.keys_unchecked  # the test above
 @each_plain
 def test_seeds_in_one_program_are_single_runs(name, kind):
     c = case(name, kind, "both")
     seeds = (3, 8)
-    states = initial_states(c.algorithm, c.cfg, c.spec, seeds)
-    rows = jax.tree.map(lambda *x: np.stack(x), *(rollout(c, seed) for seed in seeds))
-    batches = jax.tree.map(lambda x: np.stack([x, x[::-1]]), batch(c))
+    rows = [rollout(c, seed) for seed in seeds]
+    batches = [batch(c), jax.tree.map(lambda x: x[::-1], batch(c))]
 
     def one(state, rows, batch, seed):
         state = c.algorithm.observe(c.cfg, c.spec, state, rows)
         return strong(c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).state)
 
-    together = compiled(lambda *args: over_seeds(one, *args))(states, rows, batches, np.array(seeds))
-    single = compiled(one)
-    for i, seed in enumerate(seeds):
-
-        def mine(tree, i=i):
-            return map_seeded(lambda x: x[i], tree)
-
-        alone = single(mine(states), *jax.tree.map(lambda x, i=i: x[i], (rows, batches)), seed)
-        assert_close(mine(together), alone)
+    # two states that differ everywhere but in the clock, which seeds share
+    first = state_of(c)
+    second = map_seeded(lambda x: x * 1.1 if x.dtype == np.float32 else x, first)
+    states = stack_seeds([first, second])
+    stacked = [jax.tree.map(lambda *x: np.stack(x), *trees) for trees in (rows, batches)]
+    together = compiled(lambda *args: over_seeds(one, *args))(states, *stacked, np.array(seeds))
+    for i, (state, seed) in enumerate(zip((first, second), seeds, strict=True)):
+        alone = update(c)(observe(c)(state, rows[i]), batches[i], jax.random.key(seed)).state
+        assert_close(map_seeded(lambda x, i=i: x[i], together), alone)
 
 
 # ---- acting

@@ -95,7 +95,9 @@ def test_parts_and_algorithms_know_no_world_no_clock_and_no_device(path):
     modules = imported(path)
     above = [f"polyak.{floor}" for floor in ("envs", "drivers", "runs", "presets", "lab", "cli")]
     assert not reaches(modules, *above)
-    assert not reaches(modules, "os", "time", "datetime", "sys", "random", "numpy.random", "logging")
+    if path.name != "__init__.py":  # the folder's own finds a user's module
+        assert not reaches(modules, "os", "sys")
+    assert not reaches(modules, "time", "datetime", "random", "numpy.random", "logging")
     used = calls_and_attributes(path)
     assert not used & {"print", "open", "input", "global"} or path.name == "__init__.py"
     for device in (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 
 from polyak.algorithms import ppo
 from polyak.algorithms.ppo import Rows
-from polyak.drivers.learn import on_policy_batch
+from polyak.drivers.learn import check_data, on_policy_batch
+from polyak.errors import UserError
 from polyak.interface import Box, Discrete, OnPolicy, Spec, Transition
 
 DISCRETE = Spec(obs=Box((3,)), action=Discrete(4), num_envs=2)
@@ -294,16 +296,23 @@ def test_each_epoch_has_its_own_order():
     assert len({order.tobytes() for order in orders}) == 4
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="T must be a multiple of T * N // minibatch")
-@pytest.mark.parametrize(
-    ("times", "num_envs", "minibatch"), [(200, 1, 64), (2048, 3, 64), (128, 256, 64), (5, 1, 2)]
-)
-def test_any_rollout_can_be_dealt(times, num_envs, minibatch):
-    cfg = dataclasses.replace(CFG, minibatch=minibatch)
-    dealt = jax.eval_shape(
-        lambda rows, key: ppo.minibatches(cfg, rows, key), numbered(times, num_envs), jax.random.key(0)
-    )
-    assert dealt.advantage.shape[-1] == num_envs
+@pytest.mark.parametrize("num_envs", [1, 3, 256])
+@pytest.mark.parametrize("times", [1, 10, 128, 200])
+@pytest.mark.parametrize("minibatch", [1, 2, 16, 64, 5000])
+def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, minibatch):
+    cfg = dataclasses.replace(CFG, minibatch=minibatch, data=OnPolicy(steps=times))
+    spec = dataclasses.replace(DISCRETE, num_envs=num_envs)
+    if refusal := cfg.wrong(spec):
+        with pytest.raises(UserError, match="minibatch = ") as error:
+            check_data("ppo", ppo.algorithm, cfg, spec)
+        assert "\n" not in str(error.value)
+        size = int(re.search(r"minibatch = (\d+) would fit", refusal[0])[1])
+        cfg = dataclasses.replace(cfg, minibatch=size)
+    check_data("ppo", ppo.algorithm, cfg, spec)
+    rows = numbered(times, num_envs)
+    dealt = jax.eval_shape(lambda key: ppo.minibatches(cfg, rows, key), jax.random.key(0))
+    parts = cfg.parts(spec)
+    assert dealt.advantage.shape == (parts, times // parts, num_envs)
 
 
 # ---- the policy and the schedule

@@ -103,6 +103,7 @@ TRICKS = [
     {"twin": False},
     {"smoothing": 0.0},
     {"smoothing": 3.0},
+    {"smoothing": 3.0, "smoothing_clip": 2.0},
     {"twin": False, "smoothing": 0.0, "delay": 1},
 ]
 

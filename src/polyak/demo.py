@@ -13,7 +13,7 @@ def demo(out: str = "runs", steps: int = 20_000, episodes: int = 100) -> int:
     """Every part as its command; says where the results are and how long each part took. Returns an exit code."""
     name = name_run("demo", "", out)
     run = Path(out) / name
-    train = ["train", "td3", "Pendulum-v1", "--steps", str(steps), "--config.data.warmup", "1000"]
+    train = ["train", "td3", "Pendulum-v1", "--steps", str(steps)]
     parts = [
         [*train, "--out", out, "--name", name],
         ["evaluate", str(run), "--episodes", str(episodes)],

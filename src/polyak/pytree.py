@@ -36,7 +36,7 @@ def pytree(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
-def select(mask: jax.Array, on_true: T, on_false: T) -> T:
+def select(mask: Any, on_true: T, on_false: T) -> T:
     """Choose whole rows: `mask` [N] against trees of [N, ...]."""
 
     def choose(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -41,13 +41,8 @@ class Evaluator:
         env: Environment | HostEnvs,
         explore: bool = False,
     ):
-        self.algorithm, self.cfg, self.env, self.episodes, self.explore = (
-            algorithm,
-            cfg,
-            env,
-            episodes,
-            explore,
-        )
+        self.algorithm, self.cfg, self.episodes, self.explore = algorithm, cfg, episodes, explore
+        self.env: Any = env
         self.seeds = tuple(seeds)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.in_graph = isinstance(env, Environment)

@@ -179,7 +179,7 @@ class Host:
             return jax.tree.map(lambda x: x[:, None], rows[0])
         return jax.tree.map(lambda *steps: np.stack(steps, axis=1), *rows)
 
-    def _renewed(self, memory: Tree, lanes: Lanes, which: Sequence[int], row: int) -> Tree:
+    def _renewed(self, memory: Tree, lanes: Lanes, which: Any, row: int) -> Tree:
         """Fresh memory in the lanes whose episode begins."""
         if not jax.tree.leaves(memory):
             return memory
@@ -204,7 +204,7 @@ class Host:
 
     # ---- small things
 
-    def _mask(self, lanes: Sequence[int]) -> np.ndarray:
+    def _mask(self, lanes: Any) -> np.ndarray:
         """[S, N]: these lanes."""
         return self._by_seed(np.isin(np.arange(len(self.seeds) * self.spec.num_envs), lanes))
 

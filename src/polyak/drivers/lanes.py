@@ -175,12 +175,12 @@ def episode_seed(run: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
 
 
-def checksum(given: Tree, lane: int, before: int = 0) -> int:
+def checksum(given: Tree, lane: Any, before: Any = 0) -> int:
     """CRC-32 of what one lane gave (observations; and rewards and flags of a HostStep), after `before`."""
     if isinstance(given, HostStep):
         for part in (given.reward, given.terminated, given.truncated):
-            before = zlib.crc32(part[lane : lane + 1], int(before))
+            before = zlib.crc32(part[lane : lane + 1].data, int(before))
         given = given.obs
     for leaf in (given,) if isinstance(given, np.ndarray) else jax.tree.leaves(given):
-        before = zlib.crc32(np.ascontiguousarray(leaf[lane]), int(before))
+        before = zlib.crc32(np.ascontiguousarray(leaf[lane]).data, int(before))
     return before

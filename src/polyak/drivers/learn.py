@@ -1,6 +1,6 @@
 """What every driver compiles: act, and learn from a rollout. A driver decides only where a rollout comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +52,7 @@ def batched(key: Array, num_envs: int, episode: Array, step: Array) -> Array:
     return jax.vmap(episode_key, (None, 0, 0, 0))(key, jnp.arange(num_envs), episode, step)
 
 
-def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]) -> Tree:
+def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[int]) -> Tree:
     """The algorithm's state [S, ...] for each seed, made one after another.
 
     Never under vmap: batched LAPACK kernels, as orthogonal layers would need, can block XLA's threads for ever.

@@ -22,16 +22,15 @@ class Program:
         self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=COMPILER_OPTIONS)
         self.compiled: Any = None
 
-    def compile(self, *args: Any) -> None:
+    def compile(self, *args: Any) -> Any:
         """Compile for arguments like these, arrays or shapes."""
         if self.compiled is None:
             self.compiled = self.jitted.lower(*args).compile()
+        return self.compiled
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""
-        if self.compiled is None:
-            self.compile(*args)
-        return self.compiled(*args)
+        return (self.compiled or self.compile(*args))(*args)
 
     def text(self) -> str:
         """The compiled text, for tests that read it."""

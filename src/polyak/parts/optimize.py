@@ -1,5 +1,8 @@
 """Optimisers without a learning rate, the step that applies one, and the schedule that it follows."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,20 +12,29 @@ from polyak.interface import Array, Tree
 from polyak.pytree import strong
 
 
+class Optimizer(NamedTuple):
+    """What optax calls a gradient transformation: two pure functions."""
+
+    init: Callable[[Tree], Tree]
+    update: Callable[..., tuple[Tree, Tree]]
+
+
 def adam(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, max_norm: ArrayLike | None = None
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """Adam's direction m / (sqrt(v) + eps), bias-corrected, without a learning rate: `step` multiplies by it.
 
     max_norm    gradients are first scaled down to this global norm; None leaves them as they are
     Source      Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1
     """
     direction = optax.scale_by_adam(b1, b2, eps)
-    return direction if max_norm is None else optax.chain(optax.clip_by_global_norm(max_norm), direction)
+    if max_norm is not None:
+        direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
+    return Optimizer(*direction)
 
 
 def step(
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     grads: Tree,
     opt_state: Tree,
     params: Tree,

@@ -9,7 +9,7 @@ import jax
 
 def use_compilation_cache() -> None:
     """Turn it on, unless the user chose a folder (JAX_COMPILATION_CACHE_DIR) or none (POLYAK_CACHE=off)."""
-    if os.environ.get("POLYAK_CACHE") == "off" or jax.config.jax_compilation_cache_dir:
+    if os.environ.get("POLYAK_CACHE") == "off" or jax.config.values.get("jax_compilation_cache_dir"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -116,14 +116,15 @@ class Training:
 
     def run(self, sink: Sink, save: Any = None, until: int | None = None) -> None:
         """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
-        schedule, until = self.schedule, self.schedule.total if until is None else until
+        schedule = self.schedule
+        end = schedule.total if until is None else until
         with self.terminal.progress(schedule.total * schedule.env_steps) as progress:
-            while self.iteration < until:
+            while self.iteration < end:
                 if self.stop.is_set():
                     if save:
                         save(self)
                     raise Interrupted
-                self._advance(min(schedule.next(self.iteration), until) - self.iteration)
+                self._advance(min(schedule.next(self.iteration), end) - self.iteration)
                 progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
                 if schedule.due(schedule.log, self.iteration):
                     self._log(sink)
@@ -282,6 +283,12 @@ class Recorder:
         self.metrics.close()
 
 
+def title(folder: RunFolder) -> str:
+    """What a picture of this run is called."""
+    plan = folder.plan()
+    return f"{plan.algorithm} on {plan.env}"
+
+
 def draw(folder: RunFolder, terminal: Terminal) -> None:
     """The learning curve; a picture that cannot be drawn never stops a run."""
     from polyak.runs.curve import draw_curve
@@ -290,6 +297,6 @@ def draw(folder: RunFolder, terminal: Terminal) -> None:
     if not any("eval/return" in line or "episode/return" in line for line in lines):
         return
     try:
-        draw_curve(folder.path / "curve.png", lines, folder.path.name)
+        draw_curve(folder.path / "curve.png", lines, title(folder))
     except (OSError, ValueError, UserError) as error:
         terminal.warn(f"curve.png was not drawn: {error}")

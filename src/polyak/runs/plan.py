@@ -130,7 +130,7 @@ def make_plan(
     steps = settings.steps or tuned.get("steps", 100_000)
     if getattr(config, "horizon", None) == 0:
         config = dataclasses.replace(config, horizon=steps)
-    driver = {"auto": "graph" if in_graph else "host"}.get(settings.driver, settings.driver)
+    driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(
             f"--driver graph needs an environment written in JAX, but {env!r} is not: use --driver host"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from polyak.drivers.evaluate import STREAM
-from polyak.drivers.host import episode_seed
+from polyak.drivers.lanes import episode_seed
 from polyak.drivers.learn import Keys, episode_key
 from polyak.envs import spaces
 from polyak.envs.environment import Environment
