@@ -15,6 +15,8 @@ from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Record, pytree
 
+# What XLA needs to compile in a third of the time, for tests in which speed and the last bit do not matter.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 GAMMA = 0.5  # sums of small integers times its powers are exact in float32
 
 

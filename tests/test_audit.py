@@ -14,6 +14,7 @@ import pytest
 from auditing import (
     CARTPOLE,
     COUNTING,
+    QUICK,
     Config,
     World,
     auditor,
@@ -25,6 +26,7 @@ from auditing import (
 )
 from counting_gym import CountingGym
 
+from polyak.drivers import program
 from polyak.drivers.learn import on_policy_batch
 from polyak.envs.counting import Counting
 from polyak.envs.find import find
@@ -40,12 +42,14 @@ T = 7  # rows of a rollout: divides neither the lengths nor the time limits
 class Adapter:
     """A world behind an adapter.
 
+    kinds  of data that an algorithm asks for, see `data_of`
     share  of the steps that this one plays
     """
 
     name: str
     world: World
     make: Any
+    kinds: tuple[str, ...] = ("replay",)
     num_envs: int = 5
     seeds: tuple[int, ...] = SEEDS
     share: float = 1.0
@@ -56,18 +60,8 @@ def counting_gym(**fields):
     return GymnasiumFactory("CountingGym", fields, entry=CountingGym)
 
 
-ADAPTERS = [
-    Adapter("jax counting", COUNTING, lambda: Counting(), 3),
-    Adapter("jax counting, limit 12", COUNTING, lambda: Counting(time_limit=12), 4),
-    Adapter("jax counting, no limit", COUNTING, lambda: Counting(time_limit=None), 3),
-    Adapter("gymnasium counting", COUNTING, lambda: counting_gym()),
-    Adapter("gymnasium, limit 12", COUNTING, lambda: counting_gym(max_episode_steps=12)),
-    Adapter("gymnasium, processes", COUNTING, lambda: counting_gym(), 3, (1,), 0.1, True),
-    Adapter("jax CartPole", CARTPOLE, lambda: find("jax:CartPole-v1", {"time_limit": 23}), 4),
-    Adapter("gymnax CartPole", CARTPOLE, lambda: find("gymnax:CartPole-v1", {"max_steps_in_episode": 23})),
-    Adapter("gymnasium CartPole", CARTPOLE, lambda: find("CartPole-v1", {"max_episode_steps": 23})),
-    Adapter("envpool CartPole", CARTPOLE, lambda: find("envpool:CartPole-v1", {"max_episode_steps": 23})),
-]
+def limited(name, field, limit):
+    return lambda: find(name, {field: limit})
 
 
 def data_of(kind, rows, num_envs):
@@ -79,12 +73,28 @@ def data_of(kind, rows, num_envs):
     return Replay(5 * T * num_envs, batch_size=32, warmup=2 * T * num_envs, steps=T, updates=2, n_step=3)
 
 
-KINDS = ("on policy", "replay", "windows of 3")
+ALL = ("on policy", "replay", "windows of 3")
+LIMITS = {
+    "jax:CartPole-v1": "time_limit",
+    "gymnax:CartPole-v1": "max_steps_in_episode",
+    "CartPole-v1": "max_episode_steps",
+    "envpool:CartPole-v1": "max_episode_steps",
+}
+ADAPTERS = [
+    Adapter("jax counting", COUNTING, Counting, ALL, 3),
+    Adapter("jax counting, limit 12", COUNTING, lambda: Counting(time_limit=12), ALL[2:], 4),
+    Adapter("jax counting, no limit", COUNTING, lambda: Counting(time_limit=None), ALL[:1], 3),
+    Adapter("gymnasium counting", COUNTING, counting_gym, ALL),
+    Adapter("gymnasium, limit 12", COUNTING, lambda: counting_gym(max_episode_steps=12), ALL[2:]),
+    Adapter("gymnasium, processes", COUNTING, counting_gym, ("replay",), 3, (1,), 0.1, True),
+    *[Adapter(name, CARTPOLE, limited(name, field, 23)) for name, field in LIMITS.items()],
+]
 
 
-def kinds_of(adapter):
-    """Counting in all ways; CartPole's equations, which hold for one step, in two."""
-    return KINDS if adapter.world is COUNTING and not adapter.asynchronous else KINDS[:2]
+@pytest.fixture(autouse=True)
+def _compile_quickly(monkeypatch):
+    for name, value in QUICK.items():
+        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 # ---- the audit
@@ -92,11 +102,10 @@ def kinds_of(adapter):
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.name)
 def test_no_row_is_missing_doubled_or_invented(adapter):
-    kinds = kinds_of(adapter)
     lanes = adapter.num_envs * len(adapter.seeds)
-    iterations = max(20, round(STEPS * adapter.share / len(kinds) / lanes / T))
+    iterations = -(-round(STEPS * adapter.share) // (len(adapter.kinds) * lanes * T))
     played = bad = 0
-    for kind in kinds:
+    for kind in adapter.kinds:
         steps, violations = audit(adapter, kind, iterations)
         played, bad = played + steps, bad + violations
     print(f"{adapter.name:24} {played:>10,} steps {bad:>4} violations", flush=True)
@@ -156,9 +165,7 @@ def audit_history(world, rows, time_limit):
     gap = (rows.obs[1:] != rows.next_obs[:-1]).any(-1) & ~last[:-1]
     stale = ~np.asarray(world.is_start(rows.obs[1:])) & last[:-1]
     both = rows.terminated & rows.truncated
-    follows = np.asarray(
-        world.follows(rows.obs, rows.action, rows.reward, rows.next_obs, rows.terminated, 1)
-    )
+    follows = np.asarray(world.follows(rows.obs, rows.action, rows.reward, rows.next_obs, rows.terminated, 1))
     late = 0
     if world is COUNTING and time_limit is not None:
         late = (rows.next_obs[..., 2] > time_limit) | ((rows.next_obs[..., 2] == time_limit) & ~last)
@@ -214,13 +221,10 @@ def test_seeds_and_environments_play_different_episodes():
     assert len(np.unique(starts, axis=0)) == len(starts)
 
 
-@pytest.mark.parametrize("name", ["jax:CartPole-v1", "CartPole-v1", "gymnax:CartPole-v1", "envpool:CartPole-v1"])
+@pytest.mark.parametrize("name", LIMITS)
 def test_a_time_limit_truncates_at_exactly_that_step_and_nowhere_else(name):
-    field = "time_limit" if name.startswith("jax") else "max_episode_steps"
-    field = "max_steps_in_episode" if name.startswith("gymnax") else field
-    driver = drive(
-        auditor(CARTPOLE), Config(data=Replay(6000, warmup=T, steps=T)), find(name, {field: 11}), (1,), 3
-    )
+    cfg = Config(data=Replay(6000, warmup=T, steps=T))
+    driver = drive(auditor(CARTPOLE), cfg, find(name, {LIMITS[name]: 11}), (1,), 3)
     try:
         rows = history(ring_of(driver.advance(driver.start(), 120)), 0)
     finally:

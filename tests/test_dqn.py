@@ -216,7 +216,6 @@ def test_the_first_target_is_a_copy():
     jax.tree.map(np.testing.assert_array_equal, state.q, state.q_target)
 
 
-@pytest.mark.xfail(strict=True, reason="`max_norm` = 10 clips the gradient, which the docstring does not say")
 def test_every_departure_of_the_defaults_is_stated():
     """The paper clips the error term and not the gradient's norm (its Methods, "Training algorithm")."""
     if dqn.Config().max_norm < float("inf"):

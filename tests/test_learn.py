@@ -214,7 +214,6 @@ def test_an_unsound_rollout_updates_nothing_bit_for_bit(data):
     assert metrics["reward"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="`learn` lets `observe` see a rollout that is not sound")
 @pytest.mark.parametrize("data", DATA)
 def test_an_unsound_rollout_is_not_observed_either(data):
     rows = rollout()
@@ -362,19 +361,14 @@ def test_a_rollout_of_no_steps_is_refused():
     assert "data.steps" in refusal(OnPolicy())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the first rollout is in the ring before the first update, and is not counted"
-)
 def test_no_warm_up_is_allowed_where_one_rollout_holds_a_sequence():
     check_data("diary", recorder, Config(data=Replay(capacity=100, warmup=0, steps=4, length=4)), SPEC)
 
 
-@pytest.mark.xfail(strict=True, reason="data.length is compared with the warm-up and not with the ring")
 def test_a_sequence_longer_than_the_ring_is_refused():
     # 2 rollouts of 10 rows are written, but 39 transitions of 2 environments are a ring of 10 rows
     assert "data.length" in refusal(Replay(capacity=39, warmup=39, steps=10, length=15))
 
 
-@pytest.mark.xfail(strict=True, reason="found by replay.slots while tracing, as a ValueError")
 def test_a_capacity_below_one_rollout_is_refused():
     assert "data.capacity" in refusal(Replay(capacity=7, warmup=7, steps=4))

@@ -310,7 +310,7 @@ def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, mi
         cfg = dataclasses.replace(cfg, minibatch=size)
     check_data("ppo", ppo.algorithm, cfg, spec)
     rows = numbered(times, num_envs)
-    dealt = jax.eval_shape(lambda key: ppo.minibatches(cfg, rows, key), jax.random.key(0))
+    dealt = jax.eval_shape(lambda rows, key: ppo.minibatches(cfg, rows, key), rows, jax.random.key(0))
     parts = cfg.parts(spec)
     assert dealt.advantage.shape == (parts, times // parts, num_envs)
 

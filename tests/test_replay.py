@@ -323,7 +323,6 @@ def test_a_ring_keeps_its_structure_shapes_and_dtypes():
         assert all(jax.tree.leaves(same))
 
 
-@pytest.mark.xfail(strict=True, reason="`gamma: float` refuses a tracer where types are checked")
 def test_gamma_may_be_traced():
     rollout = going_on(4)
     ring = add(replay.empty(jax.tree.map(lambda x: x[0], rollout), 4), rollout)

@@ -5,7 +5,8 @@ Extended Data Table 1. `tau` and `period` choose how the target network follows:
 updates (the paper), `period=1` averages (Polyak); `target=False` bootstraps from the online network.
 
 Departures: Adam instead of centred RMSProp, as in later work of the same group; `period` counts updates as in
-the paper's Algorithm 1, where its table counts them too; a small MLP unless `network` says otherwise.
+the paper's Algorithm 1, where its table counts them too; a small MLP unless `network` says otherwise; beside the
+error term the gradient's norm is clipped (`max_norm`), and the learning rate may fall (`lr_end`).
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Config:
 
     gamma: float = within(0.99, 0, 1)
     lr: float = within(2.5e-4, 0)
+    lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, as the paper does
     epsilon: float = within(1.0, 0, 1)  # at the first step
     epsilon_end: float = within(0.1, 0, 1)
     epsilon_fraction: float = within(
@@ -115,7 +117,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         return (batch.weight * huber(error, cfg.huber)).mean(), (chosen, error)
 
     (value, (chosen, error)), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
-    q, moments = step(optimizer(cfg), grads, state.moments, state.q, cfg.lr)
+    lr = cfg.lr * linear(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
+    q, moments = step(optimizer(cfg), grads, state.moments, state.q, lr)
 
     # every C steps reset Q^ = Q
     clock = state.clock.replace(updates=state.clock.updates + 1)

@@ -57,21 +57,13 @@ class Config:
     horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))
 
-    def parts(self, spec: Spec) -> int:
-        """Mini-batches of an epoch."""
-        return max(1, self.data.steps * spec.num_envs // self.minibatch)
-
     def wrong(self, spec: Spec) -> list[str]:
         """What the ranges of single fields cannot say."""
-        steps, parts = self.data.steps, self.parts(spec)
-        if steps % parts == 0:
-            return []
-        fits = [n for n in range(1, steps + 1) if steps % n == 0]
-        near = min(fits, key=lambda n: abs(n - parts))
-        return [
-            f"data.steps ({steps}) cannot be cut into {parts} mini-batches of {self.minibatch} rows over "
-            f"{spec.num_envs} environments: minibatch = {steps * spec.num_envs // near} would fit"
-        ]
+        times, rows = self.data.steps, self.data.steps * spec.num_envs
+        parts = max(1, rows // self.minibatch)
+        near = min((n for n in range(1, times + 1) if times % n == 0), key=lambda n: abs(n - parts))
+        advice = f"minibatch = {self.minibatch} does not cut data.steps = {times}: {rows // near} would"
+        return [] if near == parts else [advice]
 
 
 @pytree
@@ -79,7 +71,7 @@ class Policy(Record):
     """pi_theta(a|s): logits, or mean and log sigma."""
 
     net: Tree
-    log_sigma: Array  # [A], or () where the network says it or actions are discrete
+    log_sigma: Array  # [A], or [0] where the network says it or actions are discrete
 
 
 @pytree
@@ -137,10 +129,10 @@ def act(cfg: Config, spec: Spec, actor: Policy, memory: Tree, obs: Tree, key: Ar
     """Sample the policy, or take its mode; remembers log pi(a|s)."""
     pi = distribution(cfg, spec, actor, obs)
     action = pi.sample(key) if explore else pi.mode()
-    log_prob = pi.log_prob(action)
+    extras = {"log_prob": pi.log_prob(action)}
     if not isinstance(spec.action, Discrete):
         action = action.reshape(*action.shape[:-1], *spec.action.shape)
-    return action, memory, {"log_prob": log_prob}
+    return action, memory, extras
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
@@ -201,7 +193,7 @@ def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dic
 def minibatches(cfg: Config, rows: Rows, key: Array) -> Rows:
     """Shuffle the times of each environment and cut them into equal parts: [parts, T / parts, N, ...]."""
     times, num_envs = rows.advantage.shape
-    parts = max(1, times * num_envs // cfg.minibatch)  # as Config.parts, whatever N is here
+    parts = max(1, times * num_envs // cfg.minibatch)
     order = jnp.argsort(jax.random.uniform(key, (times, num_envs)), axis=0)
 
     def deal(x: Array) -> Array:

@@ -83,10 +83,7 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
     ]
     wrong += out_of_range(cfg) + out_of_range(data, "data.")
     if isinstance(data, Replay) and not wrong:
-        if data.warmup > data.capacity:
-            wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
-        if warmup_iterations(cfg, spec) * data.steps < data.length:
-            wrong.append(f"data.warmup ({data.warmup}) must hold one sequence of data.length ({data.length})")
+        wrong += wrong_sizes(cfg, spec)
     if not wrong and hasattr(cfg, "wrong"):
         wrong += cfg.wrong(spec)
     if spec.players > 1:
@@ -96,6 +93,24 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
     kind = action_kind(spec)
     if kind not in algorithm.actions:
         raise UserError(f"{name} takes {' and '.join(algorithm.actions)} actions, but this task's are {kind}")
+
+
+def wrong_sizes(cfg: Any, spec: Spec) -> list[str]:
+    """A line for each size of the replay that does not fit the others."""
+    data, wrong = cfg.data, []
+    try:
+        held = replay.slots(data.capacity, spec.num_envs, data.steps)
+    except ValueError as error:
+        return [str(error)]
+    if data.warmup > data.capacity:
+        wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
+    rows = min(held, (warmup_iterations(cfg, spec) + 1) * data.steps)  # before the first update
+    if rows < data.length:
+        wrong.append(
+            f"data.length is {data.length}, but at the first update the replay holds {rows} rows of each "
+            "environment: raise data.warmup or data.capacity"
+        )
+    return wrong
 
 
 UNSERVED = {
@@ -178,10 +193,10 @@ def learn(
     if isinstance(cfg.data, OnPolicy):
         batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
         state, sums = repeat(algorithm, cfg, spec, state, lambda _: batch, key, 1, sound)
-        return algorithm.observe(cfg, spec, state, rollout), buffer, sums
+        return observe(algorithm, cfg, spec, state, rollout, sound), buffer, sums
     data = cfg.data
     buffer = replay.add(buffer, rollout)
-    state = algorithm.observe(cfg, spec, state, rollout)
+    state = observe(algorithm, cfg, spec, state, rollout, sound)
     if warm:
         return state, buffer, {}
 
@@ -190,6 +205,16 @@ def learn(
 
     state, sums = repeat(algorithm, cfg, spec, state, draw, key, data.updates, sound)
     return state, buffer, sums
+
+
+def observe(
+    algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, rollout: Transition, sound: Array | bool
+) -> Tree:
+    """Count and normalise by a rollout, or keep the state if it is not `sound`."""
+    seen = algorithm.observe(cfg, spec, state, rollout)
+    if sound is True:
+        return seen
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), seen, state)
 
 
 def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:

@@ -78,10 +78,10 @@ def sample(
     ring: Ring,
     key: Array,
     batch_size: int,
-    gamma: float,
+    gamma: Array,
     n_step: int = 1,
     length: int = 1,
-    clip: float | None = None,
+    clip: Array | None = None,
 ) -> Batch:
     """Draw windows uniformly: [B, ...], or [B, L, ...] for `length` > 1.
 
@@ -97,7 +97,7 @@ def sample(
 
 
 def transitions(
-    ring: Ring, time: Array, env: Array, gamma: float, n_step: int = 1, clip: float | None = None
+    ring: Ring, time: Array, env: Array, gamma: Array, n_step: int = 1, clip: Array | None = None
 ) -> Batch:
     """The n-step transitions that begin at absolute `time` [...] in environment `env` [...].
 

@@ -73,10 +73,7 @@ class Session:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
         row = row_shape(self.algorithm, self.cfg, self.spec, state)
-        try:
-            count = replay.slots(self.cfg.data.capacity, self.spec.num_envs, self.cfg.data.steps)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        count = replay.slots(self.cfg.data.capacity, self.spec.num_envs, self.cfg.data.steps)
         return self.plan.seeds * replay.planned_bytes(row, count)
 
     @cached_property

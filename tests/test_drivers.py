@@ -1,0 +1,434 @@
+"""What both drivers promise: the same bits however a run is cut, seeds side by side, known values, no surprises."""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import re
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from auditing import QUICK, arrays_of, assert_same_bits, drive, ring_of, state_of
+
+from polyak.algorithms import find as find_algorithm
+from polyak.drivers import program
+from polyak.drivers.evaluate import Evaluator
+from polyak.drivers.program import Program, map_seeded
+from polyak.envs import probes
+from polyak.envs.environment import Environment
+from polyak.envs.find import find
+from polyak.envs.gymnasium_envs import GymnasiumFactory
+from polyak.interface import OnPolicy, Replay
+from polyak.parts.normalize import normalize_obs, normalize_reward
+
+ROWS = 9973  # of a ring: a prime, so that a compiled text shows which arrays are rings
+N = 2
+SMALL = {
+    "dqn": {"hidden": (8,), "horizon": 200, "epsilon_fraction": 0.5, "period": 3, "lr": 1e-3},
+    "ppo": {"hidden": (8,), "horizon": 1000, "epochs": 2, "minibatch": 4, "data": OnPolicy(steps=4)},
+    "td3": {"hidden": (8,)},
+}
+REPLAY = Replay(capacity=N * ROWS, batch_size=8, warmup=6, steps=1)
+WORLDS = {"dqn": "CartPole-v1", "ppo": "CartPole-v1", "td3": "Pendulum-v1"}
+CASES = [(name, place) for name in SMALL for place in ("graph", "host")]
+each_case = pytest.mark.parametrize(("name", "place"), CASES)
+
+
+def make(name, place, seeds, env=None, algorithm=None, num_envs=N, **values):
+    """A driver of an algorithm with a small config; rings have ROWS rows."""
+    plain = find_algorithm(name)
+    cfg = plain.Config(**{"data": REPLAY, **SMALL[name], **values})
+    world = find(("jax:" if place == "graph" else "") + WORLDS[name]) if env is None else env
+    return drive(algorithm or plain, cfg, world, seeds, num_envs)
+
+
+@functools.cache
+def driver_of(name, place, count):
+    """The driver of `count` seeds, whose programs many tests share."""
+    return make(name, place, tuple(range(count)))
+
+
+def seeded(driver, seeds):
+    """The same programs for other seeds, of which there must be as many."""
+    assert len(seeds) == len(driver.seeds)
+    other = copy.copy(driver)
+    other.seeds, other.seed_array = tuple(seeds), np.asarray(seeds, np.uint32)
+    return other
+
+
+def run(driver, *parts):
+    """Start, and advance by so many iterations at a time."""
+    carry = driver.start()
+    for count in parts:
+        carry = driver.advance(carry, count)
+    return carry
+
+
+@pytest.fixture
+def _compile_quickly(monkeypatch):
+    for name, value in QUICK.items():
+        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
+
+
+quickly = pytest.mark.usefixtures("_compile_quickly")
+
+
+# ---- bits
+
+
+@each_case
+def test_how_a_run_is_cut_changes_no_bit(name, place):
+    driver = driver_of(name, place, 1)
+    whole = arrays_of(driver, run(driver, 60))
+    assert_same_bits(arrays_of(driver, run(driver, 1, 59)), whole)
+    assert_same_bits(arrays_of(driver, run(driver, *[8] * 7, 4)), whole)
+
+
+@each_case
+def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
+    driver = driver_of(name, place, 1)
+    whole = arrays_of(driver, run(driver, 20))
+    assert_same_bits(arrays_of(driver, run(driver, 20)), whole)
+    other = arrays_of(driver, run(seeded(driver, (1,)), 20))
+    learned = [key for key in whole if key.startswith("['state']") and "clock" not in key and whole[key].size]
+    same = [key for key in learned if (other[key] == whole[key]).all() and whole[key].any()]
+    assert not same
+
+
+def mine(arrays, index):
+    """One seed's share of arrays [S, ...]; lanes on the host are [S N, ...]."""
+    shared = re.compile(r"clock|iteration|iteration_count")
+    return {
+        key: x if shared.search(key) else x[index]
+        for key, x in arrays.items()
+        if not key.startswith("['lanes']")
+    }
+
+
+@each_case
+def test_each_of_four_seeds_is_its_single_run_up_to_rounding(name, place):
+    together, alone = driver_of(name, place, 4), driver_of(name, place, 1)
+    iterations = together.warmup + 4
+    four = arrays_of(together, run(together, iterations))
+    for index in (0, 2):
+        one = seeded(alone, (index,))
+        single = mine(arrays_of(one, run(one, iterations)), 0)
+        for key, want in single.items():
+            got = mine(four, index)[key]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=key)
+
+
+@each_case
+def test_a_seeds_neighbours_do_not_change_its_bits(name, place):
+    driver = driver_of(name, place, 4)
+    other = seeded(driver, (0, 7, 2, 9))
+    first, second = arrays_of(driver, run(driver, 12)), arrays_of(other, run(other, 12))
+    for index in (0, 2):
+        assert_same_bits(mine(second, index), mine(first, index))
+    different = [key for key, x in mine(first, 1).items() if (x != mine(second, 1)[key]).any()]
+    assert different
+
+
+# ---- what is compiled
+
+
+def programs(thing):
+    """Every Program that a driver or an evaluator has, by name."""
+    for name, value in vars(thing).items():
+        for key, each in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(each, Program) and each.compiled is not None:
+                yield f"{name} {key}", each.text()
+
+
+def whole_copies(text, rows):
+    """Instructions that copy an array with so many rows, alone or fused."""
+    line = re.compile(r"^\s*(?:ROOT )?%?(\S+) = (\(?\S+\[[\d,]*\]\S*) ([\w-]+)\(", re.MULTILINE)
+    ring = re.compile(rf"\[(?:\d+,)*{rows}(?:,\d+)*\]")
+    return [
+        match.group(0).strip()
+        for match in line.finditer(text)
+        if ring.search(match[2]) and ("copy" in match[3] or (match[3] == "fusion" and "copy" in match[1]))
+    ]
+
+
+LAPACK = re.compile(
+    r"custom_call_target=\"(lapack_\w+|[^\"]*(?:geqrf|potrf|getrf|orgqr|trsm|gesdd|syevd)[^\"]*)\""
+)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@each_case
+def test_no_program_calls_lapack_or_copies_a_ring(name, place, count):
+    driver = driver_of(name, place, count)
+    carry = driver.start()
+    driver.compile(carry)
+    texts = dict(programs(driver))
+    assert len(texts) >= (3 if name != "ppo" else 2)
+    rings = 0
+    for which, text in texts.items():
+        assert not LAPACK.findall(text), which
+        assert not whole_copies(text, ROWS), which
+        rings += bool(re.search(rf"[\[,]{ROWS}[,\]]", text))
+    assert rings >= (2 if name != "ppo" else 0)
+
+
+def test_the_search_finds_a_copied_ring_and_a_lapack_call():
+    def copied(ring, row):
+        return ring.at[:, 3].set(row), ring.sum() + 1
+
+    ring, row = jnp.zeros((1, ROWS, 2)), jnp.ones((1, 2))
+    assert whole_copies(jax.jit(copied).lower(ring, row).compile().as_text(), ROWS)
+    in_place = jax.jit(lambda ring, row: ring.at[:, 3].set(row), donate_argnums=0)
+    assert not whole_copies(in_place.lower(ring, row).compile().as_text(), ROWS)
+    qr = jax.jit(jax.vmap(lambda x: jnp.linalg.qr(x)[0]))
+    assert LAPACK.findall(qr.lower(jnp.zeros((3, 4, 4))).compile().as_text())
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows with each program that XLA compiles meanwhile."""
+    seen = []
+
+    def listen(event, seconds, **more):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def evaluator_of(driver, place, episodes=2, lanes=None, algorithm=None, name=None):
+    """An evaluator for a driver on environments of its own."""
+    world = driver.env if place == "graph" else find(WORLDS[name]).make(len(driver.seeds) * (lanes or 2))
+    return Evaluator(driver.algorithm, driver.cfg, driver.spec, driver.seeds, episodes, world)
+
+
+@quickly
+@pytest.mark.parametrize("wrap", [False, True])
+@each_case
+def test_nothing_is_compiled_after_the_third_update(name, place, wrap):
+    if wrap:
+        if name == "dqn":
+            pytest.skip("two algorithms show it")
+        algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
+        driver = make(name, place, (0,), algorithm=algorithm)
+    else:
+        driver = driver_of(name, place, 1)
+    env = {"CartPole-v1": {"max_episode_steps": 5}, "Pendulum-v1": {"max_episode_steps": 5}}[WORLDS[name]]
+    evaluator = evaluator_of(driver, place, 2, 2, name=name)
+    carry = run(driver, driver.warmup + 3)
+    carry, _ = driver.report(carry)
+    evaluator(driver.actor(carry))
+    with compilations() as seen:
+        for _ in range(2):
+            carry = driver.advance(carry, 10)
+            carry, _ = driver.report(carry)
+            evaluator(driver.actor(carry))
+    evaluator.close()
+    assert len(seen) == 0, env
+
+
+@quickly
+def test_the_listener_hears_a_compilation():
+    with compilations() as seen:
+        jax.jit(lambda x: x * 3.25 + 1)(jnp.ones(5))
+    assert seen
+
+
+# ---- evaluation
+
+
+@quickly
+@pytest.mark.parametrize(("name", "place"), [("ppo", "graph"), ("td3", "host")])
+def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_seed(name, place):
+    algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
+    driver = make(name, place, (5, 6), algorithm=algorithm)
+    carry = run(driver, driver.warmup + 3)
+    before = {key: hashlib.sha256(x.tobytes()).digest() for key, x in arrays_of(driver, carry).items()}
+    evaluator = evaluator_of(driver, place, 3, 2, name=name)
+    first, second = evaluator(driver.actor(carry)), evaluator(driver.actor(carry))
+    evaluator.close()
+    after = {key: hashlib.sha256(x.tobytes()).digest() for key, x in arrays_of(driver, carry).items()}
+    assert after == before
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert first.total.shape == first.length.shape == (2, 3)
+    assert len(np.unique(first.total)) == 6 if name == "td3" else (first.length >= 8).all()
+
+
+@quickly
+def test_episodes_of_an_evaluation_are_the_same_side_by_side_and_one_after_the_other():
+    driver = make("dqn", "host", (5, 6))
+    carry = run(driver, driver.warmup + 3)
+    played = []
+    for lanes in (1, 2, 5):
+        evaluator = evaluator_of(driver, "host", 5, lanes, name="dqn")
+        played.append(evaluator(driver.actor(carry)))
+        evaluator.close()
+    for other in played[1:]:
+        np.testing.assert_array_equal(other.length, played[0].length)
+        np.testing.assert_array_equal(other.total, played[0].total)
+    assert len(np.unique(played[0].length)) > 1
+
+
+# ---- how often
+
+
+@quickly
+@pytest.mark.parametrize("place", ["graph", "host"])
+@pytest.mark.parametrize(
+    ("warmup", "steps", "updates", "period", "warm", "target"),
+    [
+        # updates made after each of eight iterations are 0 in the warm-up, then `updates` each
+        (0, 1, 1, 1, 0, "11111111"),
+        (6, 1, 1, 2, 3, "00001010"),
+        (7, 2, 3, 4, 2, "00011101"),
+        (8, 2, 1, 3, 2, "00001001"),
+    ],
+)
+def test_warm_up_updates_and_target_updates_come_when_they_should(
+    place, warmup, steps, updates, period, warm, target
+):
+    data = Replay(capacity=40, batch_size=4, warmup=warmup, steps=steps, updates=updates)
+    driver = make("dqn", place, (0,), data=data, period=period, lr=0.01)
+    assert driver.warmup == warm
+    carry, seen = driver.start(), ""
+    for iteration in range(1, 9):
+        before = jax.tree.map(np.array, state_of(carry).q_target)
+        if iteration == 5:  # a save and a load in between
+            carry = driver.unpack(*driver.pack(carry))
+        carry = driver.advance(carry, 1)
+        state = state_of(carry)
+        made = max(0, iteration - warm) * updates
+        assert int(state.clock.updates) == made
+        assert int(state.clock.env_steps) == iteration * steps * N
+        changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, state.q_target)
+        assert made // period > max(0, iteration - 1 - warm) * updates // period or not any(
+            jax.tree.leaves(changed)
+        )
+        seen += str(int(any(jax.tree.leaves(changed))))
+    assert seen == target
+    driver.close()
+
+
+@quickly
+def test_delayed_policy_updates_are_every_second_one():
+    driver = make("td3", "graph", (0,), data=dataclasses.replace(REPLAY, capacity=40))
+    carry, seen = driver.start(), ""
+    for _ in range(9):
+        before = jax.tree.map(np.array, (state_of(carry).actor, state_of(carry).critics_target))
+        carry = driver.advance(carry, 1)
+        after = (state_of(carry).actor, state_of(carry).critics_target)
+        changed = [
+            any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), x, y)))
+            for x, y in zip(before, after, strict=True)
+        ]
+        assert changed[0] == changed[1]
+        seen += str(int(changed[0]))
+    assert seen == "000010101"
+
+
+# ---- known values
+
+
+class ConstantGym(gymnasium.Env):
+    """Observation 0 and reward 1 for ever: `polyak.envs.probes.Constant`."""
+
+    def __init__(self, continuous=False):
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        box = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = box if continuous else gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+FAST = {
+    "dqn": {
+        **{"huber": 0.0, "lr": 0.02, "tau": 1.0, "period": 4, "epsilon": 0.5, "epsilon_end": 0.5, "max_norm": 1e3},
+        "data": Replay(capacity=200, batch_size=16, warmup=40, steps=4, updates=40),
+    },
+    "ppo": {
+        **{"lr": 0.02, "lr_end": 0.02, "minibatch": 20, "epochs": 8, "max_norm": 1e3, "clip": 0.2, "lam": 0.95},
+        "data": OnPolicy(steps=20),
+    },
+    "td3": {
+        **{"actor_lr": 3e-3, "critic_lr": 0.02, "tau": 0.3, "exploration": 0.5, "delay": 1},
+        "data": Replay(capacity=400, batch_size=32, warmup=100, steps=4, updates=40),
+    },
+}
+
+
+def value(name, driver, carry, obs):
+    """V(obs) of what was learned."""
+    state = map_seeded(lambda x: x[0], state_of(carry))
+    obs = jnp.asarray([obs], jnp.float32)
+    if name == "ppo":
+        return float(state.value(obs)[0])
+    if name == "dqn":
+        return float(state.q(obs).max())
+    action = jnp.tanh(state.actor(obs))
+    return float(state.critics((obs, action)).min())
+
+
+@pytest.mark.slow
+@quickly
+@each_case
+def test_a_time_limit_is_not_the_end_of_the_world(name, place):
+    continuous = name == "td3"
+    env = probes.Constant(continuous=continuous)
+    if place == "host":
+        env = GymnasiumFactory(
+            "Constant", {"continuous": continuous, "max_episode_steps": 10}, entry=ConstantGym
+        )
+    assert env.spec.time_limit == 10
+    iterations = {"dqn": 150, "ppo": 150, "td3": 150}[name]
+    driver = make(name, place, (0,), env, **{**FAST[name], "horizon": 1} if name != "td3" else FAST[name])
+    carry = run(driver, iterations)
+    print(name, place, value(name, driver, carry, 0.0))
+    assert abs(value(name, driver, carry, 0.0) - 100) < 1
+
+
+PROBES = [probes.ConstantReward, probes.ObsReward, probes.TwoStep, probes.ActionReward, probes.ObsActionReward]
+
+
+@pytest.mark.slow
+@quickly
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
+@pytest.mark.parametrize("name", list(SMALL))
+def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
+    env = probe(continuous=name == "td3")
+    seen = {probes.ObsReward: (-1.0, 1.0), probes.TwoStep: (0.0, 1.0), probes.ObsActionReward: (-1.0, 1.0)}
+    driver = make(name, "graph", (0,), env, num_envs=4, **FAST[name], gamma=0.9)
+    carry = run(driver, {"dqn": 60, "ppo": 150, "td3": 150}[name])
+    for obs in seen.get(probe, (0.0,)):
+        at = jnp.asarray([obs], jnp.float32)
+        want = float(env.action_value(at, env.best_action(at), 0.9))
+        got = value(name, driver, carry, obs)
+        print(name, probe.__name__, obs, got, want)
+        assert abs(got - want) < 0.05
+
+
+def test_every_world_here_is_of_the_driver_that_its_name_says():
+    for name, place in CASES:
+        assert isinstance(driver_of(name, place, 1), type(drive_like(place)))
+        if name != "ppo":
+            assert ring_of(driver_of(name, place, 1).start()).slots == ROWS or place
+
+
+def drive_like(place):
+    return driver_of("ppo", place, 1)
+
+
+def test_host_worlds_are_not_environments_in_jax():
+    assert isinstance(find("jax:CartPole-v1"), Environment)
+    assert not isinstance(find("CartPole-v1"), Environment)
