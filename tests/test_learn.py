@@ -333,7 +333,7 @@ def test_what_on_policy_does_not_serve_yet_is_refused_by_name(name, value):
         (Replay(clip=0.0), "data.clip is 0.0"),
         (OnPolicy(steps=-1), "data.steps is -1"),
         (Replay(capacity=10, warmup=11), "more than data.capacity"),
-        (Replay(capacity=100, warmup=4, length=4), "must hold one sequence of data.length"),
+        (Replay(capacity=100, warmup=4, length=4), "replay holds 3 rows"),
     ],
 )
 def test_settings_out_of_range_are_refused(data, says):
