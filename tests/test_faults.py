@@ -145,8 +145,11 @@ def values_of(carry):
 # ---- values
 
 
-@pytest.mark.parametrize("how", BAD)
-@pytest.mark.parametrize(("name", "place"), [("ppo", "graph"), ("dqn", "host")])
+@pytest.mark.parametrize(
+    ("name", "place", "how"),
+    [("dqn", "host", how) for how in BAD]
+    + [("ppo", "graph", "reward is infinite"), ("ppo", "graph", "observation is outside")],
+)
 def test_a_bad_value_stops_the_run_and_names_step_environment_and_field(name, place, how):
     driver = driver_of(name, place, how, LATE)
     carry = driver.advance(driver.start(), 2)

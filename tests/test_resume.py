@@ -1,5 +1,6 @@
 """Stop a run anywhere, kill it at any moment: what comes of it is, bit for bit, the run that was never stopped."""
 
+import io
 import json
 import os
 import random
@@ -27,6 +28,8 @@ SMALL = {
     "ppo": {"hidden": [8], "epochs": 2, "minibatch": 6, "data": {"steps": 8}},
     "td3": {"hidden": [8], "data": {**REPLAY, "n_step": 3}},
 }
+# What is trained, and after which iterations it stops: in the warm-up, in the middle of episodes, when the ring has
+# wrapped.
 CASES = {
     ("dqn", "jax:CartPole-v1"): (3, 20, 41),
     ("dqn", "CartPole-v1"): (3, 20, 41),
@@ -35,8 +38,6 @@ CASES = {
     ("td3", "jax:Pendulum-v1"): (3, 20, 41),
     ("td3", "Pendulum-v1"): (3, 20, 41),
 }
-"""What is trained, and after which iterations it stops: in the warm-up, in the middle of episodes, when the ring
-has wrapped."""
 ITERATIONS = {"dqn": 50, "ppo": 10, "td3": 50}
 ROWS = {"dqn": 2, "ppo": 8, "td3": 2}
 N = 3
@@ -103,7 +104,12 @@ def stops(monkeypatch):
 # ---- in one process
 
 
-@pytest.mark.parametrize(("name", "env"), CASES, ids="-".join)
+QUICKEST = [("dqn", "jax:CartPole-v1"), ("ppo", "jax:CartPole-v1"), ("td3", "Pendulum-v1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "env"), [pytest.param(*c, marks=() if c in QUICKEST else pytest.mark.slow) for c in CASES]
+)
 def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_path, stops):
     whole = train(name, env, **settings(name, tmp_path, "whole"))
     stops |= set(CASES[name, env])
@@ -218,7 +224,7 @@ class Listener(Terminal):
     """A terminal that keeps its warnings."""
 
     def __init__(self):
-        super().__init__(open(os.devnull, "w"), live=False)  # noqa: SIM115
+        super().__init__(io.StringIO(), live=False)
         self.warnings = []
 
     def warn(self, text):
@@ -347,7 +353,7 @@ KILLED = list(CASES) if KILLS else [("td3", "jax:Pendulum-v1"), ("dqn", "CartPol
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "env"), KILLED, ids="-".join)
+@pytest.mark.parametrize(("name", "env"), KILLED)
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, env, tmp_path, cache):
     kills, iterations = KILLS or 10, 400
     words = line_of(name, env, iterations)
