@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import polyak
 from polyak import algorithms, cli, flags
@@ -98,21 +99,22 @@ GENERATED: list[tuple[Path, str, Callable[[], str]]] = [
 
 
 def between(name: str) -> re.Pattern:
-    return re.compile(rf"(<!-- {name}: begin -->\n)(.*?)(<!-- {name}: end -->)", re.DOTALL)
+    return re.compile(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", re.DOTALL)
 
 
 def write() -> None:
     """Put what the code says into the pages."""
     for page, name, make in GENERATED:
-        text = between(name).sub(lambda found, made=make(): found[1] + made + found[3], read(page))
-        page.write_text(text, encoding="utf-8")
+        begin, _, rest = read(page).partition(f"<!-- {name}: begin -->\n")
+        end = rest.partition(f"<!-- {name}: end -->")[1:]
+        page.write_text("".join((begin, f"<!-- {name}: begin -->\n", make(), *end)), encoding="utf-8")
 
 
 @pytest.mark.parametrize(("page", "name", "make"), GENERATED, ids=[name for _, name, _ in GENERATED])
 def test_a_generated_table_is_what_the_code_says(page, name, make):
     found = between(name).findall(read(page))
     assert len(found) == 1, f"{page.name} needs <!-- {name}: begin --> and <!-- {name}: end --> once"
-    assert found[0][1] == make(), f"write it with: {sys.executable} tests/test_docs.py"
+    assert found[0] == make(), f"write it with: {sys.executable} tests/test_docs.py"
 
 
 # ---- the pages of algorithms
@@ -121,8 +123,9 @@ def test_a_generated_table_is_what_the_code_says(page, name, make):
 @each_algorithm
 def test_the_settings_of_a_page_are_those_of_the_config(name):
     cfg = algorithms.find(name).Config()
-    said = {cells[0].strip("`"): cells[1].strip("`") for cells in rows(section(page_of(name), "Settings"))}
-    said = {key: value for key, value in said.items() if re.fullmatch(r"[a-z_.]+", key)}
+    found = re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", section(page_of(name), "Settings"), re.MULTILINE)
+    said = dict(found)
+    assert len(found) == len(said)
     usual = type(cfg.data)()
     needed = {f.name for f in dataclasses.fields(cfg)} - {"data"}
     values = {f.name: getattr(cfg.data, f.name) for f in dataclasses.fields(cfg.data)}
@@ -230,7 +233,27 @@ def test_every_make_target_of_the_pages_exists():
 # ---- Python
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Pages that train the same thing compile it once, and hardly optimise it."""
+    wanted = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("python of pages")
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     """All of a page's blocks, one after the other; one that begins with `# FILE.py` is that file."""
@@ -264,7 +287,9 @@ def shorten(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         return train(*args, steps=steps, **{"eval_every": steps, "eval_episodes": 2, **said})
 
     def short_learn(self: Any, total_timesteps: int, **said: Any) -> Any:
-        return learn(self, min(total_timesteps, most), **said)
+        steps = min(total_timesteps, most)
+        self.settings = dataclasses.replace(self.settings, eval_every=steps, eval_episodes=2)
+        return learn(self, steps, **said)
 
     monkeypatch.setattr(polyak, "train", short_train)
     monkeypatch.setattr(polyak.Agent, "learn", short_learn)

@@ -376,7 +376,7 @@ FAST = {
     "dqn": {
         **{
             "huber": 0.0,
-            "lr": 0.02,
+            "lr": 0.01,
             "tau": 1.0,
             "period": 4,
             "epsilon": 0.5,
@@ -386,22 +386,15 @@ FAST = {
         "data": Replay(capacity=200, batch_size=16, warmup=40, steps=4, updates=40),
     },
     "ppo": {
-        **{
-            "lr": 0.02,
-            "lr_end": 0.02,
-            "minibatch": 20,
-            "epochs": 8,
-            "max_norm": 1e3,
-            "clip": 0.2,
-            "lam": 0.95,
-        },
-        "data": OnPolicy(steps=20),
+        **{"lr": 0.05, "lr_end": 0.02, "horizon": 20_000, "minibatch": 20, "epochs": 8, "max_norm": 1e3},
+        **{"lam": 1.0, "data": OnPolicy(steps=20)},
     },
     "td3": {
-        **{"actor_lr": 3e-3, "critic_lr": 0.02, "tau": 0.3, "exploration": 0.5, "delay": 1},
-        "data": Replay(capacity=400, batch_size=32, warmup=100, steps=4, updates=40),
+        **{"actor_lr": 3e-3, "critic_lr": 0.01, "tau": 0.3, "exploration": 0.5, "delay": 1},
+        "data": Replay(capacity=1000, batch_size=32, warmup=100, steps=4, updates=40),
     },
 }
+LONG = {"dqn": 250, "ppo": 500, "td3": 250}  # iterations until 100 is reached
 
 
 def value(name, carry, obs):
@@ -428,7 +421,7 @@ def test_a_time_limit_is_not_the_end_of_the_world(name, place):
         )
     assert env.spec.time_limit == 10
     driver = make(name, place, (0,), env, **FAST[name])
-    carry = run(driver, 150)
+    carry = run(driver, LONG[name])
     driver.close()
     print(name, place, value(name, carry, 0.0))
     assert abs(value(name, carry, 0.0) - 100) < 1
@@ -451,7 +444,7 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
     env = probe(continuous=name == "td3")
     seen = {probes.ObsReward: (-1.0, 1.0), probes.TwoStep: (0.0, 1.0), probes.ObsActionReward: (-1.0, 1.0)}
     driver = make(name, "graph", (0,), env, num_envs=4, **FAST[name], gamma=0.9)
-    carry = run(driver, {"dqn": 60, "ppo": 150, "td3": 150}[name])
+    carry = run(driver, {"dqn": 60, "ppo": 200, "td3": 300}[name])
     for obs in seen.get(probe, (0.0,)):
         at = jnp.asarray([obs], jnp.float32)
         want = float(env.action_value(at, env.best_action(at), 0.9))

@@ -21,7 +21,7 @@ from polyak.runs import checkpoint, loop
 from polyak.runs.run import Run, load, train
 from polyak.runs.terminal import Terminal
 
-KILLS = int(os.environ.get("POLYAK_KILLS", "0"))  # of every algorithm in both places; usually ten of two
+KILLS = int(os.environ.get("POLYAK_KILLS", "0"))  # of every algorithm in both places; usually five of two
 REPLAY = {"capacity": 90, "batch_size": 8, "warmup": 30, "steps": 2}  # 15 rows of 3 environments, so 14
 SMALL = {
     "dqn": {"hidden": [8], "period": 3, "epsilon_fraction": 0.5, "data": REPLAY},
@@ -355,7 +355,7 @@ KILLED = list(CASES) if KILLS else [("td3", "jax:Pendulum-v1"), ("dqn", "CartPol
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "env"), KILLED)
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, env, tmp_path, cache):
-    kills, iterations = KILLS or 10, 400
+    kills, iterations = KILLS or 5, 400
     words = line_of(name, env, iterations)
     whole = command(*words, "--name", "whole", cwd=tmp_path, cache=cache)
     _, errors = whole.communicate(timeout=300)
