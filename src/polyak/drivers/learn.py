@@ -121,6 +121,7 @@ UNSERVED = {
     "ended": False,
     "hindsight": None,
     "priority": 0.0,
+    "correction": 0.4,
     "frames": 0,
 }
 

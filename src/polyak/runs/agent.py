@@ -13,6 +13,7 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.interface import Box
+from polyak.runs import checkpoint
 from polyak.runs.cache import use_compilation_cache
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
@@ -73,7 +74,10 @@ class Agent:
     @property
     def env_steps(self) -> int:
         """Environment steps so far."""
-        return 0 if self.training is None else self.training.env_steps
+        if self.training is not None:
+            return self.training.env_steps
+        newest = self._resume_from and checkpoint.latest(self._resume_from.folder.checkpoints)
+        return int(newest.name) if newest else 0
 
     # ---- predict
 

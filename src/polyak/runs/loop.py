@@ -23,7 +23,7 @@ LOGS_PER_EVALUATION = 10
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: a person asked for it)
+class Interrupted(Exception):
     """Ctrl-C: everything is saved, and `resume` goes on from here."""
 
 

@@ -139,6 +139,10 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
+    if in_graph and settings.vectorization != "sync":
+        raise UserError(
+            f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
+        )
     eval_every = settings.eval_every or max(1, steps // 20)
     return Plan(
         algorithm=algorithm,

@@ -21,7 +21,7 @@ from polyak.runs.cache import use_compilation_cache
 from polyak.runs.curve import interquartile_mean
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, make_plan, preset
+from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
 from polyak.runs.session import Session, gigabytes, wrapped
 from polyak.runs.spec import read_spec, show_space
 from polyak.runs.terminal import Terminal
@@ -137,9 +137,11 @@ class Run:
 
     def state(self) -> Any:
         """The algorithm's state [S, ...] of the last checkpoint."""
-        if is_foreign := [name for name in self.plan.imports if name == self.plan.algorithm]:
-            if not self.trusted.issuperset(is_foreign):
-                raise UserError(f"{self.path} names code to import ({is_foreign[0]}): load it with trust")
+        name = self.plan.algorithm
+        if is_code(name) and name not in self.trusted:
+            raise UserError(
+                f"{self.path} names code to import: if you trust it, load it with algorithm={name!r}"
+            )
         algorithm = wrapped(self.plan)
         cfg = amend(algorithm.Config(), self.plan.config, "config.")
         seeds = list(self.plan.all_seeds)
@@ -282,6 +284,9 @@ def train(
     return Run(folder.path, **trusted)
 
 
-def load(path: str | Path) -> Run:
-    """A run from disk; makes no environment and runs no code from the folder."""
-    return Run(path)
+def load(path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Run:
+    """A run from disk; makes no environment and runs no code from the folder.
+
+    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+    """
+    return Run(path, env, algorithm)
