@@ -236,7 +236,6 @@ def test_training_compiles_nothing_after_the_third_update(name, place, wrap):
     assert len(seen) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="`actors` and `Evaluator._memory` are jitted anew at each call")
 @quickly
 @each_case
 def test_evaluation_compiles_nothing_after_the_first(name, place):

@@ -199,7 +199,6 @@ def test_a_sound_world_is_not_stopped(place):
     driver.close()
 
 
-@pytest.mark.xfail(strict=True, reason="only next_obs is looked at, so nobody sees the NaN of a reset")
 def test_a_first_observation_that_is_not_finite_is_the_environments_fault():
     algorithm, cfg = config("dqn")
     driver = drive(algorithm, cfg, gym_of("first observation is NaN", 6, length=8), (0,), 3)
@@ -223,9 +222,6 @@ def test_a_wrong_shape_or_type_on_the_host_names_environment_and_field(how):
     jax.tree.map(np.testing.assert_array_equal, values_of(carry), before)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the adapter does not know the run's step, and the driver does not add it"
-)
 def test_a_wrong_shape_on_the_host_names_the_step():
     driver = driver_of("dqn", "host", "observation has another shape", LATE)
     with pytest.raises(EnvironmentFault, match=f"step {LATE}"):
@@ -248,7 +244,6 @@ class Misshapen(Faulty):
         return step._replace(**wrong[self.how])
 
 
-@pytest.mark.xfail(strict=True, reason="JAX's own TypeError of many lines; the check belongs into InGraph")
 @pytest.mark.parametrize("how", ["obs shape", "obs dtype", "reward shape", "state", "terminated dtype"])
 def test_a_wrong_shape_or_type_in_graph_is_one_line_that_names_the_field(how):
     algorithm, cfg = config("ppo")
@@ -282,9 +277,6 @@ def test_a_policy_that_diverged_is_not_the_environments_fault(place):
     driver.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a discrete policy with NaN parameters acts on: only actions are looked at"
-)
 def test_parameters_that_are_not_finite_stop_a_run_with_discrete_actions():
     algorithm, cfg = config("dqn")
     driver = drive(algorithm, dataclasses.replace(cfg, lr=1e38, max_norm=1e38, huber=0.0), Faulty(), (0,), 3)

@@ -199,9 +199,6 @@ def test_a_run_without_a_checkpoint_begins_at_zero(tmp_path, monkeypatch, finish
     assert load(tmp_path / "one").resume().digest() == finished.digest()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Ctrl-C saves without a flush of the log: a kill right after loses its lines"
-)
 def test_a_checkpoint_never_knows_more_than_the_log(tmp_path, stops, monkeypatch):
     seen = []
     plain = loop.save_checkpoint

@@ -49,6 +49,7 @@ class Evaluator:
         width = episodes if self.in_graph else env.spec.num_envs // len(self.seeds)
         self.spec = dataclasses.replace(spec, num_envs=width)  # the episodes that are played side by side
         self.limit = spec.time_limit or LONGEST
+        self.memory = Program(self._memory)
         self.program = Program(self._play_in_graph if self.in_graph else self._act)
 
     def __call__(self, actor: Tree) -> Episodes:
@@ -122,7 +123,7 @@ class Evaluator:
         seed = np.arange(lanes) // width
         episode = np.arange(lanes) % width  # what each lane plays: e, e + width, ...
         running = episode < self.episodes
-        memory = fresh = jax.jit(self._memory)(self.seed_array)
+        memory = fresh = self.memory(self.seed_array)
         obs = envs.reset(range(lanes), self._seeds(seed, episode))
         gathered = {name: np.zeros(lanes) for name in measures}
         steps = np.zeros(lanes, np.int64)

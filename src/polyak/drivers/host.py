@@ -18,6 +18,7 @@ from polyak.drivers.lanes import Lanes
 from polyak.drivers.learn import Keys, actors, choose, initial_states, learn, row_shape, warmup_iterations
 from polyak.drivers.program import Program, over_seeds
 from polyak.envs.environment import HostEnvs
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import Record, pytree, select, strong
@@ -123,7 +124,7 @@ class Host:
                 mask = self._mask(self.inexact)
                 cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
                 learner = learner.replace(buffer=cut(learner.buffer, mask))
-        actor = actors(self.algorithm, learner.state)
+        actor = actors(self.algorithm)(learner.state)
         return Carry(learner, actor, memory, lanes, int(extra["iteration"]))
 
     # ---- what the loop reads
@@ -157,7 +158,10 @@ class Host:
             obs = self._by_seed(lanes.obs)
             action, memory, extras = act(carry.actor, carry.memory, obs, self.seed_array, row)
             action = np.asarray(action)
-            stepped = lanes.step(action.reshape(lanes.count, *action.shape[2:]))
+            try:
+                stepped = lanes.step(action.reshape(lanes.count, *action.shape[2:]))
+            except EnvironmentFault as fault:
+                raise EnvironmentFault(f"step {row}: {fault}") from fault
             next_obs = self._by_seed(stepped.obs)
             rows.append(
                 Transition(

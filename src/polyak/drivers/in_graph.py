@@ -22,7 +22,8 @@ from polyak.drivers.learn import (
 from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, anywhere, over_seeds
 from polyak.envs.environment import Environment, to_bounds
-from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
+from polyak.errors import EnvironmentFault
+from polyak.interface import Algorithm, Array, Discrete, OnPolicy, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import Record, pytree, select, strong
 
@@ -74,13 +75,15 @@ class InGraph:
         self.warmup = warmup_iterations(cfg, spec)
         self.program = {warm: Program(self._chunk(warm), donate=(0,)) for warm in (True, False)}
         self.begin = Program(self._begin)
+        self.read = actors(algorithm)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # a JAX environment always comes back exactly
 
     # ---- the four things a driver offers
 
     def start(self) -> Carry:
-        """A run that has not stepped."""
+        """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
+        check_shapes(self.env, self.spec)
         return self._fresh()
 
     def compile(self, carry: Carry) -> None:
@@ -138,7 +141,7 @@ class InGraph:
 
     def actor(self, carry: Carry) -> Tree:
         """What acting needs, [S, ...]."""
-        return actors(self.algorithm, carry.state)
+        return self.read(carry.state)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -217,6 +220,39 @@ class InGraph:
                 updates=sums.updates + made, metrics=jax.tree.map(jnp.add, sums.metrics, metrics)
             )
         return Carry(state, buffer, lives, sums, fault, carry.iteration + 1)
+
+
+def check_shapes(env: Environment, spec: Spec) -> None:
+    """EnvironmentFault, one line, where `reset` or `step` does not give what the spec says."""
+    key = jax.random.key(0)
+    state, obs = jax.eval_shape(env.reset, key)
+    kind = jnp.int32 if isinstance(spec.action, Discrete) else jnp.float32
+    step = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.action.shape, kind), key)
+    flag, number = ((), (jnp.dtype(bool),)), ((), (jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)))
+    wanted = jax.tree.map(lambda s: (tuple(s.shape), (jnp.dtype(s.dtype),)), spec.obs)
+    wanted = {"obs": wanted, "reward": number, "terminated": flag, "truncated": flag}
+    for call, given in (("reset", {"obs": obs}), ("step", {name: getattr(step, name) for name in wanted})):
+        for name, tree in given.items():
+            compare_shapes(f"{type(env).__name__}.{call}: {name}", tree, wanted[name])
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, step.state))
+    if before != after:
+        raise EnvironmentFault(
+            f"{type(env).__name__}.step: state has other shapes or dtypes than reset's; every step must keep them"
+        )
+
+
+def compare_shapes(what: str, given: Tree, wanted: Tree) -> None:
+    """EnvironmentFault where arrays are not (shape, dtypes), leaf by leaf."""
+    is_pair = lambda x: isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], tuple)  # noqa: E731
+    leaves, structure = jax.tree_util.tree_flatten_with_path(wanted, is_leaf=is_pair)
+    if jax.tree.structure(given) != structure:
+        raise EnvironmentFault(f"{what} is {jax.tree.structure(given)}, but the space is {structure}")
+    for (path, (shape, dtypes)), leaf in zip(leaves, jax.tree.leaves(given), strict=True):
+        if leaf.shape != shape or leaf.dtype not in dtypes:
+            name = what + jax.tree_util.keystr(path)
+            raise EnvironmentFault(
+                f"{name} is {leaf.dtype}{list(leaf.shape)}, but must be {dtypes[0]}{list(shape)}"
+            )
 
 
 def metric_shapes(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, row: Transition) -> Tree:

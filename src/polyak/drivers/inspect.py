@@ -31,8 +31,11 @@ def first_fault(spec: Spec, rollout: Transition, xp: Any) -> Array:
     """
     shape = rollout.reward.shape
     wrong = [not_finite(rollout.action, len(shape), xp), ~xp.isfinite(rollout.reward)]
-    for (_, space), obs in zip(leaves(spec.obs), jax.tree.leaves(rollout.next_obs), strict=True):
-        wrong.append(outside(space, obs, len(shape), xp))
+    seen = zip(jax.tree.leaves(rollout.obs), jax.tree.leaves(rollout.next_obs), strict=True)
+    for (_, space), (obs, next_obs) in zip(
+        leaves(spec.obs), seen, strict=True
+    ):  # obs: a reset's is checked too
+        wrong.append(outside(space, obs, len(shape), xp) | outside(space, next_obs, len(shape), xp))
     found = xp.stack(wrong, axis=-1).reshape(-1)  # in order of time, environment, field
     place = found.argmax()
     width = len(wrong)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polyak.drivers.program import over_seeds, stack_seeds
+from polyak.drivers.program import Program, over_seeds, stack_seeds
 from polyak.errors import UserError
 from polyak.interface import (
     Algorithm,
@@ -61,9 +61,9 @@ def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[i
     return stack_seeds([init(seed) for seed in seeds])
 
 
-def actors(algorithm: Algorithm, state: Tree) -> Tree:
-    """What acting needs, [S, ...] in every leaf, of the states [S, ...] of S seeds; fresh arrays."""
-    return jax.jit(lambda state: over_seeds(algorithm.actor, state))(state)
+def actors(algorithm: Algorithm) -> Program:
+    """From the states [S, ...] of S seeds to what acting needs, [S, ...] in every leaf; fresh arrays."""
+    return Program(lambda state: over_seeds(algorithm.actor, state))
 
 
 def warmup_iterations(cfg: Any, spec: Spec) -> int:

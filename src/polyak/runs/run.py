@@ -167,7 +167,7 @@ class Run:
         session = self.trust()
         evaluator = session.make_evaluator(episodes, seed, sample)
         try:
-            played = evaluator(actors(session.algorithm, self.state()))
+            played = evaluator(actors(session.algorithm)(self.state()))
         finally:
             evaluator.close()
         return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
