@@ -33,7 +33,7 @@ demo: .venv/.ready
 	@$(BIN)/python -m polyak.demo
 
 test: .venv/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 tests
 
 check: .venv/.ready-all
 	@$(BIN)/ruff format --check .

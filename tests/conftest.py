@@ -11,12 +11,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["polyak.parts"], "beartype.beartype")
 
-import faulthandler
 
 import jax
 import pytest
-
-faulthandler.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -89,6 +89,7 @@ class Host:
             self._inspect(carry, rollout)
             carry.learner, carry.actor = self.learn[warm](carry.learner, rollout, self.seed_array)
             carry.iteration += 1
+        inspect.check_metrics(carry.learner.metrics, carry.iteration)
         return carry
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:

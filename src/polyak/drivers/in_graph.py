@@ -105,6 +105,7 @@ class InGraph:
         for seed, (row, env, field) in zip(self.seeds, fault.tolist(), strict=True):
             if row != inspect.NOTHING:
                 raise inspect.explain(self.spec, row, env, field, seed)
+        inspect.check_metrics(carry.sums.metrics, int(carry.iteration))
         return carry
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:

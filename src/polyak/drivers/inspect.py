@@ -65,6 +65,16 @@ def outside(space: Space, x: Array, keep: int, xp: Any) -> Array:
     return wrong
 
 
+def check_metrics(metrics: dict[str, Array], iteration: int) -> None:
+    """EnvironmentFault where the sum of a metric is not finite: a policy over integers never shows it."""
+    for name, value in metrics.items():
+        if not np.isfinite(np.asarray(value)).all():
+            raise EnvironmentFault(
+                f"iteration {iteration}: {name} is not finite: the update diverged; try a lower learning rate "
+                "or --wrap normalize_obs; what was saved stays"
+            )
+
+
 def explain(spec: Spec, row: int, env: int, field: int, seed: int, value: Any = None) -> EnvironmentFault:
     """The error for a fault: `row` counts from the start of the run."""
     name = fields(spec)[field]

@@ -86,6 +86,8 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
         wrong += wrong_sizes(cfg, spec)
     if not wrong and hasattr(cfg, "wrong"):
         wrong += cfg.wrong(spec)
+    if taken := sorted({"return", "return_std", "length", "count", "episodes"} & set(spec.measures)):
+        wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
     if spec.players > 1:
         wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
     if wrong:

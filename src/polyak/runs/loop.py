@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from polyak.errors import EnvironmentFault, UserError
+from polyak.errors import UserError
 from polyak.interface import Replay
 from polyak.parts.replay import Ring
 from polyak.runs import checkpoint
@@ -151,12 +151,6 @@ class Training:
     def _log(self, sink: Sink) -> None:
         """A line for each seed: means since the last one."""
         self.carry, sums = self.session.driver.report(self.carry)
-        for name, value in sums.items():
-            if name.startswith("update/") and not np.isfinite(value).all():
-                raise EnvironmentFault(
-                    f"step {self.env_steps:,}: {name} is not finite: the update diverged; try a lower learning "
-                    "rate or --wrap normalize_obs; what was saved stays"
-                )
         now = time.time()
         totals = []
         for index, seed in enumerate(self.session.plan.all_seeds):
