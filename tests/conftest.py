@@ -1,11 +1,23 @@
-"""What every test runs under: shapes checked, keys used once, warnings as errors, no display, no shared cache."""
+"""What every test runs under: shapes checked, keys used once, warnings as errors, no display.
 
+Programs are compiled once for the whole suite: its processes share a cache on disk, which goes when the suite ends.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ["POLYAK_CACHE"] = "off"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    cache = tempfile.mkdtemp(prefix="polyak-tests-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 

@@ -5,6 +5,8 @@ Tables between `<!-- NAME: begin -->` and `<!-- NAME: end -->` are made from the
 """
 
 import dataclasses
+import doctest
+import importlib
 import inspect
 import re
 import sys
@@ -15,7 +17,6 @@ from typing import Any
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import polyak
 from polyak import algorithms, cli, flags
@@ -57,6 +58,18 @@ def rows(text: str) -> list[list[str]]:
     """The cells of a Markdown table, without its head."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def with_examples() -> list[str]:
+    sources = [path for path in (ROOT / "src").rglob("*.py") if ">>> " in read(path)]
+    return sorted(".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in sources)
+
+
+@pytest.mark.parametrize("module", with_examples())
+def test_the_examples_in_docstrings_give_what_they_say(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted
+    assert not result.failed
 
 
 def with_python() -> list[Path]:
@@ -233,27 +246,16 @@ def test_every_make_target_of_the_pages_exists():
 # ---- Python
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Pages that train the same thing compile it once, and hardly optimise it."""
-    wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in wanted}
-    for name, value in wanted.items():
-        jax.config.update(name, value)
+@pytest.fixture
+def _hardly_optimised():
+    """For what is compiled meanwhile."""
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("python of pages")
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("_hardly_optimised")
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     """All of a page's blocks, one after the other; one that begins with `# FILE.py` is that file."""

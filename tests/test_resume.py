@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from auditing import QUICK, assert_same_bits
@@ -44,29 +43,13 @@ N = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Every session compiles its own programs: the cache on disk makes that quick, optimised or not."""
-    before = {name: getattr(jax.config, name) for name in CACHE}
-    values = (str(tmp_path_factory.mktemp("cache")), 0.0, -1)
-    for name, value in zip(CACHE, values, strict=True):
-        jax.config.update(name, value)
+def _compile_quickly():
+    """Every session compiles its own programs, of which the bits matter and not the speed."""
     options = dict(program.COMPILER_OPTIONS)
     program.COMPILER_OPTIONS.update(QUICK)
     yield
     program.COMPILER_OPTIONS.clear()
     program.COMPILER_OPTIONS.update(options)
-    for name, value in before.items():
-        jax.config.update(name, value)
-    from jax.experimental.compilation_cache import compilation_cache
-
-    compilation_cache.reset_cache()
-
-
-CACHE = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-    "jax_persistent_cache_min_entry_size_bytes",
-)
 
 
 def settings(name, out, run, **more):
@@ -287,16 +270,15 @@ def audit_joins(run):
 # ---- with real processes
 
 
-def environment(cache):
-    """Of a process: quick programs, from a cache that all share."""
-    return {**os.environ, "POLYAK_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parent)}
-
-
-def command(*words, cwd, cache):
+def command(*words, cwd):
     return subprocess.Popen(
         [sys.executable, "-m", "polyak", *words],
         cwd=cwd,
-        env=environment(cache),
+        env={
+            **os.environ,
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": str(Path(__file__).parent),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -341,25 +323,20 @@ def kill_at_random(process, folder, rng, spread):
     return in_time
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
 KILLED = list(CASES) if KILLS else [("td3", "jax:Pendulum-v1"), ("dqn", "CartPole-v1")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "env"), KILLED)
-def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, env, tmp_path, cache):
+def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, env, tmp_path):
     kills, iterations = KILLS or 5, 400
     words = line_of(name, env, iterations)
-    whole = command(*words, "--name", "whole", cwd=tmp_path, cache=cache)
+    whole = command(*words, "--name", "whole", cwd=tmp_path)
     _, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
     rng, killed, writing = random.Random(f"{name} {env}"), 0, 0
     folder = tmp_path / "runs" / "parts"
-    process = command(*words, "--name", "parts", cwd=tmp_path, cache=cache)
+    process = command(*words, "--name", "parts", cwd=tmp_path)
     while killed < kills:
         assert kill_at_random(process, folder, rng, 0.2), "the run is too short for so many kills"
         killed += 1
@@ -367,7 +344,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, en
         go_on = (
             ["resume", "runs/parts"] if (folder / "config.json").is_file() else [*words, "--name", "parts"]
         )
-        process = command(*go_on, cwd=tmp_path, cache=cache)
+        process = command(*go_on, cwd=tmp_path)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "consistent, not exact" not in errors
@@ -379,9 +356,9 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, en
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on_and_a_finished_run_is_left_alone(tmp_path, cache):
+def test_ctrl_c_saves_and_says_how_to_go_on_and_a_finished_run_is_left_alone(tmp_path):
     words = line_of("ppo", "jax:CartPole-v1", 3000)
-    process = command(*words, "--name", "one", cwd=tmp_path, cache=cache)
+    process = command(*words, "--name", "one", cwd=tmp_path)
     folder = tmp_path / "runs" / "one"
     wait_for(lambda: newest(folder) > 0, process)
     process.send_signal(signal.SIGINT)
@@ -394,7 +371,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_a_finished_run_is_left_alone(tmp
     manifest = json.loads((checkpoint.latest(folder / "checkpoints") / "manifest.json").read_text())
     assert manifest["env_steps"] == steps
 
-    again = command("resume", "runs/one", cwd=tmp_path, cache=cache)
+    again = command("resume", "runs/one", cwd=tmp_path)
     wait_for(lambda: newest(folder) > steps, again)
     again.send_signal(signal.SIGINT)
     said, _ = again.communicate(timeout=60)
@@ -403,9 +380,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_a_finished_run_is_left_alone(tmp
 
 
 @pytest.mark.slow
-def test_resuming_a_finished_run_from_the_command_line_exits_0_and_changes_nothing(tmp_path, cache, finished):
+def test_resuming_a_finished_run_from_the_command_line_exits_0_and_changes_nothing(tmp_path, finished):
     before = files_of(finished.path)
-    process = command("resume", str(finished.path), cwd=tmp_path, cache=cache)
+    process = command("resume", str(finished.path), cwd=tmp_path)
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "already finished: 240 steps" in said

@@ -6,7 +6,9 @@ updates (the paper), `period=1` averages (Polyak); `target=False` bootstraps fro
 
 Departures: Adam instead of centred RMSProp, as in later work of the same group; `period` counts updates as in
 the paper's Algorithm 1, where its table counts them too; a small MLP unless `network` says otherwise; beside the
-error term the gradient's norm is clipped (`max_norm`), and the learning rate may fall (`lr_end`).
+error term the gradient's norm is clipped (`max_norm`), and the learning rate may fall (`lr_end`). Epsilon falls
+over a share of the horizon (`epsilon_fraction`), which is the paper's million frames in a run of fifty million.
+Evaluation acts greedily, where the paper keeps an epsilon of 0.05. Time limits are bootstrapped through.
 """
 
 from dataclasses import dataclass, field
@@ -31,9 +33,7 @@ class Config:
     lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, as the paper does
     epsilon: float = within(1.0, 0, 1)  # at the first step
     epsilon_end: float = within(0.1, 0, 1)
-    epsilon_fraction: float = within(
-        0.02, 0, 1
-    )  # of the horizon, from the one to the other: 1M of 50M frames
+    epsilon_fraction: float = within(0.02, 0, 1)  # of the horizon, from the one to the other
     horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
     target: bool = True
     tau: float = within(1.0, 0, 1)

@@ -4,9 +4,10 @@ Schulman, Wolski, Dhariwal, Radford & Klimov 2017 (arXiv:1707.06347), Algorithm 
 defaults are its Table 3 (MuJoCo).
 
 Departures: advantages are normalised within each mini-batch and the gradient's norm is clipped (`max_norm`), as
-in the authors' code; the last layers start small and all layers orthogonal, likewise. Policy and value function
-share no weights. Mini-batches mix the times of an environment, each its own, and take every environment. Where
-an episode is cut by a time limit the advantage bootstraps from the value of the true successor.
+in the authors' code; likewise Adam's epsilon is 1e-5, all layers start orthogonal and the policy's last one small.
+Policy and value function share no weights, and c1 is 0.5. With `sigma="state"` log sigma is clipped to [-5, 2].
+Mini-batches mix the times of an environment, each its own, and take every environment. Where an episode is cut by
+a time limit the advantage bootstraps from the value of the true successor.
 """
 
 from dataclasses import dataclass, field

@@ -65,8 +65,7 @@ def stack_seeds(trees: list[Tree]) -> Tree:
 def over_seeds(function: Callable, *args: Tree) -> Tree:
     """Call `function`, written for one seed, on trees [S, ...] (what seeds share: [...]), as one program.
 
-    One seed goes the same way: without its axis XLA's CPU backend would copy a ring of one environment, whose
-    axes of length one it lays out in two ways.
+    One seed goes the same way: without the axis of seeds XLA's CPU backend copied the ring at every update.
     """
     in_axes = tuple(seed_axes(arg) for arg in args)
     shapes = jax.eval_shape(jax.vmap(function, in_axes, axis_name=SEED), *args)

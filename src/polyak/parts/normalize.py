@@ -110,8 +110,8 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         return algorithm.act(cfg, spec, inner, memory, normalized(spec, moments, obs), key, explore)
 
     def update(cfg: Any, spec: Spec, state: Normalized, batch: Batch, key: jax.Array) -> Update:
-        done = algorithm.update(cfg, spec, state.inner, both(spec, state.moments, batch), key)
-        return done._replace(state=state.replace(inner=done.state))
+        made = algorithm.update(cfg, spec, state.inner, both(spec, state.moments, batch), key)
+        return made._replace(state=state.replace(inner=made.state))
 
     def observe(cfg: Any, spec: Spec, state: Normalized, rollout: Transition) -> Normalized:
         moments = state.moments.add(_floats(spec.obs, rollout.obs))
@@ -147,8 +147,8 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
         return algorithm.act(cfg, spec, actor[0], memory, obs, key, explore)
 
     def update(cfg: Any, spec: Spec, state: Scaled, batch: Batch, key: jax.Array) -> Update:
-        done = algorithm.update(cfg, spec, state.inner, scaled(state.moments, batch), key)
-        return done._replace(state=state.replace(inner=done.state))
+        made = algorithm.update(cfg, spec, state.inner, scaled(state.moments, batch), key)
+        return made._replace(state=state.replace(inner=made.state))
 
     def observe(cfg: Any, spec: Spec, state: Scaled, rollout: Transition) -> Scaled:
         reward = rollout.reward.astype(jnp.float32)

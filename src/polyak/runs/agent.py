@@ -59,8 +59,8 @@ class Agent:
             self._begin(self._plan(total_timesteps), terminal)
         training = self.training
         assert training is not None
-        training.terminal, done = terminal, training.env_steps
-        plan = dataclasses.replace(training.session.plan, steps=done + total_timesteps)
+        training.terminal = terminal
+        plan = dataclasses.replace(training.session.plan, steps=training.env_steps + total_timesteps)
         training.session.plan = plan
         training.schedule = Schedule(training.session)
         training.stop.clear()

@@ -165,8 +165,8 @@ class Progress:
         if self.moving:
             self.moving.stop()
         seconds = time.monotonic() - self.began
-        done = self.env_steps - (self.first_steps or 0)
-        rate = f", {count(done / seconds)} steps/s" if done and seconds > 0 else ""
+        made = self.env_steps - (self.first_steps or 0)
+        rate = f", {count(made / seconds)} steps/s" if made and seconds > 0 else ""
         self.terminal._line(f"{self.env_steps:,} of {self.total:,} steps in {clock(seconds)}{rate}")
 
     @contextmanager
