@@ -9,6 +9,7 @@ import pytest
 
 from polyak.drivers.learn import (
     Keys,
+    RowKeys,
     check_data,
     choose,
     learn,
@@ -248,8 +249,12 @@ def chosen(spec, warm, uniform, action=None):
     cfg = Config(data=Replay(uniform=uniform))
     algorithm = recorder._replace(act=acts)
     memory, obs = jnp.zeros(spec.num_envs), jnp.ones((spec.num_envs, 2))
-    go = jax.jit(lambda step: choose(algorithm, cfg, spec, (), memory, obs, Keys.of(3), step, warm))
-    return lambda step: go(jnp.int32(step))
+
+    def at(row):
+        return choose(algorithm, cfg, spec, (), memory, obs, RowKeys.of(Keys.of(3), row), warm)
+
+    go = jax.jit(at)
+    return lambda row: go(jnp.int32(row))
 
 
 def test_a_uniform_warm_up_replaces_actions_only():

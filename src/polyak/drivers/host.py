@@ -15,7 +15,16 @@ import numpy as np
 from polyak.drivers import inspect
 from polyak.drivers.in_graph import metric_shapes
 from polyak.drivers.lanes import Lanes
-from polyak.drivers.learn import Keys, actors, choose, initial_states, learn, row_shape, warmup_iterations
+from polyak.drivers.learn import (
+    Keys,
+    RowKeys,
+    actors,
+    choose,
+    initial_states,
+    learn,
+    row_shape,
+    warmup_iterations,
+)
 from polyak.drivers.program import Program, over_seeds
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault
@@ -35,13 +44,23 @@ class Learner(Record):
     iteration: Array  # rollouts since the run began, shared
 
 
+@pytree
+class Hand(Record):
+    """What acting works with, handed on from row to row: [S, ...], but for what all seeds share."""
+
+    memory: Tree  # [S, N, ...]
+    keys: RowKeys  # [S, T, ...] of this rollout's rows
+    extras: Tree  # [S, T, N, ...] what `act` wants remembered of this rollout
+    clock: Array  # rows of this rollout so far, shared
+
+
 @dataclass
 class Carry:
     """The whole run."""
 
     learner: Learner
     actor: Tree  # [S, ...], of the newest state
-    memory: Tree  # [S, N, ...]
+    hand: Hand
     lanes: Lanes
     iteration: int
 
@@ -54,8 +73,8 @@ class Host:
         self.rows = cfg.data.steps
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = warmup_iterations(cfg, spec)
-        self.act = {warm: Program(self._act(warm)) for warm in (True, False)}
-        self.learn = {warm: Program(self._learn(warm), donate=(0,)) for warm in (True, False)}
+        self.act = {warm: Program(self._act(warm), donate=(1,), small=True) for warm in (True, False)}
+        self.learn = {warm: Program(self._learn(warm), donate=(0, 1)) for warm in (True, False)}
         self.begin = Program(self._begin)
         self.renew = Program(self._renew)
         self.seed_array = np.asarray(self.seeds, np.uint32)
@@ -73,10 +92,9 @@ class Host:
         """Compile what `advance` will run."""
         obs = self._by_seed(carry.lanes.obs)
         for warm in (True, False) if self.warmup else (False,):
-            self.act[warm].compile(carry.actor, carry.memory, obs, self.seed_array, 0)
-            row = jax.eval_shape(self._act(warm), carry.actor, carry.memory, obs, self.seed_array, 0)
-            rollout = self._rollout_shape(row, obs)
-            self.learn[warm].compile(carry.learner, rollout, self.seed_array)
+            self.act[warm].compile(carry.actor, carry.hand, obs)
+            action = jax.eval_shape(self._act(warm), carry.actor, carry.hand, obs)[1]
+            self.learn[warm].compile(carry.learner, carry.hand, self._rollout_shape(action), self.seed_array)
 
     def advance(self, carry: Carry, iterations: int) -> Carry:
         """`iterations` rollouts on; how a run is cut into calls does not change a bit of it.
@@ -87,21 +105,23 @@ class Host:
             warm = carry.iteration < self.warmup
             rollout = self._collect(carry, warm)
             self._inspect(carry, rollout)
-            carry.learner, carry.actor = self.learn[warm](carry.learner, rollout, self.seed_array)
+            carry.learner, carry.actor, carry.hand = self.learn[warm](
+                carry.learner, carry.hand, rollout, self.seed_array
+            )
             carry.iteration += 1
         inspect.check_metrics(carry.learner.metrics, carry.iteration)
         return carry
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays, and plain values."""
-        tree = {**vars(carry.learner), "memory": carry.memory, "lanes": carry.lanes.pack()}
+        tree = {**vars(carry.learner), "memory": carry.hand.memory, "lanes": carry.lanes.pack()}
         return tree, {"iteration": carry.iteration, "steps": int(carry.lanes.length.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        learner, _, memory = self._shapes()
+        learner, _, hand = self._shapes()
         lanes = Lanes(self.envs, self.spec, self.seeds).template(int(extra["steps"]))
-        return {**vars(learner), "memory": memory, "lanes": lanes}
+        return {**vars(learner), "memory": hand.memory, "lanes": lanes}
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () on policy."""
@@ -115,18 +135,19 @@ class Host:
         """
         device = jax.tree.map(jnp.array, {name: value for name, value in tree.items() if name != "lanes"})
         memory = device.pop("memory")
-        learner = Learner(**device)
+        learner, iteration = Learner(**device), int(extra["iteration"])
+        hand = self._hand(memory, iteration)
         lanes = Lanes(self.envs, self.spec, self.seeds)
         self.inexact = lanes.unpack(tree["lanes"])
         if self.inexact:
             lanes.restart(np.asarray(self.inexact))
-            memory = self._renewed(memory, lanes, self.inexact, -1)
+            hand = self._renewed(hand, lanes, self.inexact, -1)
             if not isinstance(self.cfg.data, OnPolicy):
                 mask = self._mask(self.inexact)
                 cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
                 learner = learner.replace(buffer=cut(learner.buffer, mask))
         actor = actors(self.algorithm)(learner.state)
-        return Carry(learner, actor, memory, lanes, int(extra["iteration"]))
+        return Carry(learner, actor, hand, lanes, iteration)
 
     # ---- what the loop reads
 
@@ -151,61 +172,48 @@ class Host:
     # ---- one rollout
 
     def _collect(self, carry: Carry, warm: bool) -> Transition:
-        """T steps of every lane: a rollout [S, T, N, ...]."""
+        """T steps of every lane: a rollout [T, L, ...] without extras, which `carry.hand` holds."""
         lanes, act = carry.lanes, self.act[warm]
-        rows = []
+        rollout = None
         for t in range(self.rows):
-            row = carry.iteration * self.rows + t
-            obs = self._by_seed(lanes.obs)
-            action, memory, extras = act(carry.actor, carry.memory, obs, self.seed_array, row)
+            obs = lanes.obs
+            carry.hand, action = act(carry.actor, carry.hand, self._by_seed(obs))
             action = np.asarray(action)
+            action = action.reshape(lanes.count, *action.shape[2:])
             try:
-                stepped = lanes.step(action.reshape(lanes.count, *action.shape[2:]))
+                stepped = lanes.step(action)
             except EnvironmentFault as fault:
-                raise EnvironmentFault(f"step {row}: {fault}") from fault
-            next_obs = self._by_seed(stepped.obs)
-            rows.append(
-                Transition(
-                    obs,
-                    action,
-                    self._by_seed(stepped.reward.astype(np.float32)),
-                    next_obs,
-                    self._by_seed(stepped.terminated),
-                    self._by_seed(stepped.truncated),
-                    extras,
-                )
-            )
-            carry.memory = memory
-            ended = np.flatnonzero(stepped.terminated | stepped.truncated)
-            if len(ended):
+                raise EnvironmentFault(f"step {carry.iteration * self.rows + t}: {fault}") from fault
+            reward = stepped.reward.astype(np.float32)
+            row = Transition(obs, action, reward, stepped.obs, stepped.terminated, stepped.truncated)
+            if rollout is None:
+                rollout = jax.tree.map(lambda x: np.empty((self.rows, *x.shape), x.dtype), row)
+                into = jax.tree.leaves(rollout)
+            for rows, x in zip(into, jax.tree.leaves(row), strict=True):
+                rows[t] = x
+            if stepped.terminated.any() or stepped.truncated.any():
+                ended = np.flatnonzero(stepped.terminated | stepped.truncated)
                 lanes.renew(ended)
-                carry.memory = self._renewed(carry.memory, lanes, ended, row)
-        if self.rows == 1:
-            return jax.tree.map(lambda x: x[:, None], rows[0])
-        return jax.tree.map(lambda *steps: np.stack(steps, axis=1), *rows)
+                carry.hand = self._renewed(carry.hand, lanes, ended, carry.iteration * self.rows + t)
+        return rollout
 
-    def _renewed(self, memory: Tree, lanes: Lanes, which: Any, row: int) -> Tree:
+    def _renewed(self, hand: Hand, lanes: Lanes, which: Any, row: int) -> Hand:
         """Fresh memory in the lanes whose episode begins."""
-        if not jax.tree.leaves(memory):
-            return memory
+        if not jax.tree.leaves(hand.memory):
+            return hand
         episode = self._by_seed(lanes.episode.astype(np.int32))
-        return self.renew(memory, self._mask(which), episode, self.seed_array, row)
+        mask = self._mask(which)
+        return hand.replace(memory=self.renew(hand.memory, mask, episode, self.seed_array, row))
 
     def _inspect(self, carry: Carry, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
-        for index, seed in enumerate(self.seeds):
-            rows = jax.tree.map(lambda x, index=index: x[index], rollout._replace(extras=()))
-            row, env, field = inspect.first_fault(self.spec, rows, np).tolist()
-            if row != inspect.NOTHING:
-                values = [rows.action, rows.reward, *jax.tree.leaves(rows.next_obs)][field][row, env]
-                raise inspect.explain(
-                    self.spec,
-                    carry.iteration * self.rows + row,
-                    env,
-                    field,
-                    seed,
-                    np.array2string(values, threshold=8),
-                )
+        row, lane, field = inspect.first_fault(self.spec, rollout, np).tolist()
+        if row == inspect.NOTHING:
+            return
+        seed, env = divmod(lane, self.spec.num_envs)
+        values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, lane]
+        step, value = carry.iteration * self.rows + row, np.array2string(values, threshold=8)
+        raise inspect.explain(self.spec, step, env, field, self.seeds[seed], value)
 
     # ---- small things
 
@@ -220,19 +228,19 @@ class Host:
 
     # ---- what is compiled
 
-    def _fresh(self) -> tuple[Learner, Tree, Tree]:
+    def _fresh(self) -> tuple[Learner, Tree, Hand]:
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         return self.begin(states, self.seed_array)
 
-    def _shapes(self) -> tuple[Learner, Tree, Tree]:
+    def _shapes(self) -> tuple[Learner, Tree, Hand]:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
         return jax.eval_shape(self._begin, states, self.seed_array)
 
-    def _begin(self, state: Tree, seeds: Array) -> tuple[Learner, Tree, Tree]:
-        def one(state: Tree, seed: Array) -> tuple[Learner, Tree, Tree]:
-            spec, cfg = self.spec, self.cfg
+    def _begin(self, state: Tree, seeds: Array) -> tuple[Learner, Tree, Hand]:
+        def one(state: Tree, seed: Array) -> tuple[Learner, Tree, Hand]:
+            spec, cfg, keys = self.spec, self.cfg, Keys.of(seed)
             ids = jnp.arange(spec.num_envs)
-            memory = self.algorithm.memory(cfg, spec, ids, jnp.zeros_like(ids), Keys.of(seed).memory)
+            memory = self.algorithm.memory(cfg, spec, ids, jnp.zeros_like(ids), keys.memory)
             row = row_shape(self.algorithm, cfg, spec, state)
             buffer: Any = ()
             if not isinstance(cfg.data, OnPolicy):
@@ -241,33 +249,49 @@ class Host:
             metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             zero = jnp.zeros((), jnp.int32)
             learner = Learner(state, buffer, zero, metrics, zero)
-            return strong((learner, self.algorithm.actor(state), memory))
+            extras = jax.tree.map(lambda x: jnp.zeros((self.rows, *x.shape), x.dtype), row.extras)
+            hand = Hand(memory, RowKeys.of_rollout(keys, zero, self.rows), extras, zero)
+            return strong((learner, self.algorithm.actor(state), hand))
 
         return over_seeds(one, state, seeds)
 
     def _act(self, warm: bool):
-        def act(actor: Tree, memory: Tree, obs: Tree, seeds: Array, row: Array) -> tuple[Array, Tree, Tree]:
-            def one(actor: Tree, memory: Tree, obs: Tree, seed: Array) -> tuple:
-                keys = Keys.of(seed)
-                return choose(self.algorithm, self.cfg, self.spec, actor, memory, obs, keys, row, warm)
+        def act(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
+            return over_seeds(one, actor, hand, obs)
 
-            return over_seeds(one, actor, memory, obs, seeds)
+        def one(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
+            keys = jax.tree.map(lambda rows: rows[hand.clock], hand.keys)
+            action, memory, extras = choose(
+                self.algorithm, self.cfg, self.spec, actor, hand.memory, obs, keys, warm
+            )
+            written = jax.tree.map(lambda rows, x: rows.at[hand.clock].set(x), hand.extras, extras)
+            return strong((Hand(memory, hand.keys, written, hand.clock + 1), action))
 
         return act
 
     def _learn(self, warm: bool):
-        def learned(learner: Learner, rollout: Transition, seeds: Array) -> tuple[Learner, Tree]:
-            return over_seeds(one, learner, rollout, seeds)
+        def learned(
+            learner: Learner, hand: Hand, rollout: Transition, seeds: Array
+        ) -> tuple[Learner, Tree, Hand]:
+            def by_seed(x: Array) -> Array:  # [T, L, ...] as [S, T, N, ...]
+                x = x.reshape(self.rows, len(self.seeds), self.spec.num_envs, *x.shape[2:])
+                return jnp.moveaxis(x, 1, 0)
 
-        def one(learner: Learner, rollout: Transition, seed: Array) -> tuple[Learner, Tree]:
-            key = jax.random.fold_in(Keys.of(seed).learn, learner.iteration)
+            return over_seeds(one, learner, hand, jax.tree.map(by_seed, rollout), seeds)
+
+        def one(learner: Learner, hand: Hand, rollout: Transition, seed: Array) -> tuple[Learner, Tree, Hand]:
+            keys = Keys.of(seed)
+            key = jax.random.fold_in(keys.learn, learner.iteration)
+            rollout = rollout._replace(extras=hand.extras)
             state, buffer, metrics = learn(
                 self.algorithm, self.cfg, self.spec, learner.state, learner.buffer, rollout, key, warm
             )
             made = 0 if warm else getattr(self.cfg.data, "updates", 1)
             sums = learner.metrics if warm else jax.tree.map(jnp.add, learner.metrics, metrics)
             learner = Learner(state, buffer, learner.updates + made, sums, learner.iteration + 1)
-            return strong((learner, self.algorithm.actor(state)))
+            row_keys = RowKeys.of_rollout(keys, learner.iteration, self.rows)
+            hand = hand.replace(keys=row_keys, clock=jnp.zeros((), jnp.int32))
+            return strong((learner, self.algorithm.actor(state), hand))
 
         return learned
 
@@ -279,12 +303,21 @@ class Host:
 
         return over_seeds(one, memory, mask, episode, seeds)
 
-    def _rollout_shape(self, row: tuple, obs: Tree) -> Transition:
-        action, _, extras = row
-        seeds, num_envs = len(self.seeds), self.spec.num_envs
-        reward = jax.ShapeDtypeStruct((seeds, num_envs), np.float32)
-        flag = jax.ShapeDtypeStruct((seeds, num_envs), np.bool_)
-        one = Transition(obs, action, reward, obs, flag, flag, extras)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((x.shape[0], self.rows, *x.shape[1:]), x.dtype), one
-        )
+    def _hand(self, memory: Tree, iteration: int) -> Hand:
+        """A hand at the beginning of a rollout."""
+
+        def one(memory: Tree, seed: Array) -> Hand:
+            keys = RowKeys.of_rollout(Keys.of(seed), jnp.asarray(iteration, jnp.int32), self.rows)
+            extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), shapes)
+            return strong(Hand(memory, keys, extras, jnp.zeros((), jnp.int32)))
+
+        shapes = self._shapes()[2].extras
+        return jax.jit(lambda memory, seeds: over_seeds(one, memory, seeds))(memory, self.seed_array)
+
+    def _rollout_shape(self, action: Any) -> Transition:
+        """The shapes of what `_collect` returns."""
+        shape = (self.rows, len(self.seeds) * self.spec.num_envs)
+        obs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*shape, *s.shape), s.dtype), self.spec.obs)
+        act = jax.ShapeDtypeStruct((*shape, *action.shape[2:]), action.dtype)
+        reward, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
+        return Transition(obs, act, reward, obs, flag, flag)

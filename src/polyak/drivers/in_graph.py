@@ -11,6 +11,7 @@ import numpy as np
 from polyak.drivers import inspect
 from polyak.drivers.learn import (
     Keys,
+    RowKeys,
     actors,
     batched,
     choose,
@@ -204,8 +205,9 @@ class InGraph:
         actor = self.algorithm.actor(carry.state)
         collect = Collector(self.algorithm, self.cfg, self.env, self.spec, actor, keys, warm)
         first = carry.iteration * self.rows
+        row_keys = RowKeys.of_rollout(keys, carry.iteration, self.rows)
         (lives, sums), rollout = jax.lax.scan(
-            collect.step, (carry.lives, carry.sums), first + jnp.arange(self.rows)
+            collect.step, (carry.lives, carry.sums), (first + jnp.arange(self.rows), row_keys)
         )
         found = inspect.first_fault(self.spec, rollout, jnp)
         found = jnp.where(found[0] == inspect.NOTHING, found, found.at[0].add(first))
@@ -279,12 +281,15 @@ class Collector:
     keys: Keys
     warm: bool
 
-    def step(self, carry: tuple[Lives, Sums], row: Array) -> tuple[tuple[Lives, Sums], Transition]:
+    def step(
+        self, carry: tuple[Lives, Sums], number_and_keys: tuple[Array, RowKeys]
+    ) -> tuple[tuple[Lives, Sums], Transition]:
         """Act, step, count, and begin anew where an episode ended."""
         lives, sums = carry
+        row, row_keys = number_and_keys
         spec, num_envs = self.spec, self.spec.num_envs
         action, memory, extras = choose(
-            self.algorithm, self.cfg, spec, self.actor, lives.memory, lives.obs, self.keys, row, self.warm
+            self.algorithm, self.cfg, spec, self.actor, lives.memory, lives.obs, row_keys, self.warm
         )
         length = lives.length + 1
         stepped = jax.vmap(self.env.step)(

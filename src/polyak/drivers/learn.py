@@ -42,6 +42,26 @@ class Keys(NamedTuple):
         return cls(*jax.random.split(jax.random.key(seed), len(cls._fields)))
 
 
+class RowKeys(NamedTuple):
+    """What one row of a rollout draws from, a function of the row's number since the run began.
+
+    Raw numbers, which cross the border of a program and of a loop like any others.
+    """
+
+    act: Array
+    uniform: Array
+
+    @classmethod
+    def of(cls, keys: Keys, row: Array) -> "RowKeys":
+        """Of one row."""
+        return cls(*(jax.random.key_data(jax.random.fold_in(key, row)) for key in (keys.act, keys.uniform)))
+
+    @classmethod
+    def of_rollout(cls, keys: Keys, iteration: Array, steps: int) -> "RowKeys":
+        """Of the T rows of a rollout, [T]: made at once, which is cheaper than one by one."""
+        return jax.vmap(cls.of, (None, 0))(keys, iteration * steps + jnp.arange(steps))
+
+
 def episode_key(key: Array, env: Array, episode: Array, step: Array) -> Array:
     """An environment's randomness is a function of (run, environment, episode, step); step 0 is the reset."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, env), episode), step)
@@ -140,18 +160,18 @@ def choose(
     actor: Tree,
     memory: Tree,
     obs: Tree,
-    keys: Keys,
-    step: Array,
+    keys: RowKeys,
     warm: bool,
 ) -> tuple[Array, Tree, Tree]:
-    """What to do in a rollout: `act`, whose action a warm-up may replace by a uniform one.
+    """What to do in a row: `act`, whose action a warm-up may replace by a uniform one.
 
-    obs  [N, ...];  step  the row's number since the run began.  Returns action, memory, extras of [N, ...].
+    obs  [N, ...].  Returns action, memory, extras of [N, ...].
     """
-    key = jax.random.fold_in(keys.act, step)
-    action, memory, extras = algorithm.act(cfg, spec, actor, memory, obs, key, True)
+    action, memory, extras = algorithm.act(
+        cfg, spec, actor, memory, obs, jax.random.wrap_key_data(keys.act), True
+    )
     if warm and cfg.data.uniform:
-        action = uniform_action(spec, action, jax.random.fold_in(keys.uniform, step))
+        action = uniform_action(spec, action, jax.random.wrap_key_data(keys.uniform))
     return action, memory, extras
 
 

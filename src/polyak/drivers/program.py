@@ -11,6 +11,10 @@ from polyak.interface import Array, Tree
 # Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
 COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
+# For a program of a few microseconds: its parts one after the other, since handing them to other threads takes
+# longer than they do.
+ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
 SHARED = frozenset({"clock", "iteration"})  # counters that do not depend on data: one for all seeds
 SEED = "seed"  # the axis over seeds, known to drivers only
 
@@ -18,8 +22,9 @@ SEED = "seed"  # the axis over seeds, known to drivers only
 class Program:
     """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
 
-    def __init__(self, function: Callable, donate: tuple[int, ...] = ()):
-        self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=COMPILER_OPTIONS)
+    def __init__(self, function: Callable, donate: tuple[int, ...] = (), small: bool = False):
+        options = COMPILER_OPTIONS | (ONE_BY_ONE if small else {})
+        self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
         self.compiled: Any = None
 
     def compile(self, *args: Any) -> Any:

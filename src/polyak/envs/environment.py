@@ -1,5 +1,6 @@
 """What an environment is: the JAX protocol, the host protocol, and the border where actions are rescaled."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -79,13 +80,18 @@ def to_bounds(space: Any, action: Array) -> Array:
 
     A Box with finite bounds: clip to [-1, 1] and rescale; an infinite bound: as it is; integers: as they are.
     """
-    if not isinstance(space, Box) or not _finite(space):
+    if not isinstance(space, Box) or (affine := _affine(space)) is None:
         return action
-    low, high = (np.asarray(b, space.dtype) for b in (space.low, space.high))
+    low, half = affine
+    return low + (action.clip(-1, 1) + 1) * half
+
+
+@functools.cache
+def _affine(space: Box) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lower bound and half the width, or None where a bound is infinite."""
+    low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
     if low.ndim:
         low, high = low.reshape(space.shape), high.reshape(space.shape)
-    return low + (action.clip(-1, 1) + 1) * ((high - low) / 2)
-
-
-def _finite(space: Box) -> bool:
-    return bool(np.isfinite(space.low).all() and np.isfinite(space.high).all())
+    return low, (high - low) / 2

@@ -1,0 +1,22 @@
+"""What both sides of a measurement say of themselves."""
+
+import importlib.metadata
+import resource
+import sys
+
+
+def peak_memory() -> float:
+    """Of this process since it began, in megabytes."""
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

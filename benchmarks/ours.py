@@ -1,0 +1,84 @@
+"""One work with polyak, measured: `python benchmarks/ours.py WORK [--seeds K]` prints one line of JSON.
+
+The loop is the one of `polyak train` with its log lines; evaluations and checkpoints, which the rivals do not make,
+are left out.
+"""
+
+import argparse
+import json
+import time
+
+import jax
+from measured import peak_memory, versions
+from works import SEEDS, WORKS, Work
+
+from polyak.runs.loop import Training
+from polyak.runs.plan import Settings, make_plan
+from polyak.runs.run import silent
+from polyak.runs.session import Session
+
+
+class Lines(list):
+    """A sink that keeps the log."""
+
+    write = list.append
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def training_of(work: Work, seeds: int = 1, seed: int = 0) -> Training:
+    """A run that has not begun."""
+    settings = Settings(
+        steps=10 * work.end,
+        seed=seed,
+        seeds=seeds,
+        num_envs=work.num_envs,
+        eval_every=work.end,
+        checkpoint_every=10 * work.end,
+        preset=False,
+    )
+    plan = make_plan(work.algorithm, work.env, settings, work.config, in_graph=work.env.startswith("jax:"))
+    return Training(Session(plan), silent())
+
+
+def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
+    """Seconds to compile, steps per second of all seeds together, peak memory."""
+    training = training_of(work, seeds, seed)
+    training.schedule.evaluation = training.schedule.checkpoint = training.schedule.total + 1
+    per = training.session.driver.env_steps
+    training.start()
+    began = time.perf_counter()
+    training.compile()
+    compiled = time.perf_counter() - began
+    lines = Lines()
+    first = max(2, -(-work.begin // per))
+    training.run(lines, until=first)
+    jax.block_until_ready(training.session.driver.pack(training.carry)[0])
+    began, before = time.perf_counter(), training.env_steps
+    training.run(lines, until=first + -(-(work.end - work.begin) // per))
+    jax.block_until_ready(training.session.driver.pack(training.carry)[0])
+    seconds, steps = time.perf_counter() - began, (training.env_steps - before) * seeds
+    training.session.close()
+    return {
+        "steps_per_s": steps / seconds,
+        "steps": steps,
+        "seconds": seconds,
+        "compile_s": compiled,
+        "peak_mb": peak_memory(),
+        "versions": versions("polyak", "jax", "jaxlib", "gymnasium", "mujoco", "numpy"),
+    }
+
+
+def main() -> None:
+    """Read the command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("work", choices=[*WORKS, *SEEDS])
+    options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--seed", type=int, default=0)
+    said = options.parse_args()
+    print(json.dumps(measure({**WORKS, **SEEDS}[said.work], said.seeds, said.seed)))
+
+
+if __name__ == "__main__":
+    main()

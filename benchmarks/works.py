@@ -1,0 +1,133 @@
+"""What is measured: the same settings for polyak and its rivals, written down once. Imports nothing heavy.
+
+TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX in one compiled graph.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training, timed between two numbers of environment steps, both after everything has compiled.
+
+    config   polyak's settings; rivals.py gives the same to each rival in its own words
+    goals    rival -> how many times its rate polyak is to reach
+    """
+
+    title: str
+    algorithm: str
+    env: str
+    begin: int
+    end: int
+    config: dict[str, Any]
+    num_envs: int = 1
+    goals: dict[str, float] = field(default_factory=dict)
+
+
+ON_POLICY = {
+    "gamma": 0.99,
+    "lam": 0.95,
+    "lr": 3e-4,
+    "clip": 0.2,
+    "epochs": 10,
+    "minibatch": 64,
+    "entropy": 0.0,
+    "hidden": [64, 64],
+    "data": {"steps": 2048},
+}
+
+WORKS = {
+    "td3-halfcheetah": Work(
+        title="TD3 HalfCheetah-v5",
+        algorithm="td3",
+        env="HalfCheetah-v5",
+        begin=1_500,
+        end=5_500,
+        config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
+        goals={"sbx": 2.0, "sb3": 4.0},
+    ),
+    "ppo-halfcheetah": Work(
+        title="PPO HalfCheetah-v5",
+        algorithm="ppo",
+        env="HalfCheetah-v5",
+        begin=2 * 2048,
+        end=10 * 2048,
+        config=ON_POLICY,
+        goals={"sbx": 5.0, "sb3": 5.0},
+    ),
+    "ppo-cartpole": Work(
+        title="PPO CartPole-v1",
+        algorithm="ppo",
+        env="CartPole-v1",
+        begin=2 * 2048,
+        end=10 * 2048,
+        config=ON_POLICY,
+        goals={"sbx": 5.0, "sb3": 5.0},
+    ),
+    "dqn-cartpole": Work(
+        title="DQN CartPole-v1",
+        algorithm="dqn",
+        env="CartPole-v1",
+        begin=2_000,
+        end=22_000,
+        config={
+            "lr": 1e-3,
+            "epsilon_fraction": 0.1,
+            "epsilon_end": 0.05,
+            "period": 250,
+            "hidden": [64, 64],
+            "data": {"capacity": 100_000, "batch_size": 32, "warmup": 1_000, "steps": 4},
+        },
+        goals={"sbx": 5.0, "sb3": 5.0},
+    ),
+    "ppo-graph": Work(
+        title="PPO CartPole in graph",
+        algorithm="ppo",
+        env="jax:CartPole-v1",
+        begin=0,
+        end=122 * 64 * 128,
+        config={
+            "lr": 3e-4,
+            "epochs": 4,
+            "minibatch": 64 * 128 // 4,
+            "entropy": 0.01,
+            "hidden": [64, 64],
+            "data": {"steps": 128},
+        },
+        num_envs=64,
+        goals={"rejax": 1.5},
+    ),
+}
+
+# Eight seeds in one program against one: polyak's aggregate steps per second.
+SEEDS = {
+    "ppo-seeds": Work(
+        title="PPO CartPole in graph",
+        algorithm="ppo",
+        env="jax:CartPole-v1",
+        begin=2 * 64 * 128,
+        end=22 * 64 * 128,
+        config=WORKS["ppo-graph"].config,
+        num_envs=64,
+        goals={"one": 1.0},
+    ),
+    "td3-seeds": Work(
+        title="TD3 Pendulum in graph, 64-64",
+        algorithm="td3",
+        env="jax:Pendulum-v1",
+        begin=2_000,
+        end=12_000,
+        config={"hidden": [64, 64], "data": {"capacity": 100_000, "batch_size": 64, "warmup": 500}},
+        goals={"one": 2.0},
+    ),
+    "ppo-seeds-host": Work(
+        title="PPO CartPole-v1 on the host",
+        algorithm="ppo",
+        env="CartPole-v1",
+        begin=2 * 2048,
+        end=10 * 2048,
+        config=ON_POLICY,
+        goals={"one": 1.0},
+    ),
+}
