@@ -174,7 +174,7 @@ class Host:
     def _collect(self, carry: Carry, warm: bool) -> Transition:
         """T steps of every lane: a rollout [T, L, ...] without extras, which `carry.hand` holds."""
         lanes, act = carry.lanes, self.act[warm]
-        rollout = None
+        rollout, into = None, []
         for t in range(self.rows):
             obs = lanes.obs
             carry.hand, action = act(carry.actor, carry.hand, self._by_seed(obs))
@@ -195,6 +195,7 @@ class Host:
                 ended = np.flatnonzero(stepped.terminated | stepped.truncated)
                 lanes.renew(ended)
                 carry.hand = self._renewed(carry.hand, lanes, ended, carry.iteration * self.rows + t)
+        assert rollout is not None
         return rollout
 
     def _renewed(self, hand: Hand, lanes: Lanes, which: Any, row: int) -> Hand:
