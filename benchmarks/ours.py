@@ -16,6 +16,7 @@ from polyak.runs.loop import Training
 from polyak.runs.plan import Settings, make_plan
 from polyak.runs.run import silent
 from polyak.runs.session import Session
+from polyak.runs.setup import set_up_jax
 
 
 class Lines(list):
@@ -44,6 +45,7 @@ def training_of(work: Work, seeds: int = 1, seed: int = 0) -> Training:
 
 def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
     """Seconds to compile, steps per second of all seeds together, peak memory."""
+    set_up_jax()
     training = training_of(work, seeds, seed)
     training.schedule.evaluation = training.schedule.checkpoint = training.schedule.total + 1
     per = training.session.driver.env_steps

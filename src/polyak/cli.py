@@ -157,10 +157,10 @@ def train(said: flags.Said, settings: Settings) -> int:
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     settings = dataclasses.replace(settings, name=name)
     say_header(Path(settings.out) / name)
-    from polyak.runs.cache import use_compilation_cache
     from polyak.runs.run import Run, facts, open_run
+    from polyak.runs.setup import set_up_jax
 
-    use_compilation_cache()
+    set_up_jax()
     fields = flags.literals(said.groups.get("env", {}))
     own = flags.literals(said.groups["eval_env"]) if "eval_env" in said.groups else None
     config = said.groups.get("config", {})
@@ -174,10 +174,10 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     folder = RunFolder(Path(said.words[0]) if said.words else newest(options.out))
     folder.config()
     say_header(folder.path)
-    from polyak.runs.cache import use_compilation_cache
     from polyak.runs.run import facts
+    from polyak.runs.setup import set_up_jax
 
-    use_compilation_cache()
+    set_up_jax()
     run = open_trusted(folder.path, options.trust)
     session = run.trust()
     return go_on(run, session, facts(session, run.config.get("preset", "")), True)
@@ -254,11 +254,11 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
             )
         RunFolder(path).config()
     from polyak.results import as_json, say_evaluation
-    from polyak.runs.cache import use_compilation_cache
     from polyak.runs.run import silent
+    from polyak.runs.setup import set_up_jax
     from polyak.runs.terminal import Terminal
 
-    use_compilation_cache()
+    set_up_jax()
     run = open_trusted(path, options.trust)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
@@ -274,11 +274,11 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     """Film a policy."""
     path = Path(said.words[0])
     RunFolder(path).config()
-    from polyak.runs.cache import use_compilation_cache
+    from polyak.runs.setup import set_up_jax
     from polyak.runs.terminal import Terminal, number
     from polyak.runs.watch import film
 
-    use_compilation_cache()
+    set_up_jax()
     run = open_trusted(path, options.trust)
     filmed = film(run, options.episodes, options.out, options.seed, options.policy, Terminal())
     for episode, total in enumerate(filmed.returns):

@@ -6,8 +6,8 @@ defaults are its Table 3 (MuJoCo).
 Departures: advantages are normalised within each mini-batch and the gradient's norm is clipped (`max_norm`), as
 in the authors' code; likewise Adam's epsilon is 1e-5, all layers start orthogonal and the policy's last one small.
 Policy and value function share no weights, and c1 is 0.5. With `sigma="state"` log sigma is clipped to [-5, 2].
-Mini-batches mix the times of an environment, each its own, and take every environment. Where an episode is cut by
-a time limit the advantage bootstraps from the value of the true successor.
+A mini-batch takes some times, drawn without replacement, of every environment. Where an episode is cut by a time
+limit the advantage bootstraps from the value of the true successor.
 """
 
 from dataclasses import dataclass, field
@@ -192,15 +192,11 @@ def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dic
 
 
 def minibatches(cfg: Config, rows: Rows, key: Array) -> Rows:
-    """Shuffle the times of each environment and cut them into equal parts: [parts, T / parts, N, ...]."""
+    """Shuffle the times and cut them into equal parts: [parts, T / parts, N, ...]."""
     times, num_envs = rows.advantage.shape
     parts = max(1, times * num_envs // cfg.minibatch)
-    order = jnp.argsort(jax.random.uniform(key, (times, num_envs)), axis=0)
-
-    def deal(x: Array) -> Array:
-        return x[order, jnp.arange(num_envs)].reshape(parts, times // parts, *x.shape[1:])
-
-    return jax.tree.map(deal, rows)
+    order = jnp.argsort(jax.random.uniform(key, times)).reshape(parts, times // parts)
+    return jax.tree.map(lambda x: x[order], rows)
 
 
 def observe(cfg: Config, spec: Spec, state: State, rollout: Transition) -> State:

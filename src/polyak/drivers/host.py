@@ -90,10 +90,9 @@ class Host:
 
     def compile(self, carry: Carry) -> None:
         """Compile what `advance` will run."""
-        obs = self._by_seed(carry.lanes.obs)
         for warm in (True, False) if self.warmup else (False,):
-            self.act[warm].compile(carry.actor, carry.hand, obs)
-            action = jax.eval_shape(self._act(warm), carry.actor, carry.hand, obs)[1]
+            self.act[warm].compile(carry.actor, carry.hand, carry.lanes.obs)
+            action = jax.eval_shape(self._act(warm), carry.actor, carry.hand, carry.lanes.obs)[1]
             self.learn[warm].compile(carry.learner, carry.hand, self._rollout_shape(action), self.seed_array)
 
     def advance(self, carry: Carry, iterations: int) -> Carry:
@@ -177,9 +176,8 @@ class Host:
         rollout, into = None, []
         for t in range(self.rows):
             obs = lanes.obs
-            carry.hand, action = act(carry.actor, carry.hand, self._by_seed(obs))
+            carry.hand, action = act(carry.actor, carry.hand, obs)
             action = np.asarray(action)
-            action = action.reshape(lanes.count, *action.shape[2:])
             try:
                 stepped = lanes.step(action)
             except EnvironmentFault as fault:
@@ -191,8 +189,9 @@ class Host:
                 into = jax.tree.leaves(rollout)
             for rows, x in zip(into, jax.tree.leaves(row), strict=True):
                 rows[t] = x
-            if stepped.terminated.any() or stepped.truncated.any():
-                ended = np.flatnonzero(stepped.terminated | stepped.truncated)
+            last = stepped.terminated | stepped.truncated
+            if last.any():
+                ended = np.flatnonzero(last)
                 lanes.renew(ended)
                 carry.hand = self._renewed(carry.hand, lanes, ended, carry.iteration * self.rows + t)
         assert rollout is not None
@@ -258,7 +257,9 @@ class Host:
 
     def _act(self, warm: bool):
         def act(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
-            return over_seeds(one, actor, hand, obs)
+            """From observations [L, ...] to actions [L, ...]."""
+            hand, action = over_seeds(one, actor, hand, self._by_seed(obs))
+            return hand, action.reshape(-1, *action.shape[2:])
 
         def one(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
             keys = jax.tree.map(lambda rows: rows[hand.clock], hand.keys)
@@ -319,6 +320,6 @@ class Host:
         """The shapes of what `_collect` returns."""
         shape = (self.rows, len(self.seeds) * self.spec.num_envs)
         obs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*shape, *s.shape), s.dtype), self.spec.obs)
-        act = jax.ShapeDtypeStruct((*shape, *action.shape[2:]), action.dtype)
+        act = jax.ShapeDtypeStruct((*shape, *action.shape[1:]), action.dtype)
         reward, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
         return Transition(obs, act, reward, obs, flag, flag)

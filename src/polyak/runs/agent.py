@@ -14,12 +14,12 @@ from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.interface import Box
 from polyak.runs import checkpoint
-from polyak.runs.cache import use_compilation_cache
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
 from polyak.runs.run import Policy, Run, device, silent
 from polyak.runs.session import Session
+from polyak.runs.setup import set_up_jax
 from polyak.runs.terminal import Terminal
 from polyak.runs.values import amend
 
@@ -53,7 +53,7 @@ class Agent:
 
     def learn(self, total_timesteps: int, verbose: bool = True) -> Self:
         """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned."""
-        use_compilation_cache()
+        set_up_jax()
         terminal = Terminal() if verbose else silent()
         if self.training is None:
             self._begin(self._plan(total_timesteps), terminal)

@@ -17,12 +17,12 @@ from polyak.envs.find import find
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Replay, Spec
 from polyak.runs import checkpoint, storage
-from polyak.runs.cache import use_compilation_cache
 from polyak.runs.curve import interquartile_mean
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
 from polyak.runs.session import Session, gigabytes, wrapped
+from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_spec, show_space
 from polyak.runs.terminal import Terminal
 from polyak.runs.values import amend
@@ -180,7 +180,7 @@ class Run:
         """Go on to the end of its budget, bit for bit as if it had never stopped."""
         session = self.trust()
         if not self.finished:
-            use_compilation_cache()
+            set_up_jax()
             run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
         return self
 
@@ -272,7 +272,7 @@ def train(
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
     """
-    use_compilation_cache()
+    set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
     session, folder, there, note = open_run(algorithm, env, said, config, env_fields, eval_env_fields)
     terminal = Terminal() if verbose else silent()

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache, in the user's cache folder: a second start compiles nothing."""
+"""How JAX is set up before anything runs."""
 
 import os
 import sys
@@ -7,8 +7,14 @@ from pathlib import Path
 import jax
 
 
-def use_compilation_cache() -> None:
-    """Turn it on, unless the user chose a folder (JAX_COMPILATION_CACHE_DIR) or none (POLYAK_CACHE=off)."""
+def set_up_jax() -> None:
+    """Keep compiled programs on disk, and run small ones on a CPU where they are called.
+
+    A second start then compiles nothing, unless the user chose no cache (POLYAK_CACHE=off) or a folder of their
+    own (JAX_COMPILATION_CACHE_DIR). Waking another thread to choose one action takes longer than choosing it; this
+    has no effect in a process where JAX has computed something already.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if os.environ.get("POLYAK_CACHE") == "off" or jax.config.values.get("jax_compilation_cache_dir"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
