@@ -201,7 +201,7 @@ def episode_seed(run: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
 
 
-def first_checksums(obs: Tree, lane: int) -> list[int]:
+def first_checksums(obs: Tree, lane: Any) -> list[int]:
     """Where the CRCs of a lane begin: its first observation, no reward, no end."""
     return [zlib.crc32(np.ascontiguousarray(leaf[lane]).data) for leaf in jax.tree.leaves(obs)] + [0, 0]
 
@@ -220,7 +220,7 @@ class GivenSteps(NamedTuple):
             [*map(np.stack, leaves), np.array([step.reward for step in steps]), np.moveaxis(ends, 1, 2)]
         )
 
-    def checksums(self, lane: int, before: np.ndarray) -> list[int]:
+    def checksums(self, lane: Any, before: np.ndarray) -> list[int]:
         """One lane's CRC-32 of each stream, which does not depend on how the steps are cut into K."""
         return [
             zlib.crc32(np.ascontiguousarray(stream[:, lane]).data, int(crc))
