@@ -6,12 +6,13 @@ INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test check audit lock clean
+.PHONY: help .venv demo test check audit bench bench-gpu lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
+	@echo "make bench   polyak and its rivals in turn: a table and a picture in benchmarks/results"
 	@echo "make lock    pin all dependencies again (needs uv)"
 
 .venv: .venv/.ready
@@ -44,9 +45,24 @@ check: .venv/.ready-all
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
 
+bench: .venv/.ready benchmarks/.venv/.ready
+	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/ring.py
+
+bench-gpu: .venv/.ready
+	@$(BIN)/python benchmarks/bench.py --label gpu ppo-graph-2048 ppo-agents-64
+
+# torch's CPU build is enough: where pip would take another, install that one into benchmarks/.venv first.
+benchmarks/.venv/.ready: benchmarks/rivals.txt
+	@echo "installing the rivals into benchmarks/.venv ..."
+	@test -d benchmarks/.venv || $(PYTHON) -m venv benchmarks/.venv
+	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/rivals.txt
+	@touch $@
+
 lock:
 	@$(LOCK) --all-extras -o requirements-all.lock
 	@$(LOCK) --extra mujoco --extra classic-control --extra test -c requirements-all.lock -o requirements.lock
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv benchmarks/.venv build dist .pytest_cache .ruff_cache .hypothesis

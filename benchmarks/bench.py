@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from measured import versions
-from works import SEEDS, WORKS
+from works import SEEDS, USUAL, WORKS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -57,10 +57,10 @@ def compare(name: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def compare_seeds(name: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Eight seeds in one program, and one, in turn."""
+    """Several seeds in one program, and one, in turn."""
     found: dict[str, list[dict[str, Any]]] = {"polyak": [], "one": []}
     for repeat in range(repeats):
-        for side, count in (("polyak", 8), ("one", 1)):
+        for side, count in (("polyak", SEEDS[name].seeds), ("one", 1)):
             say(f"{name}: {count} seed{'s' * (count > 1)} ({repeat + 1} of {repeats})")
             found[side].append(call(sys.executable, "benchmarks/ours.py", name, "--seeds", str(count)))
     return found
@@ -95,18 +95,18 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
         limit = results["limits"].get(name, {})
         rate = median(found["polyak"], "steps_per_s")
         share = rate / limit["steps_per_s"] if rate and limit else None
-        for side, goal in work.goals.items():
-            pairs = ratios(found, side)
+        for side, goal in work.goals.items() or [("nothing", 0.0)]:
+            pairs = ratios(found, side) if side in found else []
             middle = (
                 f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
             )
             label = "1 seed" if side == "one" else side
-            theirs = median(found[side], "steps_per_s")
-            memory = [median(found[who], "peak_mb") for who in ("polyak", side)]
-            compiled = [median(found[who], "compile_s") for who in ("polyak", side)]
+            theirs = median(found.get(side, []), "steps_per_s")
+            memory = [median(found.get(who, []), "peak_mb") for who in ("polyak", side)]
+            compiled = [median(found.get(who, []), "compile_s") for who in ("polyak", side)]
             lines.append(
                 [
-                    work.title + (", 8 seeds" if side == "one" else ""),
+                    work.title + (f", {work.seeds} seeds" if side == "one" else ""),
                     label,
                     number(rate),
                     number(theirs),
@@ -159,7 +159,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         work = {**WORKS, **SEEDS}[name]
         for side, goal in work.goals.items():
             if pairs := ratios(found, side):
-                label = f"{work.title}\n{'8 seeds / 1 seed' if side == 'one' else f'polyak / {side}'}"
+                label = (
+                    f"{work.title}\n{f'{work.seeds} seeds / 1 seed' if side == 'one' else f'polyak / {side}'}"
+                )
                 bars.append((label, statistics.median(pairs), min(pairs), max(pairs), goal))
     figure, axes = plt.subplots(figsize=(8, 0.6 * len(bars) + 1.2), layout="constrained")
     places = range(len(bars))[::-1]
@@ -199,9 +201,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     """Measure, write, print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument(
-        "works", nargs="*", default=[*WORKS, *SEEDS, START], help=" ".join([*WORKS, *SEEDS, START])
-    )
+    options.add_argument("works", nargs="*", default=[*USUAL, START], help=" ".join([*WORKS, *SEEDS, START]))
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--label", default="cpu")
     said = options.parse_args()

@@ -3,6 +3,7 @@
 TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX in one compiled graph.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ class Work:
     end: int
     config: dict[str, Any]
     num_envs: int = 1
+    seeds: int = 8  # in SEEDS, how many at once
     goals: dict[str, float] = field(default_factory=dict)
 
 
@@ -100,7 +102,17 @@ WORKS = {
     ),
 }
 
-# Eight seeds in one program against one: polyak's aggregate steps per second.
+# For a GPU, with nothing beside: many environments, and many agents in one program against one.
+WORKS["ppo-graph-2048"] = dataclasses.replace(
+    WORKS["ppo-graph"],
+    title="PPO CartPole in graph, 2,048 environments",
+    end=40 * 2048 * 128,
+    num_envs=2048,
+    config=WORKS["ppo-graph"].config | {"minibatch": 2048 * 128 // 4},
+    goals={},
+)
+
+# Several seeds in one program against one: polyak's aggregate steps per second.
 SEEDS = {
     "ppo-seeds": Work(
         title="PPO CartPole in graph",
@@ -130,4 +142,17 @@ SEEDS = {
         config=ON_POLICY,
         goals={"one": 1.0},
     ),
+    "ppo-agents-64": Work(
+        title="PPO CartPole in graph",
+        algorithm="ppo",
+        env="jax:CartPole-v1",
+        begin=2 * 64 * 128,
+        end=42 * 64 * 128,
+        config=WORKS["ppo-graph"].config,
+        num_envs=64,
+        seeds=64,
+        goals={"one": 30.0},
+    ),
 }
+
+USUAL = [name for name in [*WORKS, *SEEDS] if name not in ("ppo-graph-2048", "ppo-agents-64")]
