@@ -63,6 +63,7 @@ class Carry:
     hand: Hand
     lanes: Lanes
     iteration: int
+    began: int  # the iteration in which an episode last began
 
 
 class Host:
@@ -86,7 +87,7 @@ class Host:
         """A run that has not stepped."""
         lanes = Lanes(self.envs, self.spec, self.seeds)
         lanes.begin()
-        return Carry(*self._fresh(), lanes, 0)
+        return Carry(*self._fresh(), lanes, 0, 0)
 
     def compile(self, carry: Carry) -> None:
         """Compile what `advance` will run."""
@@ -146,7 +147,7 @@ class Host:
                 cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
                 learner = learner.replace(buffer=cut(learner.buffer, mask))
         actor = actors(self.algorithm)(learner.state)
-        return Carry(learner, actor, hand, lanes, iteration)
+        return Carry(learner, actor, hand, lanes, iteration, iteration)
 
     # ---- what the loop reads
 
@@ -193,6 +194,7 @@ class Host:
             if last.any():
                 ended = np.flatnonzero(last)
                 lanes.renew(ended)
+                carry.began = carry.iteration
                 carry.hand = self._renewed(carry.hand, lanes, ended, carry.iteration * self.rows + t)
         assert rollout is not None
         return rollout
@@ -207,7 +209,12 @@ class Host:
 
     def _inspect(self, carry: Carry, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
-        row, lane, field = inspect.first_fault(self.spec, rollout, np).tolist()
+        seen = rollout
+        if (
+            carry.iteration > carry.began + 1
+        ):  # then every observation was looked at as the next one of its row
+            seen = rollout._replace(obs=rollout.next_obs)
+        row, lane, field = inspect.first_fault(self.spec, seen, np).tolist()
         if row == inspect.NOTHING:
             return
         seed, env = divmod(lane, self.spec.num_envs)
@@ -292,6 +299,8 @@ class Host:
             sums = learner.metrics if warm else jax.tree.map(jnp.add, learner.metrics, metrics)
             learner = Learner(state, buffer, learner.updates + made, sums, learner.iteration + 1)
             row_keys = RowKeys.of_rollout(keys, learner.iteration, self.rows)
+            if not warm:
+                row_keys = row_keys._replace(uniform=hand.keys.uniform)  # never drawn from again
             hand = hand.replace(keys=row_keys, clock=jnp.zeros((), jnp.int32))
             return strong((learner, self.algorithm.actor(state), hand))
 

@@ -33,7 +33,8 @@ def first_fault(spec: Spec, rollout: Transition, xp: Any) -> Array:
     wrong = [not_finite(rollout.action, len(shape), xp), ~xp.isfinite(rollout.reward)]
     seen = zip(jax.tree.leaves(rollout.obs), jax.tree.leaves(rollout.next_obs), strict=True)
     for space, (obs, next_obs) in zip(jax.tree.leaves(spec.obs), seen, strict=True):
-        wrong.append(outside(space, obs, len(shape), xp) | outside(space, next_obs, len(shape), xp))
+        out = outside(space, next_obs, len(shape), xp)
+        wrong.append(out if obs is next_obs else out | outside(space, obs, len(shape), xp))
     if xp is np and not any(part.any() for part in wrong):
         return np.full(3, NOTHING, np.int32)
     found = xp.stack(wrong, axis=-1).reshape(-1)  # in order of time, environment, field
