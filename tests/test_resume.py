@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from auditing import QUICK, assert_same_bits
 
 from polyak.drivers import program
-from polyak.errors import UserError
+from polyak.errors import CheckpointError, UserError
 from polyak.runs import checkpoint, loop
 from polyak.runs.run import Run, load, train
 from polyak.runs.terminal import Terminal
@@ -40,6 +41,7 @@ CASES = {
 ITERATIONS = {"dqn": 50, "ppo": 10, "td3": 50}
 ROWS = {"dqn": 2, "ppo": 8, "td3": 2}
 N = 3
+WEIGHT = "state/inner/inner/policy/net/layers/0/weight"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,6 +151,21 @@ def test_a_name_that_is_used_again_is_the_same_run_and_with_other_settings_an_er
         with pytest.raises(UserError, match="choose another --name"):
             train("ppo", "jax:CartPole-v1", **settings("ppo", out, "one", **other))
     assert files_of(finished.path) == before
+
+
+def test_an_older_checkpoint_is_evaluated_where_the_newest_is_damaged_and_it_says_so(finished, tmp_path):
+    copied = tmp_path / "copy"
+    shutil.copytree(finished.path, copied)
+    older, newest = checkpoint.complete(copied / "checkpoints")[-2:]
+    arrays = newest / "arrays.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:100])
+    run = load(copied)
+    with pytest.warns(UserWarning, match=f"{newest.name}.*using the older checkpoint {older.name}"):
+        state = run.state()
+    want = checkpoint.read(older)[0]
+    np.testing.assert_array_equal(state.inner.inner.policy.net.layers[0].weight, want[WEIGHT])
+    with pytest.raises(CheckpointError, match=newest.name):
+        run.digest()
 
 
 def test_a_program_of_two_stages_that_stopped_in_the_second_goes_on_there(tmp_path, stops):

@@ -37,6 +37,11 @@ def find(name: str) -> "Algorithm":
         raise UserError(f"cannot import the algorithm {name!r}: {error}") from error
 
 
+def fitting(kind: str) -> list[str]:
+    """Those that take actions of this kind, "discrete" or "continuous"."""
+    return [name for name in names() if kind in find(name).actions]
+
+
 def title(name: str) -> str:
     """What its file says of it in its first line."""
     text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")

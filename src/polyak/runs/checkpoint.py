@@ -22,7 +22,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ MAX_SEGMENTS = 256  # a checkpoint that would list more writes the whole ring in
 MAX_COMPARED = 1 << 16  # rows that show whether a ring continues what is on disk
 MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl
 
+T = TypeVar("T")
 _FOLDER = re.compile(r"[0-9]{8,20}")
 _SEGMENT = re.compile(r"([0-9]{1,20})-([0-9]{1,20})\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -306,17 +307,29 @@ def load(
     path = Path(path)
     if _FOLDER.fullmatch(path.name):
         return _load_one(path, template, rows_template)
+    return _newest_whole(path, lambda candidate: _load_one(candidate, template, rows_template), warn)
+
+
+def _newest_whole(folder: Path, read_one: Callable[[Path], T], warn: Callable[[str], Any]) -> T:
+    """What `read_one` makes of the newest checkpoint that it can read."""
     first = None
-    for candidate in reversed(complete(path)):
+    for candidate in reversed(complete(folder)):
         try:
-            loaded = _load_one(candidate, template, rows_template)
+            found = read_one(candidate)
         except CheckpointError as error:
             first = first or CheckpointError(str(error))  # without the arrays that its traceback holds
             continue
         if first is not None:
             warn(f"{first}; using the older checkpoint {candidate.name}")
-        return loaded
-    raise first or damaged(path, "has no complete checkpoint")
+        return found
+    raise first or damaged(folder, "has no complete checkpoint")
+
+
+def read_whole(
+    folder: Path, warn: Callable[[str], Any] = warnings.warn
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """As `read`, of the newest checkpoint in RUN/checkpoints that is whole; `warn` is told of a damaged one."""
+    return _newest_whole(folder, read, warn)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What Python and the command line do with runs: train, resume, load, evaluate."""
 
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,7 @@ class Run:
         self.config = self.folder.config()
         self.plan = self.folder.plan()
         self.trusted = {name for name in (env, algorithm) if name}
+        self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -132,7 +134,7 @@ class Run:
         newest = checkpoint.latest(self.folder.checkpoints)
         if newest is None:
             raise CheckpointError(f"{self.path} has no complete checkpoint yet")
-        arrays, manifest = checkpoint.read(newest)
+        arrays, manifest = checkpoint.read_whole(self.folder.checkpoints, self.warn)
         return arrays, manifest["extra"]
 
     def state(self) -> Any:
