@@ -52,7 +52,7 @@ def products(jaxpr: Any, times: float = 1.0, delay: int = 1) -> Counter:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             left, right = (v.aval.shape for v in eqn.invars)
-            found[left, right, eqn.params["dimension_numbers"]] += times
+            found[of_matrices((left, right, eqn.params["dimension_numbers"]))] += times
         inner = times * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else times
         if eqn.primitive.name == "cond":
             for branch in eqn.params["branches"]:
@@ -64,6 +64,22 @@ def products(jaxpr: Any, times: float = 1.0, delay: int = 1) -> Counter:
             elif hasattr(value, "eqns"):
                 found += products(value, inner, delay)
     return found
+
+
+def of_matrices(product: Product) -> Product:
+    """The same product with each side's free and contracted axes joined, where they lie together, as XLA does it."""
+    shapes, numbers = product[:2], product[2]
+    joined, contracted = [], []
+    for shape, contract, batch in zip(shapes, *numbers, strict=True):
+        rest = [axis for axis in range(len(shape)) if axis not in batch]
+        free = [axis for axis in rest if axis not in contract]
+        if [*batch] != [*range(len(batch))] or rest not in ([*contract, *free], [*free, *contract]):
+            return product
+        first, second = (contract, free) if rest == [*contract, *free] else (free, contract)
+        size = [math.prod(shape[axis] for axis in axes) for axes in (first, second)]
+        joined.append((*shape[: len(batch)], *size))
+        contracted.append((len(batch) + (first is not contract),))
+    return joined[0], joined[1], (tuple(contracted), numbers[1])
 
 
 def flops(product: Product) -> float:
