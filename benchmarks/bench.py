@@ -225,6 +225,8 @@ def main() -> None:
         print(table(results))
     if START in results:
         print("\nstart, seconds:", json.dumps(results[START]))
+    recompiled = {m.get("compilations", 0) for found in results["works"].values() for m in found["polyak"]}
+    print(f"programs compiled by polyak while it was timed: {max(recompiled, default=0)}")
     for name, found in results["works"].items():
         for side, measured in found.items():
             for error in {m["error"] for m in measured if "error" in m}:

@@ -53,10 +53,15 @@ def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
     began = time.perf_counter()
     training.compile()
     compiled = time.perf_counter() - began
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **more: compilations.append(event) if "backend_compile" in event else None
+    )
     lines = Lines()
     first = max(2, -(-work.begin // per))
     training.run(lines, until=first)
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
+    compilations.clear()
     began, before = time.perf_counter(), training.env_steps
     training.run(lines, until=first + -(-(work.end - work.begin) // per))
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
@@ -67,6 +72,7 @@ def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
         "steps": steps,
         "seconds": seconds,
         "compile_s": compiled,
+        "compilations": len(compilations),  # while it was timed
         "peak_mb": peak_memory(),
         "versions": versions("polyak", "jax", "jaxlib", "gymnasium", "mujoco", "numpy"),
     }

@@ -25,7 +25,7 @@ from polyak.drivers.learn import (
     row_shape,
     warmup_iterations,
 )
-from polyak.drivers.program import Program, over_seeds
+from polyak.drivers.program import Program, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
@@ -157,7 +157,7 @@ class Host:
         flat = carry.lanes.report()
         flat["updates"] = np.array(learner.updates)
         flat |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
-        empty = jax.tree.map(jnp.zeros_like, (learner.updates, learner.metrics))
+        empty = zeros((learner.updates, learner.metrics))
         carry.learner = learner.replace(updates=empty[0], metrics=empty[1])
         return carry, flat
 

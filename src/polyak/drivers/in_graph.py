@@ -21,7 +21,7 @@ from polyak.drivers.learn import (
     warmup_iterations,
 )
 from polyak.drivers.measures import gather
-from polyak.drivers.program import Program, anywhere, over_seeds
+from polyak.drivers.program import Program, anywhere, over_seeds, zeros
 from polyak.envs.environment import Environment, to_bounds
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Discrete, OnPolicy, Spec, Transition, Tree
@@ -130,7 +130,7 @@ class InGraph:
     def report(self, carry: Carry) -> tuple[Carry, dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the run with empty ones."""
         sums = jax.tree.map(np.array, carry.sums)
-        empty = jax.tree.map(jnp.zeros_like, carry.sums)
+        empty = zeros(carry.sums)
         flat = {
             "episodes": sums.episodes,
             "episode/return": sums.total,

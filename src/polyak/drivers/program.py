@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polyak.interface import Array, Tree
 
@@ -40,6 +41,11 @@ class Program:
     def text(self) -> str:
         """The compiled text, for tests that read it."""
         return self.compiled.as_text()
+
+
+def zeros(tree: Tree) -> Tree:
+    """Arrays like these that are zero, made without compiling anything."""
+    return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree))
 
 
 def is_shared(path: tuple) -> bool:
