@@ -147,6 +147,28 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def report(results: dict[str, Any]) -> str:
+    """The table, and what it was measured on."""
+    about = results["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    lines = [
+        f"{about['cores']} cores of {about['cpu']}, Python {about['python']}, {packages}; {about['time']} UTC."
+    ]
+    if START in results:
+        start = results[START]
+        lines.append(
+            "Start, in seconds: `polyak --help` {help:.2f}; a first run of TD3 on Pendulum-v1 shows name and folder "
+            "after {header:.2f}, planned memory after {facts:.1f}, its first progress after {progress:.1f}; "
+            "a second one {again:.1f}, of which compiling {compiled}.".format(
+                help=start["help"],
+                again=start["second"]["progress"],
+                compiled=start["second"].get("compile_s", "under 1"),
+                **{name: start["first"][name] for name in ("header", "facts", "progress")},
+            )
+        )
+    return "\n\n".join([table(results), *lines]) + "\n"
+
+
 def draw(results: dict[str, Any], path: Path) -> None:
     """Ratios as bars, the goals as marks."""
     import matplotlib

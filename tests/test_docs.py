@@ -8,6 +8,7 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import json
 import re
 import sys
 import tomllib
@@ -105,8 +106,19 @@ def presets_table(name: str) -> str:
     return table(["environment", "steps", "where the values come from", "measured here"], cells)
 
 
+def bench_table() -> str:
+    """What the last `make bench` found, which its results keep."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        bench = importlib.import_module("bench")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return bench.report(json.loads(read(ROOT / "benchmarks" / "results" / "cpu.json")))
+
+
 GENERATED: list[tuple[Path, str, Callable[[], str]]] = [
     (ROOT / "README.md", "algorithms", algorithms_table),
+    (ROOT / "docs" / "performance.md", "bench", bench_table),
     *((page_of(name), f"presets {name}", lambda name=name: presets_table(name)) for name in NAMES),
 ]
 

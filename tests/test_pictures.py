@@ -397,9 +397,9 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         "  observations  Box(3)",
         "compiling ...",
         "compiling: 2.0 s",
-        "20,000/100,000 steps  20%  2k/s  0:40 left  return -120.0",
-        "40,000/100,000 steps  40%  2k/s  0:30 left  return -140.0",
-        "60,000/100,000 steps  60%  2k/s  0:20 left  return -160.0",
+        "1,000/100,000 steps  1%  2k/s  0:50 left  return -101.0",
+        "21,000/100,000 steps  21%  2k/s  0:40 left  return -121.0",
+        "41,000/100,000 steps  41%  2k/s  0:30 left  return -141.0",
         " 60,000 steps  evaluation -150.0 ± 12.5  (3 seeds)",
         "60,000 of 100,000 steps in 0:30, 1.97k steps/s",
     ]

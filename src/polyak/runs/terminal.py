@@ -16,6 +16,7 @@ from rich.text import Text
 
 REFRESH = 8  # times a second that the live line is drawn
 PLAIN_SECONDS = 10.0  # between two plain lines
+FIRST_SECONDS = 0.5  # until the first of them
 WINDOW_SECONDS = 20.0  # over which the rate is measured
 SAMPLE_SECONDS = 0.25  # between two readings of it
 
@@ -103,7 +104,8 @@ class Progress:
 
     def __init__(self, terminal: Terminal, total_steps: int):
         self.terminal, self.total = terminal, total_steps
-        self.began = self.printed = time.monotonic()
+        self.began = time.monotonic()
+        self.printed = self.began + FIRST_SECONDS - PLAIN_SECONDS
         self.env_steps, self.given_rate, self.phase = 0, None, ""
         self.last_return: float | None = None
         self.eval_return: float | None = None
