@@ -1,5 +1,6 @@
 # Everything a person needs: `make demo` and `make test`. Needs only python3 (3.11 to 3.13) and make.
 PYTHON ?= python3
+REPEATS ?= 3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --only-binary :all: --require-hashes
@@ -46,7 +47,7 @@ audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
 
 bench: .venv/.ready benchmarks/.venv/.ready
-	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python benchmarks/bench.py --repeats $(REPEATS)
 	@$(BIN)/python benchmarks/memory.py
 	@$(BIN)/python benchmarks/ring.py
 
