@@ -34,6 +34,7 @@ from polyak.envs.gymnasium_envs import GymnasiumFactory
 from polyak.interface import OnPolicy, Replay, Transition
 
 STEPS = int(os.environ.get("POLYAK_AUDIT_STEPS", "20000"))
+SLOW_SHARE = 0.1 if STEPS < 1_000_000 else 1.0  # of them, where processes step
 SEEDS = (1, 2)
 T = 7  # rows of a rollout: divides neither the lengths nor the time limits
 
@@ -86,7 +87,7 @@ ADAPTERS = [
     Adapter("jax counting, no limit", COUNTING, lambda: Counting(time_limit=None), ALL[:1], 3),
     Adapter("gymnasium counting", COUNTING, counting_gym, ALL),
     Adapter("gymnasium, limit 12", COUNTING, lambda: counting_gym(max_episode_steps=12), ALL[2:]),
-    Adapter("gymnasium, processes", COUNTING, counting_gym, ("replay",), 3, (1,), 0.1, True),
+    Adapter("gymnasium, processes", COUNTING, counting_gym, ("replay",), 3, (1,), SLOW_SHARE, True),
     *[Adapter(name, CARTPOLE, limited(name, field, 23)) for name, field in LIMITS.items()],
 ]
 
