@@ -218,8 +218,8 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
         ("train ppo jax:CartPole-v1 --env.gravty 1", "did you mean 'gravity'?"),
         ("train ppo jax:CartPole-v1 --driver host", "--driver host"),
         ("train ppo jax:CartPole-v1 --wrap normalise_obs", "did you mean 'normalize_obs'?"),
-        ("train dqn jax:Pendulum-v1", "those of jax:Pendulum-v1 are continuous: ppo, td3 would fit"),
-        ("train td3 jax:CartPole-v1", "those of jax:CartPole-v1 are discrete: dqn, ppo would fit"),
+        ("train dqn jax:Pendulum-v1", "this task's are continuous: ppo, td3 would fit"),
+        ("train td3 jax:CartPole-v1", "this task's are discrete: dqn, ppo would fit"),
     ],
 )
 def test_a_mistake_in_what_they_mean_is_one_line_and_leaves_nothing(mistake, tmp_path, line, says):

@@ -1,6 +1,6 @@
 """What every driver compiles: act, and learn from a rollout. A driver decides only where a rollout comes from."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -93,8 +93,17 @@ def warmup_iterations(cfg: Any, spec: Spec) -> int:
     return -(-cfg.data.warmup // (cfg.data.steps * spec.num_envs))
 
 
-def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
-    """Refuse in one line what no driver serves yet, and settings that contradict each other."""
+def check_data(
+    name: str,
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    fitting: Callable[[str], list[str]] = lambda kind: [],
+) -> None:
+    """Refuse in one line what no driver serves yet, and settings that contradict each other.
+
+    fitting  from a kind of actions to the names of algorithms that take it, for the line that says so
+    """
     data = cfg.data
     wrong = [
         f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
@@ -114,7 +123,9 @@ def check_data(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
         raise UserError(f"{name}: " + "; ".join(wrong))
     kind = action_kind(spec)
     if kind not in algorithm.actions:
-        raise UserError(f"{name} takes {' and '.join(algorithm.actions)} actions, but this task's are {kind}")
+        taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
+        advice = f": {fit} would fit" if fit else ""
+        raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
 
 
 def wrong_sizes(cfg: Any, spec: Spec) -> list[str]:

@@ -13,7 +13,7 @@ from polyak import algorithms
 from polyak.drivers.evaluate import Evaluator, lanes_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
-from polyak.drivers.learn import action_kind, check_data, initial_states, row_shape
+from polyak.drivers.learn import check_data, initial_states, row_shape
 from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError, nearest
@@ -57,14 +57,7 @@ class Session:
 
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
-        kind = action_kind(self.spec)
-        if kind not in self.algorithm.actions:
-            taken, fit = " and ".join(self.algorithm.actions), ", ".join(algorithms.fitting(kind))
-            raise UserError(
-                f"{self.plan.algorithm} takes {taken} actions, but those of {self.plan.env} are {kind}: "
-                f"{fit} would fit"
-            )
-        check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
+        check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
         planned, free = self.planned_bytes, free_memory()
         if planned > free:
             raise UserError(
