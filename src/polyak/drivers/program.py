@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polyak.drivers import threefry
 from polyak.interface import Array, Tree
+
+threefry.write_out()
 
 # Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
 COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}

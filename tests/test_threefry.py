@@ -1,0 +1,66 @@
+"""The generator against its published answers, and against JAX as it comes."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polyak.drivers import program  # noqa: F401 (compiles random numbers its own way from here on)
+from polyak.drivers.threefry import threefry
+
+# key, counter, answer: Random123's known answers for threefry2x32 with 20 rounds
+KNOWN = [
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+DRAWS = """
+import jax, numpy as np, zlib
+keys = jax.random.split(jax.random.key(7), 7)
+draws = [
+    jax.random.normal(keys[0], (3, 5)),
+    jax.random.bits(keys[1], (1, 1001)),
+    jax.random.randint(keys[2], (64, 2), 0, 1000),
+    jax.random.permutation(keys[3], 77),
+    jax.random.key_data(jax.random.split(jax.random.fold_in(keys[4], 123), 9)),
+    jax.vmap(lambda k: jax.random.gumbel(k, (2,)))(jax.random.split(keys[5], 130)),
+    jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(keys[6], np.arange(300))),
+]
+answer = [zlib.crc32(np.ascontiguousarray(draw).tobytes()) for draw in draws]
+"""
+
+
+@pytest.mark.parametrize(("key", "counter", "answer"), KNOWN)
+def test_known_answers(key, counter, answer):
+    """Two words of key and counter give the published two words, also in arrays."""
+    words = [jnp.full((2, 3), word, jnp.uint32) for word in (*key, *counter)]
+    for got, wanted in zip(threefry(*words), answer, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), np.full((2, 3), wanted, np.uint32))
+
+
+def test_bits_are_those_of_jax_as_it_comes():
+    """Every draw has the bits that it has in a process that has not heard of polyak."""
+    stock = subprocess.run(
+        [sys.executable, "-c", DRAWS + "print(answer)"], capture_output=True, text=True, check=True
+    )
+    jax.clear_caches()
+    found: dict = {}
+    exec(DRAWS, found)
+    assert str(found["answer"]) == stock.stdout.strip()
+
+
+def test_a_draw_on_a_cpu_has_no_loop():
+    """Neither a draw nor a key folded in is compiled as a loop."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("only for a CPU")
+    jax.clear_caches()
+
+    def draw(data):
+        return jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(data), 3), (64, 8))
+
+    text = jax.jit(draw).lower(jnp.zeros(2, jnp.uint32)).compile().as_text()
+    assert "while" not in text.replace("stack_frame", "")
