@@ -17,7 +17,9 @@ from auditing import QUICK, arrays_of, assert_same_bits, drive, state_of
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
 from polyak.drivers.evaluate import Evaluator
+from polyak.drivers.in_graph import InGraph
 from polyak.drivers.program import Program, map_seeded
+from polyak.drivers.side_by_side import SideBySide
 from polyak.envs import probes
 from polyak.envs.find import find
 from polyak.envs.gymnasium_envs import GymnasiumFactory
@@ -60,6 +62,8 @@ def driver_of(name, place, count):
 
 def seeded(driver, seeds):
     """The same programs for other seeds, of which there must be as many."""
+    if isinstance(driver, InGraph):
+        return driver.of(seeds)
     assert len(seeds) == len(driver.seeds)
     other = copy.copy(driver)
     other.seeds, other.seed_array = tuple(seeds), np.asarray(seeds, np.uint32)
@@ -456,3 +460,44 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
         want = float(env.action_value(at, env.best_action(at), 0.9))
         got = value(name, carry, obs)
         assert abs(got - want) < 0.05
+
+
+# ---- seeds side by side
+
+
+def side_by_side(name, seeds):
+    """Three seeds on two threads, with the settings of `driver_of`."""
+    one = driver_of(name, "graph", 1)
+    return SideBySide(one.algorithm, one.cfg, one.env, one.spec, seeds, threads=2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_seeds_side_by_side_are_their_single_runs_to_the_bit(name):
+    driver, alone = side_by_side(name, (5, 0, 3)), driver_of(name, "graph", 1)
+    iterations = driver.warmup + 9
+    arrays = arrays_of(driver, run(driver, 4, iterations - 4))
+    for index, seed in enumerate(driver.seeds):
+        one = alone.of((seed,))
+        assert_same_bits(mine(arrays, index), mine(arrays_of(one, run(one, iterations)), 0))
+    driver.close()
+
+
+def test_seeds_side_by_side_are_compiled_once_packed_and_unpacked():
+    driver = side_by_side("td3", (5, 0, 3))
+    carry = driver.start()
+    with compilations() as seen:
+        driver.compile(carry)
+        carry = driver.advance(carry, driver.warmup + 3)
+    assert len(seen) == 2  # warm-up and learning, for all three
+    tree, extra = driver.pack(carry)
+    arrays = jax.tree.map(lambda x: np.array(x), tree)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), driver.template(extra))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), arrays) == shapes
+    again = driver.unpack(arrays, extra)
+    carry, again = driver.advance(carry, 5), driver.advance(again, 5)
+    assert_same_bits(arrays_of(driver, again), arrays_of(driver, carry))
+    carry, report = driver.report(carry)
+    assert report["updates"].tolist() == [8, 8, 8]
+    assert driver.report(carry)[1]["updates"].tolist() == [0, 0, 0]
+    assert {x.shape[0] for x in jax.tree.leaves(driver.actor(carry))} == {3}
+    driver.close()

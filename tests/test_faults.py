@@ -14,6 +14,7 @@ from auditing import QUICK, assert_same_bits, drive, state_of
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
+from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.environment import Environment, Step
 from polyak.envs.find import find
 from polyak.envs.gymnasium_envs import GymnasiumFactory
@@ -169,6 +170,14 @@ def test_a_bad_value_stops_the_run_and_names_step_environment_and_field(name, pl
 @pytest.mark.parametrize(("name", "place"), [("dqn", "graph"), ("ppo", "host")])
 def test_a_fault_in_the_first_rollout_and_with_more_seeds_is_found_too(name, place):
     driver = driver_of(name, place, "reward is NaN", EARLY, (4, 5))
+    with pytest.raises(EnvironmentFault, match=rf"step {EARLY}, environment 1, seed 4: reward"):
+        driver.advance(driver.start(), 4)
+    driver.close()
+
+
+def test_a_fault_of_seeds_side_by_side_is_named():
+    one = driver_of("dqn", "graph", "reward is NaN", EARLY, (4,))
+    driver = SideBySide(one.algorithm, one.cfg, one.env, one.spec, (4, 5, 6), threads=2)
     with pytest.raises(EnvironmentFault, match=rf"step {EARLY}, environment 1, seed 4: reward"):
         driver.advance(driver.start(), 4)
     driver.close()

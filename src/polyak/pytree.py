@@ -1,10 +1,12 @@
 """Frozen dataclasses that JAX flattens in C++, and the four things done to trees of arrays."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 T = TypeVar("T")
 
@@ -58,3 +60,16 @@ def strong(tree: T) -> T:
 def stack(trees: list[T]) -> T:
     """Trees of equal structure, one on another along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+class Joined:
+    """A leaf [S, ...] in parts, which are put together only where somebody asks for the whole: `np.asarray` does."""
+
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = tuple(parts)
+        self.dtype = self.parts[0].dtype
+        self.shape = (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The whole, freshly made."""
+        return np.concatenate([np.asarray(part) for part in self.parts], dtype=dtype)

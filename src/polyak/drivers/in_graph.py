@@ -1,5 +1,6 @@
 """The driver for JAX environments: collect and learn in one compiled loop, for one seed or many."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,14 @@ class InGraph:
         self.read = actors(algorithm)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # a JAX environment always comes back exactly
+
+    def of(self, seeds: Sequence[int]) -> "InGraph":
+        """The same programs for other seeds, of which there must be as many."""
+        if len(seeds) != len(self.seeds):
+            raise ValueError(f"{len(seeds)} seeds, but these programs are for {len(self.seeds)}")
+        other = copy.copy(self)
+        other.seeds, other.seed_array = tuple(seeds), np.asarray(seeds, np.uint32)
+        return other
 
     # ---- the four things a driver offers
 

@@ -30,6 +30,7 @@ import numpy as np
 
 from polyak.errors import CheckpointError
 from polyak.interface import Tree
+from polyak.pytree import Joined
 from polyak.runs import storage
 from polyak.runs.storage import Field, damaged
 
@@ -195,6 +196,8 @@ def _times(rows: Mapping[str, Any], start: int, stop: int, capacity: int) -> dic
 
 
 def _take(ring: Any, slots: np.ndarray) -> np.ndarray:
+    if isinstance(ring, Joined):
+        return np.concatenate([_take(part, slots) for part in ring.parts])
     if isinstance(ring, jax.Array) and any(d.platform != "cpu" for d in ring.devices()):
         return np.asarray(jnp.take(ring, slots, axis=1))  # only what is needed leaves the device
     return np.take(np.asarray(ring), slots, axis=1)

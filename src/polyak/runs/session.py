@@ -14,6 +14,7 @@ from polyak.drivers.evaluate import Evaluator, lanes_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_data, initial_states, row_shape
+from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError, nearest
@@ -77,10 +78,13 @@ class Session:
         return self.plan.seeds * replay.planned_bytes(row, count)
 
     @cached_property
-    def driver(self) -> InGraph | Host:
+    def driver(self) -> InGraph | SideBySide | Host:
         """What advances the run."""
         if self.in_graph:
-            return InGraph(self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
+            given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
+            if self.plan.seeds == 1 or jax.default_backend() != "cpu":
+                return InGraph(*given)
+            return SideBySide(*given, threads=min(self.plan.seeds, cores()))
         lanes = self.plan.seeds * self.plan.num_envs
         envs = self.world.make(lanes, self.plan.vectorization == "async")
         return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
@@ -136,6 +140,11 @@ def free_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return shutil.disk_usage(".").free
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gigabytes(count: int) -> str:

@@ -1,0 +1,108 @@
+"""Seeds side by side on the cores of a CPU: one compiled program, run for each seed on its own.
+
+A program that does S seeds at once, as an accelerator wants it, is slower on a CPU than S runs after one another:
+what one update touches fits into a core's cache, what S updates touch does not; and small operations are cut
+between threads at a cost that is higher than the operations. So every core advances a seed of its own.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import jax
+import numpy as np
+
+from polyak.drivers.in_graph import Carry, InGraph
+from polyak.drivers.program import is_shared
+from polyak.envs.environment import Environment
+from polyak.interface import Algorithm, Spec, Tree
+from polyak.pytree import Joined
+
+
+class SideBySide:
+    """Advances S runs, each bit for bit the run of its seed alone. See `Host` for what a driver promises."""
+
+    def __init__(
+        self, algorithm: Algorithm, cfg: Any, env: Environment, spec: Spec, seeds: Sequence[int], threads: int
+    ):
+        first = InGraph(algorithm, cfg, env, spec, seeds[:1])
+        self.runs = [first.of((seed,)) for seed in seeds]
+        self.all = InGraph(algorithm, cfg, env, spec, seeds)  # knows the shapes [S, ...]; compiles nothing
+        self.seeds, self.rows, self.env_steps, self.warmup = (
+            tuple(seeds),
+            first.rows,
+            first.env_steps,
+            first.warmup,
+        )
+        self.inexact: list[int] = []
+        self.pool = ThreadPoolExecutor(threads, "polyak-seed")
+
+    # ---- the four things a driver offers
+
+    def start(self) -> list[Carry]:
+        """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
+        return [run.start() for run in self.runs]
+
+    def compile(self, carry: list[Carry]) -> None:
+        """Compile what `advance` will run: once for all seeds."""
+        self.runs[0].compile(carry[0])
+
+    def advance(self, carry: list[Carry], iterations: int) -> list[Carry]:
+        """`iterations` rollouts on in every run. Raises EnvironmentFault of the first seed that has one."""
+        self.compile(carry)
+        going = [
+            self.pool.submit(run.advance, one, iterations) for run, one in zip(self.runs, carry, strict=True)
+        ]
+        wait(going)
+        return [one.result() for one in going]
+
+    def pack(self, carry: list[Carry]) -> tuple[Tree, dict]:
+        """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""
+        return self.all.pack(joined(carry))
+
+    def template(self, extra: dict) -> Tree:
+        """The shapes of `pack`'s arrays."""
+        return self.all.template(extra)
+
+    def buffer_shape(self) -> Any:
+        """The shapes of the replay rings [S, C, N, ...], or () on policy."""
+        return self.all.buffer_shape()
+
+    def unpack(self, tree: Tree, extra: dict) -> list[Carry]:
+        """The runs that were packed."""
+        whole = Carry(**tree)
+
+        def share(index: int) -> Carry:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, x: x if is_shared(path) else x[index : index + 1], whole
+            )
+
+        return [run.unpack(vars(share(index)), extra) for index, run in enumerate(self.runs)]
+
+    # ---- what the loop reads
+
+    def report(self, carry: list[Carry]) -> tuple[list[Carry], dict[str, np.ndarray]]:
+        """The sums since the last report as NumPy arrays [S], and the runs with empty ones."""
+        reports = [run.report(one) for run, one in zip(self.runs, carry, strict=True)]
+        sums = [flat for _, flat in reports]
+        return [one for one, _ in reports], {
+            name: np.concatenate([flat[name] for flat in sums]) for name in sums[0]
+        }
+
+    def actor(self, carry: list[Carry]) -> Tree:
+        """What acting needs, [S, ...]."""
+        parts = [run.actor(one) for run, one in zip(self.runs, carry, strict=True)]
+        return jax.tree.map(np.asarray, joined(parts))
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self.pool.shutdown()
+
+
+def joined(trees: list[Any]) -> Any:
+    """One tree of leaves [S, ...] of S trees of leaves [1, ...]; what seeds share is the first one's."""
+
+    def join(path: tuple, *parts: Any) -> Any:
+        return parts[0] if is_shared(path) else Joined(parts)
+
+    return jax.tree_util.tree_map_with_path(join, *trees)
