@@ -31,7 +31,7 @@ def first_lines(words: list[str], cwd: str, environment: dict[str, str]) -> dict
             ("header", r"^td3-"),
             ("facts", r"^ +replay"),
             ("compile", r"^compiling"),
-            ("progress", r"steps/s|evaluation"),
+            ("progress", r"^ *[\d,]+/[\d,]+ steps|evaluation"),
         ):
             if re.search(mark, line):
                 found.setdefault(name, now)

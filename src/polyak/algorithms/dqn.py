@@ -112,7 +112,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
     # a gradient descent step on (y - Q(s, a))^2, its error term clipped
     def loss(q: Tree) -> tuple[Array, tuple[Array, Array]]:
-        chosen = jnp.take_along_axis(q(batch.obs), batch.action[..., None], axis=-1)[..., 0]
+        taken = jax.nn.one_hot(batch.action, spec.action.n)
+        chosen = (taken * q(batch.obs)).sum(axis=-1)
         error = chosen - target
         return (batch.weight * huber(error, cfg.huber)).mean(), (chosen, error)
 

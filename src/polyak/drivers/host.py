@@ -6,6 +6,7 @@ step, and begin anew where an episode ended; then look at the rollout, then lear
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -89,12 +90,13 @@ class Host:
         lanes.begin()
         return Carry(*self._fresh(), lanes, 0, 0)
 
-    def compile(self, carry: Carry) -> None:
-        """Compile what `advance` will run."""
-        for warm in (True, False) if self.warmup else (False,):
-            self.act[warm].compile(carry.actor, carry.hand, carry.lanes.obs)
-            action = jax.eval_shape(self._act(warm), carry.actor, carry.hand, carry.lanes.obs)[1]
-            self.learn[warm].compile(carry.learner, carry.hand, self._rollout_shape(action), self.seed_array)
+    def compile(self, warm: bool) -> None:
+        """Compile what `advance` will run in the warm-up or after it; only shapes are needed, no run."""
+        learner, actor, hand = self._shapes
+        obs = self._lanes_shape(self.spec.obs)
+        self.act[warm].compile(actor, hand, obs)
+        _, action = self.act[warm].shapes(actor, hand, obs)
+        self.learn[warm].compile(learner, hand, self._rollout_shape(action), self.seed_array)
 
     def advance(self, carry: Carry, iterations: int) -> Carry:
         """`iterations` rollouts on; how a run is cut into calls does not change a bit of it.
@@ -119,13 +121,13 @@ class Host:
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        learner, _, hand = self._shapes()
+        learner, _, hand = self._shapes
         lanes = Lanes(self.envs, self.spec, self.seeds).template(int(extra["steps"]))
         return {**vars(learner), "memory": hand.memory, "lanes": lanes}
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () on policy."""
-        return self._shapes()[0].buffer
+        return self._shapes[0].buffer
 
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed, its environments brought back by playing their running episodes again.
@@ -239,9 +241,10 @@ class Host:
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         return self.begin(states, self.seed_array)
 
+    @cached_property
     def _shapes(self) -> tuple[Learner, Tree, Hand]:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
-        return jax.eval_shape(self._begin, states, self.seed_array)
+        return self.begin.shapes(states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> tuple[Learner, Tree, Hand]:
         def one(state: Tree, seed: Array) -> tuple[Learner, Tree, Hand]:
@@ -322,13 +325,18 @@ class Host:
             extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), shapes)
             return strong(Hand(memory, keys, extras, jnp.zeros((), jnp.int32)))
 
-        shapes = self._shapes()[2].extras
+        shapes = self._shapes[2].extras
         return jax.jit(lambda memory, seeds: over_seeds(one, memory, seeds))(memory, self.seed_array)
 
     def _rollout_shape(self, action: Any) -> Transition:
         """The shapes of what `_collect` returns."""
-        shape = (self.rows, len(self.seeds) * self.spec.num_envs)
-        obs = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*shape, *s.shape), s.dtype), self.spec.obs)
-        act = jax.ShapeDtypeStruct((*shape, *action.shape[1:]), action.dtype)
-        reward, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
-        return Transition(obs, act, reward, obs, flag, flag)
+        lanes = len(self.seeds) * self.spec.num_envs
+        obs = self._lanes_shape(self.spec.obs)
+        reward, flag = (jax.ShapeDtypeStruct((lanes,), kind) for kind in (np.float32, np.bool_))
+        row = Transition(obs, action, reward, obs, flag, flag)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.rows, *x.shape), x.dtype), row)
+
+    def _lanes_shape(self, space: Tree) -> Tree:
+        """The shapes [L, ...] of a point of this space from every lane."""
+        lanes = len(self.seeds) * self.spec.num_envs
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct((lanes, *s.shape), s.dtype), space)

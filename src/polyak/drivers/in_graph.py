@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -96,11 +97,10 @@ class InGraph:
         check_shapes(self.env, self.spec)
         return self._fresh()
 
-    def compile(self, carry: Carry) -> None:
-        """Compile what `advance` will run."""
-        if self.warmup:
-            self.program[True].compile(carry, self.seed_array, 0)
-        self.program[False].compile(carry, self.seed_array, 0)
+    def compile(self, warm: bool) -> None:
+        """Compile what `advance` will run in the warm-up or after it; only shapes are needed, no run."""
+        if self.program[warm].compiled is None:
+            self.program[warm].compile(self._shapes, self.seed_array, 0)
 
     def advance(self, carry: Carry, iterations: int) -> Carry:
         """`iterations` rollouts on; how a run is cut into calls does not change a bit of it.
@@ -124,11 +124,11 @@ class InGraph:
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        return vars(self._shapes())
+        return vars(self._shapes)
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () on policy."""
-        return self._shapes().buffer
+        return self._shapes.buffer
 
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed."""
@@ -163,9 +163,10 @@ class InGraph:
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         return self.begin(states, self.seed_array)
 
+    @cached_property
     def _shapes(self) -> Carry:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
-        return jax.eval_shape(self._begin, states, self.seed_array)
+        return self.begin.shapes(states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> Carry:
         def one(state: Tree, seed: Array) -> Carry:

@@ -78,7 +78,7 @@ def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[i
     Never under vmap: batched LAPACK kernels, as orthogonal layers would need, can block XLA's threads for ever.
     """
     init = jax.jit(lambda seed: strong(algorithm.init(cfg, spec, Keys.of(seed).init)))
-    return stack_seeds([init(seed) for seed in seeds])
+    return jax.jit(stack_seeds)([init(seed) for seed in seeds])
 
 
 def actors(algorithm: Algorithm) -> Program:

@@ -1,5 +1,6 @@
 """How every program that holds a ring is compiled, and how one function serves one seed or many."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,18 @@ class Program:
         options = COMPILER_OPTIONS | (ONE_BY_ONE if small else {})
         self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
         self.compiled: Any = None
+        self.compiling = threading.Lock()
 
     def compile(self, *args: Any) -> Any:
-        """Compile for arguments like these, arrays or shapes."""
-        if self.compiled is None:
-            self.compiled = self.jitted.lower(*args).compile()
+        """Compile for arguments like these, arrays or shapes; if another thread is at it, wait."""
+        with self.compiling:
+            if self.compiled is None:
+                self.compiled = self.jitted.lower(*args).compile()
         return self.compiled
+
+    def shapes(self, *args: Any) -> Any:
+        """The shapes of what it gives for arguments like these; what was traced for it serves `compile` too."""
+        return self.jitted.eval_shape(*args)
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""

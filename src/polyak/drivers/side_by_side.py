@@ -43,13 +43,12 @@ class SideBySide:
         """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
         return [run.start() for run in self.runs]
 
-    def compile(self, carry: list[Carry]) -> None:
-        """Compile what `advance` will run: once for all seeds."""
-        self.runs[0].compile(carry[0])
+    def compile(self, warm: bool) -> None:
+        """Compile what `advance` will run in the warm-up or after it: once for all seeds."""
+        self.runs[0].compile(warm)
 
     def advance(self, carry: list[Carry], iterations: int) -> list[Carry]:
         """`iterations` rollouts on in every run. Raises EnvironmentFault of the first seed that has one."""
-        self.compile(carry)
         going = [
             self.pool.submit(run.advance, one, iterations) for run, one in zip(self.runs, carry, strict=True)
         ]

@@ -4,7 +4,8 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,8 +112,14 @@ class Training:
             )
 
     def compile(self) -> None:
-        """Compile all that training and evaluation run."""
-        self.session.driver.compile(self.carry)
+        """Compile all that is run from here on, what is needed first before the rest."""
+        driver = self.session.driver
+        for warm in (True, False) if self.iteration < driver.warmup else (False,):
+            driver.compile(warm)
+
+    def compile_next(self) -> None:
+        """Compile what the next iteration runs."""
+        self.session.driver.compile(self.iteration < self.session.driver.warmup)
 
     def run(self, sink: Sink, save: Any = None, until: int | None = None) -> None:
         """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
@@ -240,24 +247,39 @@ def train(
     if facts:
         terminal.facts(facts)
     training = Training(session, terminal)
-    if resume and checkpoint.latest(folder.checkpoints) is not None:
-        with terminal.status("loading the checkpoint"):
-            training.resume(folder.checkpoints)
-        terminal.say(f"resumed at step {training.env_steps:,}")
-    else:
-        training.start()
-    folder.rewind(training.env_steps)
-    sink = Metrics(folder, training.env_steps)
+    resume = resume and checkpoint.latest(folder.checkpoints) is not None
+    doing = "loading the checkpoint, compiling" if resume else "compiling"
     try:
-        with interruptible(training.stop, terminal):
-            with terminal.status("compiling"):
-                training.compile()
-            training.run(Recorder(sink, folder, terminal), lambda training: save_checkpoint(folder, training))
+        with interruptible(training.stop, terminal), meanwhile(training.compile):
+            with terminal.status(doing):
+                training.resume(folder.checkpoints) if resume else training.start()
+                training.compile_next()
+            if resume:
+                terminal.say(f"resumed at step {training.env_steps:,}")
+            folder.rewind(training.env_steps)
+            sink = Metrics(folder, training.env_steps)
+            try:
+                training.run(
+                    Recorder(sink, folder, terminal), lambda training: save_checkpoint(folder, training)
+                )
+            finally:
+                sink.close()
+                draw(folder, terminal)
     finally:
-        sink.close()
-        draw(folder, terminal)
         session.close()
     return training
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
+    """Do `work` on a thread of its own while the body runs. Its error is raised at the end, the body's at once."""
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(work)
+    try:
+        yield
+        done.result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 class Recorder:
