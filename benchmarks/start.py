@@ -14,7 +14,6 @@ import tempfile
 import time
 
 RUN = ["train", "td3", "Pendulum-v1", "--steps", "30000"]
-SEEN = {"header": "td3-", "facts": "replay", "compiled": "steps "}
 
 
 def first_lines(words: list[str], cwd: str, environment: dict[str, str]) -> dict[str, float]:

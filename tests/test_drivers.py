@@ -18,6 +18,7 @@ from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
 from polyak.drivers.evaluate import Evaluator
 from polyak.drivers.in_graph import InGraph
+from polyak.drivers.learn import Keys, learn
 from polyak.drivers.program import Program, map_seeded
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs import probes
@@ -503,3 +504,43 @@ def test_seeds_side_by_side_are_compiled_once_packed_and_unpacked():
     assert driver.report(carry)[1]["updates"].tolist() == [0, 0, 0]
     assert {x.shape[0] for x in jax.tree.leaves(driver.actor(carry))} == {3}
     driver.close()
+
+
+# ---- what was made fast, beside what is plain
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_compiled_learn_of_the_host_is_the_plain_one(name):
+    """Donated, batched over seeds and with other products, against `learn` as it is written, rollout by rollout."""
+    driver = driver_of(name, "host", 1)
+    carry = driver.start()
+    for _ in range(driver.warmup):
+        carry = driver.advance(carry, 1)
+
+    @jax.jit
+    def plain(state, buffer, rollout, iteration):
+        key = jax.random.fold_in(Keys.of(0).learn, iteration)
+        return learn(driver.algorithm, driver.cfg, driver.spec, state, buffer, rollout, key)
+
+    def learned(carry):
+        """State and ring of the one seed, copied."""
+        both = map_seeded(lambda x: x[0], (carry.learner.state, carry.learner.buffer))
+        return jax.tree.map(lambda x: np.array(x), both)
+
+    own = learned(carry)
+    for _ in range(5):
+        iteration = carry.iteration
+        rollout = driver._collect(carry, False)
+        extras = jax.tree.map(lambda x: np.array(x[0]), carry.hand.extras)
+        carry.learner, carry.actor, carry.hand = driver.learn[False](
+            carry.learner, carry.hand, rollout, driver.seed_array
+        )
+        carry.iteration += 1
+        state, buffer, _ = plain(*own, rollout._replace(extras=extras), iteration)
+        own = learned(carry)
+        jax.tree.map(
+            lambda got, want: np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6),
+            own,
+            (state, buffer),
+        )
+    assert carry.iteration == driver.warmup + 5

@@ -20,6 +20,9 @@ COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 # longer than they do.
 ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
+# Matrix products by Eigen and not by XLA's default, YNNPACK: faster at the shapes of an update on the host.
+BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
 SHARED = frozenset({"clock", "iteration"})  # counters that do not depend on data: one for all seeds
 SEED = "seed"  # the axis over seeds, known to drivers only
 
@@ -27,8 +30,10 @@ SEED = "seed"  # the axis over seeds, known to drivers only
 class Program:
     """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
 
-    def __init__(self, function: Callable, donate: tuple[int, ...] = (), small: bool = False):
-        options = COMPILER_OPTIONS | (ONE_BY_ONE if small else {})
+    def __init__(
+        self, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
+    ):
+        options = COMPILER_OPTIONS | (options or {})
         self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
         self.compiled: Any = None
         self.compiling = threading.Lock()
