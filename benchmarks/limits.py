@@ -21,10 +21,11 @@ from ours import training_of
 from works import WORKS, Work
 
 from polyak.drivers.learn import row_shape
-from polyak.drivers.program import BY_EIGEN
 from polyak.interface import Batch, OnPolicy
 from polyak.parts import replay
 from polyak.runs.session import Session
+
+BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}  # and not by YNNPACK, XLA's default
 
 Product = tuple[tuple[int, ...], tuple[int, ...], tuple]  # shapes of both sides, dimension numbers
 

@@ -26,7 +26,7 @@ from polyak.drivers.learn import (
     row_shape,
     warmup_iterations,
 )
-from polyak.drivers.program import BY_EIGEN, ONE_BY_ONE, Program, over_seeds, zeros
+from polyak.drivers.program import ONE_BY_ONE, Program, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
@@ -76,9 +76,7 @@ class Host:
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = warmup_iterations(cfg, spec)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        self.learn = {
-            warm: Program(self._learn(warm), donate=(0, 1), options=BY_EIGEN) for warm in (True, False)
-        }
+        self.learn = {warm: Program(self._learn(warm), donate=(0, 1)) for warm in (True, False)}
         self.begin = Program(self._begin)
         self.renew = Program(self._renew)
         self.seed_array = np.asarray(self.seeds, np.uint32)

@@ -20,9 +20,6 @@ COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 # longer than they do.
 ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
-# Matrix products by Eigen and not by XLA's default, YNNPACK: faster at the shapes of an update on the host.
-BY_EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-
 SHARED = frozenset({"clock", "iteration"})  # counters that do not depend on data: one for all seeds
 SEED = "seed"  # the axis over seeds, known to drivers only
 

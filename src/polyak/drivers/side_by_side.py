@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from polyak.drivers.in_graph import Carry, InGraph
+from polyak.drivers.in_graph import Carry, InGraph, check_shapes
+from polyak.drivers.learn import initial_states
 from polyak.drivers.program import is_shared
 from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Spec, Tree
@@ -41,7 +42,11 @@ class SideBySide:
 
     def start(self) -> list[Carry]:
         """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
-        return [run.start() for run in self.runs]
+        every = self.all
+        check_shapes(every.env, every.spec)
+        drawn = initial_states(every.algorithm, every.cfg, every.spec, every.seed_array)
+        states = jax.tree.map(np.asarray, drawn)
+        return [run.begin(share(states, index), run.seed_array) for index, run in enumerate(self.runs)]
 
     def compile(self, warm: bool) -> None:
         """Compile what `advance` will run in the warm-up or after it: once for all seeds."""
@@ -70,13 +75,7 @@ class SideBySide:
     def unpack(self, tree: Tree, extra: dict) -> list[Carry]:
         """The runs that were packed."""
         whole = Carry(**tree)
-
-        def share(index: int) -> Carry:
-            return jax.tree_util.tree_map_with_path(
-                lambda path, x: x if is_shared(path) else x[index : index + 1], whole
-            )
-
-        return [run.unpack(vars(share(index)), extra) for index, run in enumerate(self.runs)]
+        return [run.unpack(vars(share(whole, index)), extra) for index, run in enumerate(self.runs)]
 
     # ---- what the loop reads
 
@@ -96,6 +95,13 @@ class SideBySide:
     def close(self) -> None:
         """Let the threads go."""
         self.pool.shutdown()
+
+
+def share(tree: Any, index: int) -> Any:
+    """One seed's leaves [1, ...] of leaves [S, ...], and what seeds share."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if is_shared(path) else x[index : index + 1], tree
+    )
 
 
 def joined(trees: list[Any]) -> Any:
