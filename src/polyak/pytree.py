@@ -1,4 +1,4 @@
-"""Frozen dataclasses that JAX flattens in C++, and the four things done to trees of arrays."""
+"""Frozen dataclasses that JAX flattens in C++, the four things done to trees of arrays, and a leaf in parts."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -274,10 +274,10 @@ def train(
 def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
     """Do `work` on a thread of its own while the body runs. Its error is raised at the end, the body's at once."""
     pool = ThreadPoolExecutor(1)
-    done = pool.submit(work)
+    working = pool.submit(work)
     try:
         yield
-        done.result()
+        working.result()
     finally:
         pool.shutdown(wait=False)
 
