@@ -211,6 +211,39 @@ def test_every_sequence_drawn_from_a_wrapped_ring(wrapped, length):
     check_draws(*wrapped, 8, jax.random.key(length), n_step, length, 0.9, None)
 
 
+@pytest.mark.parametrize("clocks", [[6, 6, 6], [0, 6, 9]], ids=["one clock", "three clocks"])
+@pytest.mark.parametrize(
+    "shared", [(), ("rows",), ("rollout",)], ids=lambda shared: "".join(shared) or "none"
+)
+def test_rings_written_together_are_those_written_alone(clocks, shared):
+    rng = np.random.default_rng(0)
+
+    def some(kind, *shape):
+        many = rng.normal(size=(3, *shape)).astype(np.float32)
+        many = many[:1].repeat(3, axis=0) if kind in shared else many
+        return Transition(*(jnp.asarray(many + field) for field in range(6)))
+
+    rows, rollouts = some("rows", 12, 2), some("rollout", 3, 2)
+    alone = [
+        add(replay.Ring(*jax.tree.map(lambda x, i=i: x[i], (rows, jnp.asarray(clocks)))), row_of(rollouts, i))
+        for i in range(3)
+    ]
+    one_clock = len(set(clocks)) == 1
+    clock = jnp.asarray(clocks[0] if one_clock else clocks)
+    single = [row_of(x, 0) if kind in shared else x for kind, x in (("rows", rows), ("rollout", rollouts))]
+    axes = [None if kind in shared else 0 for kind in ("rows", "rollout")]
+    together = jax.vmap(
+        lambda rows, clock, rollout: replay.add(replay.Ring(rows, clock), rollout).rows,
+        (axes[0], None if one_clock else 0, axes[1]),
+    )(single[0], clock, single[1])
+    for i in range(3):
+        jax.tree.map(np.testing.assert_array_equal, row_of(together, i), alone[i].rows)
+
+
+def row_of(tree, i):
+    return jax.tree.map(lambda x: x[i], tree)
+
+
 def test_one_step_is_the_row_itself_bit_for_bit(wrapped):
     ring = wrapped[0]
     times, envs = np.repeat(np.arange(12, 20), 2), np.tile([0, 1], 8)

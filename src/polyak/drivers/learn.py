@@ -282,6 +282,8 @@ def repeat(
         state, metrics = one(state, index)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
+    if count == 1 and sound is True:
+        return one(state, 0)
     shapes = jax.eval_shape(one, state, 0)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     trips = count if sound is True else jnp.where(sound, count, 0)

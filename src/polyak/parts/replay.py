@@ -55,12 +55,26 @@ def planned_bytes(row: Transition, count: int) -> int:
 def add(ring: Ring, rollout: Transition) -> Ring:
     """Write a rollout [T, N, ...] over the oldest rows; every rollout of a ring has the same T, which divides C."""
     slot = ring.clock % ring.slots
+    rows = jax.tree.map(lambda rows, new: write(rows, new.astype(rows.dtype), slot), ring.rows, rollout)
+    return Ring(rows, ring.clock + rollout.reward.shape[0])
 
-    def write(rows: Array, new: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(rows, new.astype(rows.dtype), slot, axis=0)
 
-    steps = rollout.reward.shape[0]
-    return Ring(jax.tree.map(write, ring.rows, rollout), ring.clock + steps)
+@jax.custom_batching.custom_vmap
+def write(rows: Array, new: Array, slot: Array) -> Array:
+    """`rows` with `new` from `slot` on."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, slot, axis=0)
+
+
+@write.def_vmap
+def write_together(count: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
+    """Rings of one clock are written as one slice, where vmap would make a scatter of it."""
+    rows, new, slot = (
+        x if has or place == 2 else jnp.broadcast_to(x, (count, *x.shape))
+        for place, (x, has) in enumerate(zip(args, batched, strict=True))
+    )
+    if not batched[2]:
+        return jax.lax.dynamic_update_slice_in_dim(rows, new, slot, axis=1), True
+    return jax.vmap(write.fun)(rows, new, slot), True
 
 
 def cut(ring: Ring, mask: Array) -> Ring:
