@@ -374,6 +374,24 @@ def clock_hand(monkeypatch):
     return hand
 
 
+def test_a_long_wait_gives_plain_signs_of_life(monkeypatch):
+    monkeypatch.setattr("polyak.runs.terminal.WAIT_SECONDS", 0.02)
+    stream = io.StringIO()
+    with Terminal(stream).status("compiling"):
+        wait_for(lambda: stream.getvalue().count("compiling ... 0 s\n") >= 2)
+    said = stream.getvalue()
+    assert said.startswith("compiling ...\ncompiling ... 0 s\n")
+    time.sleep(0.1)
+    assert stream.getvalue() == said
+
+
+def wait_for(true, seconds=30):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from rich.text import Text
 REFRESH = 8  # times a second that the live line is drawn
 PLAIN_SECONDS = 10.0  # between two plain lines
 FIRST_SECONDS = 0.5  # until the first of them
+WAIT_SECONDS = 5.0  # between two plain signs of life while something is waited for
 WINDOW_SECONDS = 20.0  # over which the rate is measured
 SAMPLE_SECONDS = 0.25  # between two readings of it
 
@@ -70,7 +72,8 @@ class Terminal:
                 yield
         else:
             self._line(f"{text} ...")
-            yield
+            with self._still(text, began):
+                yield
         seconds = time.monotonic() - began
         if seconds >= 1:
             self._line(f"{text}: {seconds:.1f} s", "dim")
@@ -78,6 +81,23 @@ class Terminal:
     def progress(self, total_steps: int) -> "Progress":
         """The progress of a run of so many environment steps; close it, or use it in a `with`."""
         return Progress(self, total_steps)
+
+    @contextmanager
+    def _still(self, text: str, began: float) -> Iterator[None]:
+        """A plain line every few seconds until it is over."""
+        over = threading.Event()
+
+        def speak() -> None:
+            while not over.wait(WAIT_SECONDS):
+                self._line(f"{text} ... {time.monotonic() - began:.0f} s")
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            speaker.join()
 
     def _line(self, text: str, style: str = "", more: str = "") -> None:
         """One whole line at once; plain text without any code where nothing is live."""
