@@ -74,6 +74,7 @@ class Host:
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
         self.rows = cfg.data.steps
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
+        self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = warmup_iterations(cfg, spec)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
         self.learn = {warm: Program(self._learn(warm), donate=(0, 1)) for warm in (True, False)}
@@ -228,7 +229,7 @@ class Host:
 
     def _mask(self, lanes: Any) -> np.ndarray:
         """[S, N]: these lanes."""
-        return self._by_seed(np.isin(np.arange(len(self.seeds) * self.spec.num_envs), lanes))
+        return self._by_seed(np.isin(np.arange(self.count), lanes))
 
     def _by_seed(self, tree: Tree) -> Tree:
         """[L, ...] as [S, N, ...]."""
@@ -330,13 +331,11 @@ class Host:
 
     def _rollout_shape(self, action: Any) -> Transition:
         """The shapes of what `_collect` returns."""
-        lanes = len(self.seeds) * self.spec.num_envs
         obs = self._lanes_shape(self.spec.obs)
-        reward, flag = (jax.ShapeDtypeStruct((lanes,), kind) for kind in (np.float32, np.bool_))
+        reward, flag = (jax.ShapeDtypeStruct((self.count,), kind) for kind in (np.float32, np.bool_))
         row = Transition(obs, action, reward, obs, flag, flag)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.rows, *x.shape), x.dtype), row)
 
     def _lanes_shape(self, space: Tree) -> Tree:
         """The shapes [L, ...] of a point of this space from every lane."""
-        lanes = len(self.seeds) * self.spec.num_envs
-        return jax.tree.map(lambda s: jax.ShapeDtypeStruct((lanes, *s.shape), s.dtype), space)
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct((self.count, *s.shape), s.dtype), space)
