@@ -13,7 +13,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
-	@echo "make bench   polyak and its rivals in turn: a table and a picture in benchmarks/results"
+	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/results"
 	@echo "make lock    pin all dependencies again (needs uv)"
 
 .venv: .venv/.ready

@@ -1,7 +1,7 @@
 """polyak and its rivals in turn: `make bench`, or `.venv/bin/python benchmarks/bench.py [WORK ...]`.
 
-Every measurement is a process of its own; polyak, each rival, polyak again, as often as `--repeats` says. Writes
-benchmarks/results/LABEL.json and LABEL.png and prints the table.
+Every measurement is a process of its own. Those of a work take turns of a second (see turns.py), as often as
+`--repeats` says. Writes benchmarks/results/LABEL.json and LABEL.png and prints the table.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from measured import versions
+from turns import take_turns
 from works import SEEDS, USUAL, WORKS
 
 HERE = Path(__file__).parent
@@ -43,26 +44,19 @@ def call(python: Path | str, *words: str) -> dict[str, Any]:
 
 
 def compare(name: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """A B A B ...: each side's measurements of one work."""
-    sides = ["polyak", *WORKS[name].goals]
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    """Each side's measurements of one work, made in turns."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for repeat in range(repeats):
-        for side in sides:
-            say(f"{name}: {side} ({repeat + 1} of {repeats})")
-            if side == "polyak":
-                found[side].append(call(sys.executable, "benchmarks/ours.py", name, "--seed", str(repeat)))
-            else:
-                found[side].append(call(RIVALS, "benchmarks/rivals.py", side, name))
-    return found
-
-
-def compare_seeds(name: str, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Several seeds in one program, and one, in turn."""
-    found: dict[str, list[dict[str, Any]]] = {"polyak": [], "one": []}
-    for repeat in range(repeats):
-        for side, count in (("polyak", SEEDS[name].seeds), ("one", 1)):
-            say(f"{name}: {count} seed{'s' * (count > 1)} ({repeat + 1} of {repeats})")
-            found[side].append(call(sys.executable, "benchmarks/ours.py", name, "--seeds", str(count)))
+        commands = {"polyak": [sys.executable, "benchmarks/ours.py", name, "--seed", str(repeat)]}
+        if name in SEEDS:
+            commands["one"] = [*commands["polyak"], "--seeds", "1"]
+            commands["polyak"] += ["--seeds", str(SEEDS[name].seeds)]
+        else:
+            rivals = WORKS[name].goals
+            commands |= {rival: [str(RIVALS), "benchmarks/rivals.py", rival, name] for rival in rivals}
+        say(f"{name}: {', '.join(commands)} ({repeat + 1} of {repeats})")
+        for side, measured in take_turns(commands).items():
+            found.setdefault(side, []).append(measured)
     return found
 
 
@@ -193,7 +187,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.scatter([bar[4] for bar in bars], places, marker="|", s=300, color="#d1495b", label="goal", zorder=3)
     axes.axvline(1.0, color="#888888", linewidth=0.8)
     axes.set_yticks(places, [bar[0] for bar in bars], fontsize=8)
-    axes.set_xlabel("steps per second, as a ratio (same machine, in turn)")
+    axes.set_xlabel("steps per second, as a ratio (same machine, in turns)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)
@@ -237,8 +231,7 @@ def main() -> None:
             say(START)
             results[START] = call(sys.executable, "benchmarks/start.py")
         else:
-            measure = compare if name in WORKS else compare_seeds
-            results["works"][name] = measure(name, said.repeats)
+            results["works"][name] = compare(name, said.repeats)
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{said.label}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

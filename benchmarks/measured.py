@@ -6,6 +6,8 @@ import resource
 import sys
 from pathlib import Path
 
+BEGIN, END = "begin", "end"
+
 
 def peak_memory() -> float:
     """Of this process since it began, in megabytes."""
@@ -17,6 +19,11 @@ def forget_peak() -> None:
     """Let `peak_memory` begin anew, where the system can do it (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def announce(word: str) -> None:
+    """BEGIN or END of what is timed: turns.py takes the time, since a process may stand still meanwhile."""
+    print(word, flush=True)
 
 
 def versions(*packages: str) -> dict[str, str]:

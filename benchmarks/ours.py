@@ -1,7 +1,7 @@
 """One work with polyak, measured: `python benchmarks/ours.py WORK [--seeds K]` prints one line of JSON.
 
-The loop is the one of `polyak train` with its log lines; evaluations and checkpoints, which the rivals do not make,
-are left out.
+What turns.py times lies between the lines "begin" and "end". The loop is the one of `polyak train` with its log
+lines; evaluations and checkpoints, which the rivals do not make, are left out.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import time
 
 import jax
-from measured import peak_memory, versions
+from measured import BEGIN, END, announce, peak_memory, versions
 from works import SEEDS, WORKS, Work
 
 from polyak.runs.loop import Training
@@ -44,7 +44,7 @@ def training_of(work: Work, seeds: int = 1, seed: int = 0) -> Training:
 
 
 def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
-    """Seconds to compile, steps per second of all seeds together, peak memory."""
+    """Seconds to compile, steps of all seeds together in what is timed, peak memory."""
     set_up_jax()
     training = training_of(work, seeds, seed)
     training.schedule.evaluation = training.schedule.checkpoint = training.schedule.total + 1
@@ -62,15 +62,15 @@ def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
     training.run(lines, until=first)
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
     compilations.clear()
-    began, before = time.perf_counter(), training.env_steps
+    before = training.env_steps
+    announce(BEGIN)
     training.run(lines, until=first + -(-(work.end - work.begin) // per))
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
-    seconds, steps = time.perf_counter() - began, (training.env_steps - before) * seeds
+    announce(END)
+    steps = (training.env_steps - before) * seeds
     training.session.close()
     return {
-        "steps_per_s": steps / seconds,
         "steps": steps,
-        "seconds": seconds,
         "compile_s": compiled,
         "compilations": len(compilations),  # while it was timed
         "peak_mb": peak_memory(),

@@ -1,7 +1,7 @@
 """One work with a rival, measured: `python benchmarks/rivals.py RIVAL WORK` prints one line of JSON.
 
-Runs in an environment of the rivals' own (`make bench` makes it). Settings are those of works.py, in each rival's
-words; what is not set is the rival's default.
+What turns.py times lies between the lines "begin" and "end". Runs in an environment of the rivals' own (`make bench`
+makes it). Settings are those of works.py, in each rival's words; what is not set is the rival's default.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 
-from measured import peak_memory, versions
+from measured import BEGIN, END, announce, peak_memory, versions
 from works import WORKS, Work
 
 
@@ -63,10 +63,10 @@ def baselines(rival: str, work: Work) -> dict:
     else:
         import stable_baselines3 as library
 
-    marks: dict[int, float] = {}
-
     class Watch(BaseCallback):
-        """The moments at which the two numbers of steps were reached, before the step that follows."""
+        """Says when the two numbers of steps are reached, before the step that follows."""
+
+        begun = False
 
         def _on_step(self) -> bool:
             if work.algorithm != "ppo":
@@ -78,11 +78,12 @@ def baselines(rival: str, work: Work) -> dict:
                 self.mark()
 
         def mark(self) -> None:
-            """Note the time."""
-            for steps in (work.begin, work.end):
-                if self.num_timesteps >= steps and steps not in marks:
-                    marks[steps] = time.perf_counter()
-            if work.end in marks:
+            """Begin, or end."""
+            if not self.begun and self.num_timesteps >= work.begin:
+                self.begun = True
+                announce(BEGIN)
+            elif self.num_timesteps >= work.end:
+                announce(END)
                 raise Enough
 
     env = gymnasium.make(work.env)
@@ -93,8 +94,7 @@ def baselines(rival: str, work: Work) -> dict:
     model = getattr(library, work.algorithm.upper())(env=env, **chosen)
     with contextlib.suppress(Enough):
         model.learn(10 * work.end, callback=Watch())
-    steps, seconds = work.end - work.begin, marks[work.end] - marks[work.begin]
-    return {"steps_per_s": steps / seconds, "steps": steps, "seconds": seconds}
+    return {"steps": work.end - work.begin}
 
 
 def rejax(work: Work) -> dict:
@@ -123,10 +123,10 @@ def rejax(work: Work) -> dict:
     began = time.perf_counter()
     train = jax.jit(algorithm.train).lower(key).compile()
     compiled = time.perf_counter() - began
-    began = time.perf_counter()
+    announce(BEGIN)
     jax.block_until_ready(train(key))
-    seconds = time.perf_counter() - began
-    return {"steps_per_s": steps / seconds, "steps": steps, "seconds": seconds, "compile_s": compiled}
+    announce(END)
+    return {"steps": steps, "compile_s": compiled}
 
 
 PACKAGES = {
