@@ -89,7 +89,8 @@ def rows(results: dict[str, Any]) -> list[list[str]]:
         limit = results["limits"].get(name, {})
         rate = median(found["polyak"], "steps_per_s")
         share = rate / limit["steps_per_s"] if rate and limit else None
-        for side, goal in work.goals.items() or [("nothing", 0.0)]:
+        measured = {side: goal for side, goal in work.goals.items() if side in found}
+        for side, goal in measured.items() or [("nothing", 0.0)]:
             pairs = ratios(found, side) if side in found else []
             middle = (
                 f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
@@ -174,7 +175,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for name, found in results["works"].items():
         work = {**WORKS, **SEEDS}[name]
         for side, goal in work.goals.items():
-            if pairs := ratios(found, side):
+            if pairs := ratios(found, side) if side in found else []:
                 label = (
                     f"{work.title}\n{f'{work.seeds} seeds / 1 seed' if side == 'one' else f'polyak / {side}'}"
                 )

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import time
+from typing import Any
 
 from measured import BEGIN, END, announce, peak_memory, versions
 from works import WORKS, Work
@@ -97,6 +98,105 @@ def baselines(rival: str, work: Work) -> dict:
     return {"steps": work.end - work.begin}
 
 
+def tianshou(work: Work) -> dict:
+    """tianshou (PyTorch): its collector and its `update` in turn, as in its trainer, which logs and evaluates too."""
+    import gymnasium
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.data import Collector, ReplayBuffer
+    from tianshou.utils.torch_utils import policy_within_training_step
+
+    c, data = work.config, work.config["data"]
+    env = gymnasium.make(work.env)
+    learner = tianshou_learner(work, env, AdamOptimizerFactory)
+    rows = data["steps"] if work.algorithm == "ppo" else data["capacity"]
+    collector = Collector(learner, env, ReplayBuffer(rows), exploration_noise=True)
+    collector.reset()
+    steps, every, begun = 0, data.get("steps", 1), False
+    with policy_within_training_step(learner.policy):
+        while steps < work.end:
+            if steps >= work.begin and not begun:
+                begun = True
+                announce(BEGIN)
+            warm = steps < data.get("warmup", 0)
+            if work.algorithm == "dqn":
+                left = 1 - steps / (c["epsilon_fraction"] * 10 * work.end)
+                learner.policy.set_eps_training(max(c["epsilon_end"], left))
+            collector.collect(n_step=every, random=warm)
+            steps += every
+            if work.algorithm == "ppo":
+                learner.update(buffer=collector.buffer, batch_size=c["minibatch"], repeat=c["epochs"])
+                collector.reset_buffer(keep_statistics=True)
+            elif not warm:
+                learner.update(buffer=collector.buffer, sample_size=data["batch_size"])
+    announce(END)
+    return {"steps": work.end - work.begin}
+
+
+def tianshou_learner(work: Work, env: Any, adam: Any) -> Any:
+    """The work's algorithm and networks in tianshou's words."""
+    from tianshou.algorithm.modelfree.ddpg import ContinuousDeterministicPolicy
+    from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
+    from tianshou.algorithm.modelfree.ppo import PPO
+    from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy, ProbabilisticActorPolicy
+    from tianshou.algorithm.modelfree.td3 import TD3
+    from tianshou.exploration import GaussianNoise
+    from tianshou.utils.net import continuous, discrete
+    from tianshou.utils.net.common import Net
+    from torch import nn
+    from torch.distributions import Independent, Normal
+
+    c, space = work.config, env.action_space
+    actions = space.n if isinstance(space.shape, tuple) and not space.shape else space.shape
+    sizes = {"state_shape": env.observation_space.shape, "hidden_sizes": c["hidden"]}
+    if work.algorithm == "dqn":
+        policy = DiscreteQLearningPolicy(model=Net(action_shape=actions, **sizes), action_space=space)
+        return DQN(
+            policy=policy,
+            optim=adam(lr=c["lr"]),
+            target_update_freq=c["period"],
+            is_double=False,
+            huber_loss_delta=1.0,
+        )
+    if work.algorithm == "ppo":
+        net = {**sizes, "activation": nn.Tanh}
+        if isinstance(actions, tuple):
+            actor = continuous.ContinuousActorProbabilistic(
+                preprocess_net=Net(**net), action_shape=actions, unbounded=True
+            )
+            policy = ProbabilisticActorPolicy(
+                actor=actor,
+                dist_fn=lambda given: Independent(Normal(*given), 1),
+                action_space=space,
+            )
+            critic = continuous.ContinuousCritic(preprocess_net=Net(**net))
+        else:
+            actor = discrete.DiscreteActor(
+                preprocess_net=Net(**net), action_shape=actions, softmax_output=False
+            )
+            policy = DiscreteActorPolicy(actor=actor, action_space=space)
+            critic = discrete.DiscreteCritic(preprocess_net=Net(**net))
+        return PPO(
+            policy=policy,
+            critic=critic,
+            optim=adam(lr=c["lr"]),
+            eps_clip=c["clip"],
+            ent_coef=c["entropy"],
+            gae_lambda=c["lam"],
+            max_grad_norm=0.5,
+        )
+    actor = continuous.ContinuousActorDeterministic(preprocess_net=Net(**sizes), action_shape=actions)
+    joined = {**sizes, "action_shape": actions, "concat": True}
+    noise = GaussianNoise(sigma=0.1)
+    return TD3(
+        policy=ContinuousDeterministicPolicy(actor=actor, exploration_noise=noise, action_space=space),
+        policy_optim=adam(lr=3e-4),
+        critic=continuous.ContinuousCritic(preprocess_net=Net(**joined)),
+        critic_optim=adam(lr=3e-4),
+        critic2=continuous.ContinuousCritic(preprocess_net=Net(**joined)),
+        critic2_optim=adam(lr=3e-4),
+    )
+
+
 def rejax(work: Work) -> dict:
     """rejax: one compiled training, compiled ahead; nothing is evaluated."""
     import jax
@@ -132,6 +232,7 @@ def rejax(work: Work) -> dict:
 PACKAGES = {
     "sb3": ("stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"),
     "sbx": ("sbx-rl", "stable-baselines3", "jax", "jaxlib", "gymnasium", "mujoco", "numpy"),
+    "tianshou": ("tianshou", "torch", "gymnasium", "mujoco", "numpy"),
     "rejax": ("rejax", "gymnax", "jax", "jaxlib", "numpy"),
 }
 
@@ -143,7 +244,8 @@ def main() -> None:
     options.add_argument("work", choices=WORKS)
     said = options.parse_args()
     work = WORKS[said.work]
-    found = rejax(work) if said.rival == "rejax" else baselines(said.rival, work)
+    alone = {"rejax": rejax, "tianshou": tianshou}
+    found = alone[said.rival](work) if said.rival in alone else baselines(said.rival, work)
     print(json.dumps({**found, "peak_mb": peak_memory(), "versions": versions(*PACKAGES[said.rival])}))
 
 

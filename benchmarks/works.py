@@ -47,7 +47,7 @@ WORKS = {
         begin=1_500,
         end=5_500,
         config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
-        goals={"sbx": 2.0, "sb3": 4.0},
+        goals={"sbx": 2.0, "sb3": 4.0, "tianshou": 1.0},
     ),
     "ppo-halfcheetah": Work(
         title="PPO HalfCheetah-v5",
@@ -56,7 +56,7 @@ WORKS = {
         begin=2 * 2048,
         end=10 * 2048,
         config=ON_POLICY,
-        goals={"sbx": 5.0, "sb3": 5.0},
+        goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
     "ppo-cartpole": Work(
         title="PPO CartPole-v1",
@@ -65,7 +65,7 @@ WORKS = {
         begin=2 * 2048,
         end=10 * 2048,
         config=ON_POLICY,
-        goals={"sbx": 5.0, "sb3": 5.0},
+        goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
     "dqn-cartpole": Work(
         title="DQN CartPole-v1",
@@ -81,7 +81,7 @@ WORKS = {
             "hidden": [64, 64],
             "data": {"capacity": 100_000, "batch_size": 32, "warmup": 1_000, "steps": 4},
         },
-        goals={"sbx": 5.0, "sb3": 5.0},
+        goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
     "ppo-graph": Work(
         title="PPO CartPole in graph",
