@@ -282,7 +282,7 @@ def repeat(
         state, metrics = one(state, index)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    if count == 1 and sound is True:
+    if count == 1 and sound is True:  # a loop around one update is only more to compile
         return one(state, 0)
     shapes = jax.eval_shape(one, state, 0)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
