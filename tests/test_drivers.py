@@ -55,9 +55,13 @@ def make(name, place, seeds, env=None, algorithm=None, num_envs=N, **values):
     return drive(algorithm or plain, cfg, world, seeds, num_envs)
 
 
-@functools.cache
 def driver_of(name, place, count):
-    """The driver of `count` seeds, whose programs many tests share."""
+    """The driver of `count` seeds, whose programs the tests share that compile with the same options."""
+    return _driver_of(name, place, count, tuple(program.COMPILER_OPTIONS.items()))
+
+
+@functools.cache
+def _driver_of(name, place, count, _options):
     return make(name, place, tuple(range(count)))
 
 
