@@ -22,13 +22,13 @@ def measure(capacity: int) -> dict[str, float]:
     """Peak memory of this process, and the bytes of the ring's arrays, in megabytes."""
     host, carry = driver(capacity)
     forget_peak()
-    buffer = carry.learner.buffer
+    buffer = carry.learner.tree.buffer
     touch = jax.jit(lambda x: jnp.ones_like(x), donate_argnums=0, keep_unused=True)
     rows = jax.tree.map(touch, buffer.rows)  # every page, in place
-    carry.learner = carry.learner.replace(buffer=buffer.replace(rows=rows))
+    carry.learner.tree = carry.learner.tree.replace(buffer=buffer.replace(rows=rows))
     carry = host.advance(carry, 100)
-    jax.block_until_ready(carry.learner)
-    size = sum(x.nbytes for x in jax.tree.leaves(carry.learner.buffer.rows))
+    jax.block_until_ready(carry.learner.leaves)
+    size = sum(x.nbytes for x in jax.tree.leaves(carry.learner.tree.buffer.rows))
     host.close()
     return {"peak_mb": peak_memory(), "ring_mb": size / 1e6}
 

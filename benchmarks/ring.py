@@ -26,17 +26,17 @@ def driver(capacity: int) -> tuple[Host, object]:
     spec = dataclasses.replace(factory.spec, num_envs=1)
     host = Host(td3.algorithm, cfg, factory.make(1), spec, [0])
     carry = host.start()
-    full = dataclasses.replace(carry.learner.buffer, clock=jnp.int32(3 * capacity))
-    carry.learner = carry.learner.replace(buffer=full)
+    full = dataclasses.replace(carry.learner.tree.buffer, clock=jnp.int32(3 * capacity))
+    carry.learner.tree = carry.learner.tree.replace(buffer=full)
     return host, host.advance(carry, 50)
 
 
 def rate(host: Host, carry, steps: int) -> float:
     """Steps per second over so many steps."""
-    jax.block_until_ready(carry.learner)
+    jax.block_until_ready(carry.learner.leaves)
     began = time.perf_counter()
     carry = host.advance(carry, steps)
-    jax.block_until_ready(carry.learner)
+    jax.block_until_ready(carry.learner.leaves)
     return steps / (time.perf_counter() - began)
 
 

@@ -177,12 +177,12 @@ def drive(
 
 def ring_of(carry: Any) -> Any:
     """The replay ring of a driver's carry."""
-    return carry.learner.buffer if hasattr(carry, "learner") else carry.buffer
+    return carry.learner.tree.buffer if hasattr(carry, "learner") else carry.buffer
 
 
 def state_of(carry: Any) -> Any:
     """The algorithm's state [S, ...] of a driver's carry."""
-    return carry.learner.state if hasattr(carry, "learner") else carry.state
+    return carry.learner.tree.state if hasattr(carry, "learner") else carry.state
 
 
 def history(ring: Any, seed: int) -> Transition:

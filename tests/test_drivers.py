@@ -530,16 +530,16 @@ def test_the_compiled_learn_of_the_host_is_the_plain_one(name):
 
     def learned(carry):
         """State and ring of the one seed, copied."""
-        both = map_seeded(lambda x: x[0], (carry.learner.state, carry.learner.buffer))
+        both = map_seeded(lambda x: x[0], (carry.learner.tree.state, carry.learner.tree.buffer))
         return jax.tree.map(lambda x: np.array(x), both)
 
     own = learned(carry)
     for _ in range(5):
         iteration = carry.iteration
         rollout = driver._collect(carry, False)
-        extras = jax.tree.map(lambda x: np.array(x[0]), carry.hand.extras)
-        carry.learner, carry.actor, carry.hand = driver.learn[False](
-            carry.learner, carry.hand, rollout, driver.seed_array
+        extras = jax.tree.map(lambda x: np.array(x[0]), carry.hand.tree.extras)
+        carry.learner.leaves, carry.view.leaves, carry.hand.leaves = driver.learn[False](
+            carry.learner.leaves, carry.view.leaves, carry.hand.leaves, rollout, driver.seed_array
         )
         carry.iteration += 1
         state, buffer, _ = plain(*own, rollout._replace(extras=extras), iteration)

@@ -257,7 +257,7 @@ def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name,
     np.testing.assert_array_equal(lanes.episode[inexact], episodes[inexact] + 1)
     if name == "dqn":
         newest = (manifest["clock"] - 1) % manifest["capacity"]
-        rows = training.carry.learner.buffer.rows
+        rows = training.carry.learner.tree.buffer.rows
         last = np.asarray(rows.truncated | rows.terminated)[:, newest].reshape(-1)
         assert last[inexact].all()
         assert not np.asarray(rows.truncated & rows.terminated).any()

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that JAX flattens in C++, the four things done to trees of arrays, and a leaf in parts."""
+"""Frozen dataclasses that JAX flattens in C++, the four things done to trees of arrays, and two ways to keep one."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -60,6 +60,31 @@ def strong(tree: T) -> T:
 def stack(trees: list[T]) -> T:
     """Trees of equal structure, one on another along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+Leaves = tuple[Any, ...]
+
+
+def flat(tree: Any) -> Leaves:
+    """The leaves of a tree."""
+    return tuple(jax.tree.leaves(tree))
+
+
+class Flat:
+    """Holds a tree in its leaves, as which it crosses the border of a program in less time; is no tree itself."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+
+    @property
+    def tree(self) -> Any:
+        """The leaves put together."""
+        return jax.tree.unflatten(self.structure, self.leaves)
+
+    @tree.setter
+    def tree(self, tree: Any) -> None:
+        self.leaves: Leaves = flat(tree)
+        self.structure = jax.tree.structure(tree)
 
 
 class Joined:

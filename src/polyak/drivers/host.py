@@ -7,7 +7,7 @@ step, and begin anew where an episode ended; then look at the rollout, then lear
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Transition, Tree
 from polyak.parts import replay
-from polyak.pytree import Record, pytree, select, strong
+from polyak.pytree import Flat, Leaves, Record, flat, pytree, select, strong
 
 
 @pytree
@@ -50,18 +50,33 @@ class Hand(Record):
     """What acting works with, handed on from row to row: [S, ...], but for what all seeds share."""
 
     memory: Tree  # [S, N, ...]
-    keys: RowKeys  # [S, T, ...] of this rollout's rows
     extras: Tree  # [S, T, N, ...] what `act` wants remembered of this rollout
     clock: Array  # rows of this rollout so far, shared
+
+
+@pytree
+class View(Record):
+    """What acting looks at, the same for all rows of a rollout: [S, ...]."""
+
+    actor: Tree  # of the newest state
+    keys: RowKeys  # [S, T, ...]
+
+
+class Parts(NamedTuple):
+    """A Learner, a View and a Hand, or something about each."""
+
+    learner: Any
+    view: Any
+    hand: Any
 
 
 @dataclass
 class Carry:
     """The whole run."""
 
-    learner: Learner
-    actor: Tree  # [S, ...], of the newest state
-    hand: Hand
+    learner: Flat  # a Learner; in leaves, as which it crosses the border of a program in less time
+    view: Flat  # a View
+    hand: Flat  # a Hand
     lanes: Lanes
     iteration: int
     began: int  # the iteration in which an episode last began
@@ -77,7 +92,7 @@ class Host:
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = warmup_iterations(cfg, spec)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        self.learn = {warm: Program(self._learn(warm), donate=(0, 1)) for warm in (True, False)}
+        self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
         self.begin = Program(self._begin)
         self.renew = Program(self._renew)
         self.seed_array = np.asarray(self.seeds, np.uint32)
@@ -89,15 +104,14 @@ class Host:
         """A run that has not stepped."""
         lanes = Lanes(self.envs, self.spec, self.seeds)
         lanes.begin()
-        return Carry(*self._fresh(), lanes, 0, 0)
+        learner, view, hand = map(Flat, self._fresh())
+        return Carry(learner, view, hand, lanes, 0, 0)
 
     def compile(self, warm: bool) -> None:
         """Compile what `advance` will run in the warm-up or after it; only shapes are needed, no run."""
-        learner, actor, hand = self._shapes
-        obs = self._lanes_shape(self.spec.obs)
-        self.act[warm].compile(actor, hand, obs)
-        _, action = self.act[warm].shapes(actor, hand, obs)
-        self.learn[warm].compile(learner, hand, self._rollout_shape(action), self.seed_array)
+        learner, view, hand = [flat(part) for part in self._shapes]
+        self.act[warm].compile(view, hand, self._lanes_shape(self.spec.obs))
+        self.learn[warm].compile(learner, view, hand, self._rollout.tree, self.seed_array)
 
     def advance(self, carry: Carry, iterations: int) -> Carry:
         """`iterations` rollouts on; how a run is cut into calls does not change a bit of it.
@@ -108,27 +122,31 @@ class Host:
             warm = carry.iteration < self.warmup
             rollout = self._collect(carry, warm)
             self._inspect(carry, rollout)
-            carry.learner, carry.actor, carry.hand = self.learn[warm](
-                carry.learner, carry.hand, rollout, self.seed_array
+            carry.learner.leaves, carry.view.leaves, carry.hand.leaves = self.learn[warm](
+                carry.learner.leaves, carry.view.leaves, carry.hand.leaves, rollout, self.seed_array
             )
             carry.iteration += 1
-        inspect.check_metrics(carry.learner.metrics, carry.iteration)
+        inspect.check_metrics(carry.learner.tree.metrics, carry.iteration)
         return carry
 
     def pack(self, carry: Carry) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays, and plain values."""
-        tree = {**vars(carry.learner), "memory": carry.hand.memory, "lanes": carry.lanes.pack()}
+        tree = {
+            **vars(carry.learner.tree),
+            "memory": carry.hand.tree.memory,
+            "lanes": carry.lanes.pack(),
+        }
         return tree, {"iteration": carry.iteration, "steps": int(carry.lanes.length.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        learner, _, hand = self._shapes
+        shapes = self._shapes
         lanes = Lanes(self.envs, self.spec, self.seeds).template(int(extra["steps"]))
-        return {**vars(learner), "memory": hand.memory, "lanes": lanes}
+        return {**vars(shapes.learner), "memory": shapes.hand.memory, "lanes": lanes}
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () on policy."""
-        return self._shapes[0].buffer
+        return self._shapes.learner.buffer
 
     def unpack(self, tree: Tree, extra: dict) -> Carry:
         """The run that was packed, its environments brought back by playing their running episodes again.
@@ -137,36 +155,37 @@ class Host:
         replay is cut there, and `inexact` names the lane: the run is consistent, but not exact.
         """
         device = jax.tree.map(jnp.array, {name: value for name, value in tree.items() if name != "lanes"})
-        memory = device.pop("memory")
+        hand = self._shapes.hand
+        hand = Hand(device.pop("memory"), *zeros((hand.extras, hand.clock)))
         learner, iteration = Learner(**device), int(extra["iteration"])
-        hand = self._hand(memory, iteration)
+        view = View(actors(self.algorithm)(learner.state), self._row_keys(iteration))
         lanes = Lanes(self.envs, self.spec, self.seeds)
         self.inexact = lanes.unpack(tree["lanes"])
+        carry = Carry(Flat(learner), Flat(view), Flat(hand), lanes, iteration, iteration)
         if self.inexact:
             lanes.restart(np.asarray(self.inexact))
-            hand = self._renewed(hand, lanes, self.inexact, -1)
+            self._renew_memory(carry, self.inexact, -1)
             if not isinstance(self.cfg.data, OnPolicy):
                 mask = self._mask(self.inexact)
                 cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
-                learner = learner.replace(buffer=cut(learner.buffer, mask))
-        actor = actors(self.algorithm)(learner.state)
-        return Carry(learner, actor, hand, lanes, iteration, iteration)
+                carry.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
+        return carry
 
     # ---- what the loop reads
 
     def report(self, carry: Carry) -> tuple[Carry, dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the run with empty ones."""
-        learner = carry.learner
-        flat = carry.lanes.report()
-        flat["updates"] = np.array(learner.updates)
-        flat |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
+        learner = carry.learner.tree
+        sums = carry.lanes.report()
+        sums["updates"] = np.array(learner.updates)
+        sums |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
         empty = zeros((learner.updates, learner.metrics))
-        carry.learner = learner.replace(updates=empty[0], metrics=empty[1])
-        return carry, flat
+        carry.learner.tree = learner.replace(updates=empty[0], metrics=empty[1])
+        return carry, sums
 
     def actor(self, carry: Carry) -> Tree:
         """What acting needs, [S, ...]."""
-        return carry.actor
+        return carry.view.tree.actor
 
     def close(self) -> None:
         """Release the environments."""
@@ -176,39 +195,35 @@ class Host:
 
     def _collect(self, carry: Carry, warm: bool) -> Transition:
         """T steps of every lane: a rollout [T, L, ...] without extras, which `carry.hand` holds."""
-        lanes, act = carry.lanes, self.act[warm]
-        rollout, into = None, []
+        lanes, view, act = carry.lanes, carry.view.leaves, self.act[warm]
+        act = act.compiled or act  # without the frame of Program's call
+        into = [np.empty(x.shape, x.dtype) for x in self._rollout.leaves]
         for t in range(self.rows):
             obs = lanes.obs
-            carry.hand, action = act(carry.actor, carry.hand, obs)
+            carry.hand.leaves, action = act(view, carry.hand.leaves, obs)
             action = np.asarray(action)
             try:
                 stepped = lanes.step(action)
             except EnvironmentFault as fault:
                 raise EnvironmentFault(f"step {carry.iteration * self.rows + t}: {fault}") from fault
-            reward = stepped.reward.astype(np.float32)
-            row = Transition(obs, action, reward, stepped.obs, stepped.terminated, stepped.truncated)
-            if rollout is None:
-                rollout = jax.tree.map(lambda x: np.empty((self.rows, *x.shape), x.dtype), row)
-                into = jax.tree.leaves(rollout)
+            row = Transition(obs, action, stepped.reward, stepped.obs, stepped.terminated, stepped.truncated)
             for rows, x in zip(into, jax.tree.leaves(row), strict=True):
                 rows[t] = x
             last = stepped.terminated | stepped.truncated
-            if last.any():
+            if np.count_nonzero(last):
                 ended = np.flatnonzero(last)
                 lanes.renew(ended)
                 carry.began = carry.iteration
-                carry.hand = self._renewed(carry.hand, lanes, ended, carry.iteration * self.rows + t)
-        assert rollout is not None
-        return rollout
+                self._renew_memory(carry, ended, carry.iteration * self.rows + t)
+        return jax.tree.unflatten(self._rollout.structure, into)
 
-    def _renewed(self, hand: Hand, lanes: Lanes, which: Any, row: int) -> Hand:
+    def _renew_memory(self, carry: Carry, which: Any, row: int) -> None:
         """Fresh memory in the lanes whose episode begins."""
-        if not jax.tree.leaves(hand.memory):
-            return hand
-        episode = self._by_seed(lanes.episode.astype(np.int32))
-        mask = self._mask(which)
-        return hand.replace(memory=self.renew(hand.memory, mask, episode, self.seed_array, row))
+        if not jax.tree.leaves(self._shapes.hand.memory):
+            return
+        hand, episode = carry.hand.tree, self._by_seed(carry.lanes.episode.astype(np.int32))
+        memory = self.renew(hand.memory, self._mask(which), episode, self.seed_array, row)
+        carry.hand.tree = hand.replace(memory=memory)
 
     def _inspect(self, carry: Carry, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
@@ -238,17 +253,20 @@ class Host:
 
     # ---- what is compiled
 
-    def _fresh(self) -> tuple[Learner, Tree, Hand]:
+    def _fresh(self) -> Parts:
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         return self.begin(states, self.seed_array)
 
     @cached_property
-    def _shapes(self) -> tuple[Learner, Tree, Hand]:
+    def _shapes(self) -> Parts:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
         return self.begin.shapes(states, self.seed_array)
 
-    def _begin(self, state: Tree, seeds: Array) -> tuple[Learner, Tree, Hand]:
-        def one(state: Tree, seed: Array) -> tuple[Learner, Tree, Hand]:
+    def _tree(self, part: str, leaves: Leaves) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(getattr(self._shapes, part)), leaves)
+
+    def _begin(self, state: Tree, seeds: Array) -> Parts:
+        def one(state: Tree, seed: Array) -> Parts:
             spec, cfg, keys = self.spec, self.cfg, Keys.of(seed)
             ids = jnp.arange(spec.num_envs)
             memory = self.algorithm.memory(cfg, spec, ids, jnp.zeros_like(ids), keys.memory)
@@ -261,38 +279,41 @@ class Host:
             zero = jnp.zeros((), jnp.int32)
             learner = Learner(state, buffer, zero, metrics, zero)
             extras = jax.tree.map(lambda x: jnp.zeros((self.rows, *x.shape), x.dtype), row.extras)
-            hand = Hand(memory, RowKeys.of_rollout(keys, zero, self.rows), extras, zero)
-            return strong((learner, self.algorithm.actor(state), hand))
+            view = View(self.algorithm.actor(state), RowKeys.of_rollout(keys, zero, self.rows))
+            return strong(Parts(learner, view, Hand(memory, extras, zero)))
 
         return over_seeds(one, state, seeds)
 
     def _act(self, warm: bool):
-        def act(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
+        def act(view: Leaves, hand: Leaves, obs: Tree) -> tuple[Leaves, Array]:
             """From observations [L, ...] to actions [L, ...]."""
-            hand, action = over_seeds(one, actor, hand, self._by_seed(obs))
-            return hand, action.reshape(-1, *action.shape[2:])
+            parts = self._tree("view", view), self._tree("hand", hand)
+            after, action = over_seeds(one, *parts, self._by_seed(obs))
+            return flat(after), action.reshape(-1, *action.shape[2:])
 
-        def one(actor: Tree, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
-            keys = jax.tree.map(lambda rows: rows[hand.clock], hand.keys)
+        def one(view: View, hand: Hand, obs: Tree) -> tuple[Hand, Array]:
+            keys = jax.tree.map(lambda rows: rows[hand.clock], view.keys)
             action, memory, extras = choose(
-                self.algorithm, self.cfg, self.spec, actor, hand.memory, obs, keys, warm
+                self.algorithm, self.cfg, self.spec, view.actor, hand.memory, obs, keys, warm
             )
             written = jax.tree.map(lambda rows, x: rows.at[hand.clock].set(x), hand.extras, extras)
-            return strong((Hand(memory, hand.keys, written, hand.clock + 1), action))
+            return strong((Hand(memory, written, hand.clock + 1), action))
 
         return act
 
     def _learn(self, warm: bool):
         def learned(
-            learner: Learner, hand: Hand, rollout: Transition, seeds: Array
-        ) -> tuple[Learner, Tree, Hand]:
+            learner: Leaves, view: Leaves, hand: Leaves, rollout: Transition, seeds: Array
+        ) -> tuple[Leaves, ...]:
             def by_seed(x: Array) -> Array:  # [T, L, ...] as [S, T, N, ...]
                 x = x.reshape(self.rows, len(self.seeds), self.spec.num_envs, *x.shape[2:])
                 return jnp.moveaxis(x, 1, 0)
 
-            return over_seeds(one, learner, hand, jax.tree.map(by_seed, rollout), seeds)
+            before = self._tree("learner", learner), self._tree("view", view), self._tree("hand", hand)
+            after = over_seeds(one, *before, jax.tree.map(by_seed, rollout), seeds)
+            return tuple(map(flat, after))
 
-        def one(learner: Learner, hand: Hand, rollout: Transition, seed: Array) -> tuple[Learner, Tree, Hand]:
+        def one(learner: Learner, view: View, hand: Hand, rollout: Transition, seed: Array) -> Parts:
             keys = Keys.of(seed)
             key = jax.random.fold_in(keys.learn, learner.iteration)
             rollout = rollout._replace(extras=hand.extras)
@@ -304,9 +325,9 @@ class Host:
             learner = Learner(state, buffer, learner.updates + made, sums, learner.iteration + 1)
             row_keys = RowKeys.of_rollout(keys, learner.iteration, self.rows)
             if not warm:
-                row_keys = row_keys._replace(uniform=hand.keys.uniform)  # never drawn from again
-            hand = hand.replace(keys=row_keys, clock=jnp.zeros((), jnp.int32))
-            return strong((learner, self.algorithm.actor(state), hand))
+                row_keys = row_keys._replace(uniform=view.keys.uniform)  # never drawn from again
+            view = View(self.algorithm.actor(state), row_keys)
+            return strong(Parts(learner, view, hand.replace(clock=jnp.zeros((), jnp.int32))))
 
         return learned
 
@@ -318,23 +339,23 @@ class Host:
 
         return over_seeds(one, memory, mask, episode, seeds)
 
-    def _hand(self, memory: Tree, iteration: int) -> Hand:
-        """A hand at the beginning of a rollout."""
+    def _row_keys(self, iteration: int) -> RowKeys:
+        """Of the rows of a rollout."""
 
-        def one(memory: Tree, seed: Array) -> Hand:
-            keys = RowKeys.of_rollout(Keys.of(seed), jnp.asarray(iteration, jnp.int32), self.rows)
-            extras = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), shapes)
-            return strong(Hand(memory, keys, extras, jnp.zeros((), jnp.int32)))
+        def one(seed: Array) -> RowKeys:
+            return RowKeys.of_rollout(Keys.of(seed), jnp.asarray(iteration, jnp.int32), self.rows)
 
-        shapes = self._shapes[2].extras
-        return jax.jit(lambda memory, seeds: over_seeds(one, memory, seeds))(memory, self.seed_array)
+        return jax.jit(lambda seeds: over_seeds(one, seeds))(self.seed_array)
 
-    def _rollout_shape(self, action: Any) -> Transition:
+    @cached_property
+    def _rollout(self) -> Flat:
         """The shapes of what `_collect` returns."""
+        _, view, hand = [flat(part) for part in self._shapes]
         obs = self._lanes_shape(self.spec.obs)
+        _, action = self.act[self.warmup > 0].shapes(view, hand, obs)
         reward, flag = (jax.ShapeDtypeStruct((self.count,), kind) for kind in (np.float32, np.bool_))
         row = Transition(obs, action, reward, obs, flag, flag)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.rows, *x.shape), x.dtype), row)
+        return Flat(jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.rows, *x.shape), x.dtype), row))
 
     def _lanes_shape(self, space: Tree) -> Tree:
         """The shapes [L, ...] of a point of this space from every lane."""

@@ -29,41 +29,45 @@ def first_fault(spec: Spec, rollout: Transition, xp: Any) -> Array:
     rollout  [T, N, ...];  xp  jax.numpy in a compiled program, numpy on the host.
     A value must be finite, and an observation must lie in its space (up to rounding).
     """
-    shape = rollout.reward.shape
-    wrong = [not_finite(rollout.action, len(shape), xp), ~xp.isfinite(rollout.reward)]
+    fine = [finite(rollout.action, xp), finite(rollout.reward, xp)]
     seen = zip(jax.tree.leaves(rollout.obs), jax.tree.leaves(rollout.next_obs), strict=True)
     for space, (obs, next_obs) in zip(jax.tree.leaves(spec.obs), seen, strict=True):
-        out = outside(space, next_obs, len(shape), xp)
-        wrong.append(out if obs is next_obs else out | outside(space, obs, len(shape), xp))
-    if xp is np and not any(part.any() for part in wrong):
+        fine.append(inside(space, next_obs) + ([] if obs is next_obs else inside(space, obs)))
+    if xp is np and all(each.all() for field in fine for each in field):
         return np.full(3, NOTHING, np.int32)
-    found = xp.stack(wrong, axis=-1).reshape(-1)  # in order of time, environment, field
+    shape, width = rollout.reward.shape, len(fine)
+    found = xp.stack([wrong(field, shape, xp) for field in fine], axis=-1)
+    found = found.reshape(-1)  # in order of time, environment, field
     place = found.argmax()
-    width = len(wrong)
     where = xp.stack([place // (shape[1] * width), place // width % shape[1], place % width])
     return xp.where(found.any(), where, NOTHING).astype(xp.int32)
 
 
-def not_finite(x: Array, keep: int, xp: Any) -> Array:
-    """[T, N]: some entry of a row is NaN or infinite."""
-    if not xp.issubdtype(x.dtype, xp.floating):
-        return xp.zeros(x.shape[:keep], bool)
-    return ~xp.isfinite(x).all(axis=tuple(range(keep, x.ndim)))
+def wrong(fine: list[Array], shape: tuple[int, ...], xp: Any) -> Array:
+    """[T, N]: some entry of a row is not fine; `fine` has any number of [T, N, ...]."""
+    found = xp.zeros(shape, bool)
+    for each in fine:
+        found = found | ~each.all(axis=tuple(range(len(shape), each.ndim)))
+    return found
 
 
-def outside(space: Space, x: Array, keep: int, xp: Any) -> Array:
-    """[T, N]: some entry of a row is not finite or lies outside its space."""
-    low, high = limits(space, x.dtype.name)
-    if x.dtype == np.uint8 and (low == 0).all() and (high == 255).all():  # pictures need no look
-        return xp.zeros(x.shape[:keep], bool)
-    return ~((x >= low) & (x <= high)).all(
-        axis=tuple(range(keep, x.ndim))
-    )  # what is compared with NaN is False
+def finite(x: Array, xp: Any) -> list[Array]:
+    """For each entry, whether it is a number; nothing for integers."""
+    return [xp.isfinite(x)] if xp.issubdtype(x.dtype, xp.floating) else []
+
+
+def inside(space: Space, x: Array) -> list[Array]:
+    """For each entry, whether it lies above and below its limits, as NaN does not; nothing for whole pictures."""
+    bounds = limits(space, x.dtype)
+    return [x >= bounds[0], x <= bounds[1]] if bounds else []
 
 
 @functools.cache
-def limits(space: Space, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest that each entry may be: its bounds, a little widened; never infinite."""
+def limits(space: Space, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
+    """The least and the largest that each entry may be: its bounds, a little widened; never infinite.
+
+    None where the dtype itself rules out anything else.
+    """
     if not isinstance(space, Box):
         return np.asarray(0, dtype), np.asarray(space.n - 1, dtype)
     info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
@@ -74,6 +78,8 @@ def limits(space: Space, dtype: str) -> tuple[np.ndarray, np.ndarray]:
             limit = np.where(np.isfinite(limit), limit + slack * (1 + np.abs(limit)), limit)
         limit = np.clip(limit, info.min, info.max)
         found.append((limit.reshape(space.shape) if limit.ndim else limit).astype(dtype))
+    if dtype == np.uint8 and (found[0] == info.min).all() and (found[1] == info.max).all():
+        return None
     return found[0], found[1]
 
 
