@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.drivers import program  # noqa: F401 (compiles random numbers its own way from here on)
-from polyak.drivers.threefry import threefry
+from polyak.drivers.program import Program
+from polyak.drivers.threefry import threefry, written_out
 
 # key, counter, answer: Random123's known answers for threefry2x32 with 20 rounds
 KNOWN = [
@@ -34,33 +34,60 @@ answer = [zlib.crc32(np.ascontiguousarray(draw).tobytes()) for draw in draws]
 """
 
 
+both = pytest.mark.parametrize("wanted", [False, True], ids=["loop", "written out"])
+
+
+@both
 @pytest.mark.parametrize(("key", "counter", "answer"), KNOWN)
-def test_known_answers(key, counter, answer):
+def test_known_answers(key, counter, answer, wanted):
     """Two words of key and counter give the published two words, also in arrays."""
     words = [jnp.full((2, 3), word, jnp.uint32) for word in (*key, *counter)]
-    for got, wanted in zip(threefry(*words), answer, strict=True):
-        np.testing.assert_array_equal(np.asarray(got), np.full((2, 3), wanted, np.uint32))
+    with written_out(wanted):
+        found = threefry(*words)
+    for got, wanted_word in zip(found, answer, strict=True):
+        np.testing.assert_array_equal(np.asarray(got), np.full((2, 3), wanted_word, np.uint32))
 
 
-def test_bits_are_those_of_jax_as_it_comes():
-    """Every draw has the bits that it has in a process that has not heard of polyak."""
-    stock = subprocess.run(
+@pytest.fixture(scope="module")
+def stock():
+    """What a process draws that has not heard of polyak."""
+    done = subprocess.run(
         [sys.executable, "-c", DRAWS + "print(answer)"], capture_output=True, text=True, check=True
     )
+    return done.stdout.strip()
+
+
+@both
+def test_bits_are_those_of_jax_as_it_comes(stock, wanted):
+    """Every draw has the bits that it has in a process that has not heard of polyak."""
     jax.clear_caches()
     found: dict = {}
-    exec(DRAWS, found)
-    assert str(found["answer"]) == stock.stdout.strip()
+    with written_out(wanted):
+        exec(DRAWS, found)
+    jax.clear_caches()
+    assert str(found["answer"]) == stock
 
 
-def test_a_draw_on_a_cpu_has_no_loop():
+def a_draw():
+    """A function of its own, since JAX keeps what it has lowered for a function."""
+    return lambda data: jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(data), 3), (64, 8))
+
+
+def has_loop(text):
+    return " while(" in text
+
+
+def test_a_program_on_a_cpu_draws_without_a_loop():
     """Neither a draw nor a key folded in is compiled as a loop."""
     if jax.default_backend() != "cpu":
         pytest.skip("only for a CPU")
-    jax.clear_caches()
+    program = Program(a_draw())
+    program.compile(jnp.zeros(2, jnp.uint32))
+    assert not has_loop(program.text())
 
-    def draw(data):
-        return jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(data), 3), (64, 8))
 
-    text = jax.jit(draw).lower(jnp.zeros(2, jnp.uint32)).compile().as_text()
-    assert "while" not in text.replace("stack_frame", "")
+def test_what_others_compile_is_as_jax_compiles_it():
+    """Importing polyak does not change the programs of others."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("only for a CPU")
+    assert has_loop(jax.jit(a_draw()).lower(jnp.zeros(2, jnp.uint32)).compile().as_text())

@@ -11,8 +11,6 @@ import numpy as np
 from polyak.drivers import threefry
 from polyak.interface import Array, Tree
 
-threefry.write_out()
-
 # Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
 COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
@@ -28,7 +26,10 @@ class Program:
     """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
 
     def __init__(
-        self, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
+        self,
+        function: Callable,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
     ):
         options = COMPILER_OPTIONS | (options or {})
         self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
@@ -39,7 +40,9 @@ class Program:
         """Compile for arguments like these, arrays or shapes; if another thread is at it, wait."""
         with self.compiling:
             if self.compiled is None:
-                self.compiled = self.jitted.lower(*args).compile()
+                with threefry.written_out():
+                    lowered = self.jitted.lower(*args)
+                self.compiled = lowered.compile()
         return self.compiled
 
     def shapes(self, *args: Any) -> Any:
