@@ -34,6 +34,7 @@ class Contender:
             stderr=errors,
             text=True,
             env={**os.environ, "POLYAK_CACHE": "off"},
+            start_new_session=True,  # when the shell goes, a group of which one stands still is hung up
         )
         self.turns: list[tuple[float, float]] = []
         self.said = {BEGIN: threading.Event(), END: threading.Event()}
