@@ -1,4 +1,4 @@
-"""Frozen dataclasses that JAX flattens in C++, the four things done to trees of arrays, and two ways to keep one."""
+"""Frozen dataclasses that JAX flattens in C++, what is done to trees of arrays, and two ways to keep them."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -26,10 +26,7 @@ class Program:
     """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
 
     def __init__(
-        self,
-        function: Callable,
-        donate: tuple[int, ...] = (),
-        options: dict[str, Any] | None = None,
+        self, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
     ):
         options = COMPILER_OPTIONS | (options or {})
         self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
