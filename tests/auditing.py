@@ -187,7 +187,7 @@ def state_of(carry: Any) -> Any:
 
 def history(ring: Any, seed: int) -> Transition:
     """The rows [time, N, ...] of one seed's ring as NumPy arrays, oldest first."""
-    clock, count = int(ring.clock), ring.rows.reward.shape[1]
+    clock, count = int(ring.clock.value), ring.rows.reward.shape[1]
     slots = np.arange(max(0, clock - count), clock) % count
     return jax.tree.map(lambda x: np.asarray(x[seed])[slots], ring.rows)
 

@@ -5,11 +5,11 @@ import random
 import gymnasium
 import numpy as np
 
-from polyak.envs.counting import IDENTITIES
+from polyak.envs.worlds.counting import IDENTITIES
 
 
 class CountingGym(gymnasium.Env):
-    """Count to a random length: `polyak.envs.counting.Counting`, drawn from `reset(seed)`.
+    """Count to a random length: `polyak.envs.worlds.counting.Counting`, drawn from `reset(seed)`.
 
     obs [3]: two random integers that name the episode, t; reward: t + 1; info["length"]: steps so far
     """

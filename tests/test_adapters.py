@@ -118,13 +118,13 @@ def needs_mujoco():
 
 
 def sync(make, lanes, measures=()):
-    from polyak.envs.gymnasium_envs import GymnasiumSync
+    from polyak.envs.adapters.gymnasium import GymnasiumSync
 
     return GymnasiumSync(make, lanes, measures)
 
 
 def asynchronous(make, lanes, measures=(), **settings):
-    from polyak.envs.gymnasium_envs import GymnasiumAsync
+    from polyak.envs.adapters.gymnasium import GymnasiumAsync
 
     return GymnasiumAsync([make] * lanes, measures, **settings)
 
@@ -536,7 +536,7 @@ def test_each_prefix_finds_its_own():
     assert type(find("gymnax:CartPole-v1")).__name__ == "Gymnax"
     assert find("envpool:CartPole-v1").kind == find("CartPole-v1").kind == "host"
     assert find("CartPole-v1").spec == find("envpool:CartPole-v1").spec
-    assert find("polyak.envs.classic_control:Pendulum", {"gravity": 2}).gravity == 2.0
+    assert find("polyak.envs.worlds.classic_control:Pendulum", {"gravity": 2}).gravity == 2.0
     assert find("CartPole-v1").make_one("rgb_array").render_mode == "rgb_array"
     found = names()
     assert {"jax", "gymnasium", "gymnax", "envpool"} == set(found)

@@ -28,9 +28,9 @@ from counting_gym import CountingGym
 
 from polyak.drivers import program
 from polyak.drivers.learn import on_policy_batch
-from polyak.envs.counting import Counting
+from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.find import find
-from polyak.envs.gymnasium_envs import GymnasiumFactory
+from polyak.envs.worlds.counting import Counting
 from polyak.interface import OnPolicy, Replay, Transition
 
 STEPS = int(os.environ.get("POLYAK_AUDIT_STEPS", "20000"))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from polyak.errors import CheckpointError
 from polyak.pytree import Record, pytree
-from polyak.runs import checkpoint, storage
+from polyak.store import checkpoint, storage
 
 DTYPES = ["bool", "int8", "uint8", "int16", "int32", "uint32", "int64", "float16", "float32", "float64"]
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import math
 import re
 from typing import Any
 
@@ -15,13 +16,16 @@ from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from polyak.algorithms import find, names
-from polyak.drivers.learn import check_data, on_policy_batch, row_shape
+from polyak.drivers.act import row_shape
+from polyak.drivers.check import check_data
+from polyak.drivers.learn import on_policy_batch
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
+from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
 from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition
 from polyak.parts import replay
-from polyak.parts.normalize import normalize_obs, normalize_reward
-from polyak.pytree import strong
+from polyak.pytree import strip_weak_types
+from polyak.wrappers import normalize_obs, normalize_reward
 
 SMALL = {
     "hidden": (8,),
@@ -100,7 +104,7 @@ def point(space, rng, lead):
 @functools.cache
 def state_of(c: Case):
     """After one rollout was observed, so that normalisers have seen something."""
-    init = compiled(lambda key: strong(c.algorithm.init(c.cfg, c.spec, key)))
+    init = compiled(lambda key: strip_weak_types(c.algorithm.init(c.cfg, c.spec, key)))
     return observe(c)(init(jax.random.key(0)), rollout(c))
 
 
@@ -132,7 +136,7 @@ def batch(c: Case) -> Batch:
         rows = rollout(c)
         ring = replay.add(replay.empty(jax.tree.map(lambda x: x[0], rows), T), rows)
         data = c.cfg.data
-        made = replay.sample(ring, jax.random.key(7), B, c.cfg.gamma, data.n_step, data.length, data.clip)
+        made = replay.sample(ring, jax.random.key(7), data, c.cfg.gamma)
     return jax.tree.map(np.asarray, made)
 
 
@@ -254,7 +258,7 @@ def test_seeds_in_one_program_are_single_runs(name, kind):
 
     def one(state, rows, batch, seed):
         state = c.algorithm.observe(c.cfg, c.spec, state, rows)
-        return strong(c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).state)
+        return strip_weak_types(c.algorithm.update(c.cfg, c.spec, state, batch, jax.random.key(seed)).state)
 
     # two states that differ everywhere but in the clock, which seeds share
     first = state_of(c)
@@ -358,13 +362,15 @@ def test_dict_and_tuple_observations_work(name, kind):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in PLAIN if kind == "continuous"])
-def test_real_actions_of_any_shape_work(name):
+def test_real_actions_of_any_shape_are_one_row_of_numbers(name):
     c = case(name, "continuous")
     for shape in ((2, 2), ()):
-        c = dataclasses.replace(c, spec=dataclasses.replace(c.spec, action=Box(shape, -1.0, 1.0)))
+        c = dataclasses.replace(
+            c, spec=flat_actions(dataclasses.replace(c.spec, action=Box(shape, -1.0, 1.0)))
+        )
         state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))  # noqa: B023
         row = row_shape(c.algorithm, c.cfg, c.spec, state)
-        assert row.action.shape == (N, *shape)
+        assert row.action.shape == (N, math.prod(shape))
         lead = (T, N) if isinstance(c.cfg.data, OnPolicy) else (B,)
         rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), row)  # noqa: B023
         flat = jax.ShapeDtypeStruct(lead, jnp.float32)

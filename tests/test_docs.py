@@ -21,8 +21,8 @@ import pytest
 
 import polyak
 from polyak import algorithms, cli, flags
-from polyak.drivers.in_graph import metric_shapes
-from polyak.drivers.learn import row_shape
+from polyak.drivers.act import row_shape
+from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
 from polyak.interface import Box, Discrete, OnPolicy, Spec
 from polyak.runs.plan import default_config
@@ -184,7 +184,7 @@ def test_the_metrics_of_a_page_are_those_of_the_update(name):
     algorithm = algorithms.find(name)
     cfg, spec = algorithm.Config(), Spec(Box((3,)), SPACES[algorithm.actions[-1]], num_envs=2)
     state = jax.eval_shape(lambda key: algorithm.init(cfg, spec, key), jax.random.key(0))
-    shapes = metric_shapes(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
+    shapes = empty_metrics(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
     said = {cells[0].strip("`") for cells in rows(section(page_of(name), "What it logs"))}
     assert said == {f"update/{metric}" for metric in shapes}
 

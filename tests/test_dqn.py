@@ -111,9 +111,11 @@ def test_gradients_are_clipped_to_max_norm():
     """Adam forgets scale in its first step, but its first moment is 0.1 of what it was given."""
     batch = make_batch(scale=100.0)
     cfg = dataclasses.replace(CFG, max_norm=0.5, huber=0.0)
-    moments = updater(cfg)(start(), batch, jax.random.key(0)).state.moments
-    first = [np.asarray(x) for x in jax.tree.leaves(moments)]
-    mu = next(m for m in jax.tree.leaves(moments, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(m, "mu")).mu
+    opt_state = updater(cfg)(start(), batch, jax.random.key(0)).state.opt_state
+    first = [np.asarray(x) for x in jax.tree.leaves(opt_state)]
+    mu = next(
+        m for m in jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(m, "mu")
+    ).mu
     norm = np.sqrt(sum((np.asarray(x, float) ** 2).sum() for x in jax.tree.leaves(mu)))
     np.testing.assert_allclose(norm, 0.05, rtol=1e-4)
     assert all(np.isfinite(x).all() for x in first)
@@ -166,7 +168,7 @@ MANY = 4000
 def actor_of_many(env_steps):
     go = jax.jit(lambda a, o, key: dqn.act(ANNEALED, SPEC, a, (), o, key, True)[0], compiler_options=QUICK)
     state = start()
-    state = state.replace(clock=state.clock.replace(env_steps=jnp.int32(env_steps)))
+    state = state.replace(clock=state.clock._replace(env_steps=jnp.int32(env_steps)))
     obs = np.repeat(np.ones((1, 3), np.float32), MANY, axis=0)
     return np.asarray(go(dqn.actor(state), obs, jax.random.key(5))), int(mlp(state.q, np.ones(3)).argmax())
 

@@ -18,14 +18,15 @@ from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
 from polyak.drivers.evaluate import Evaluator
 from polyak.drivers.in_graph import InGraph
-from polyak.drivers.learn import Keys, learn
+from polyak.drivers.keys import Keys
+from polyak.drivers.learn import learn
 from polyak.drivers.program import Program, map_seeded
 from polyak.drivers.side_by_side import SideBySide
-from polyak.envs import probes
+from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.find import find
-from polyak.envs.gymnasium_envs import GymnasiumFactory
+from polyak.envs.worlds import probes
 from polyak.interface import OnPolicy, Replay
-from polyak.parts.normalize import normalize_obs, normalize_reward
+from polyak.wrappers import normalize_obs, normalize_reward
 
 ROWS = 9973  # of a ring: a prime, so that a compiled text shows which arrays are rings
 N = 2
@@ -119,7 +120,7 @@ def mine(arrays, index):
     return {
         key: x if shared.search(key) else x[index]
         for key, x in arrays.items()
-        if not key.startswith("['lanes']")
+        if not key.startswith("['episodes']")
     }
 
 
@@ -368,7 +369,7 @@ def test_delayed_policy_updates_are_every_second_one():
 
 
 class ConstantGym(gymnasium.Env):
-    """Observation 0 and reward 1 for ever: `polyak.envs.probes.Constant`."""
+    """Observation 0 and reward 1 for ever: `polyak.envs.worlds.probes.Constant`."""
 
     def __init__(self, continuous=False):
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -537,9 +538,9 @@ def test_the_compiled_learn_of_the_host_is_the_plain_one(name):
     for _ in range(5):
         iteration = carry.iteration
         rollout = driver._collect(carry, False)
-        extras = jax.tree.map(lambda x: np.array(x[0]), carry.hand.tree.extras)
-        carry.learner.leaves, carry.view.leaves, carry.hand.leaves = driver.learn[False](
-            carry.learner.leaves, carry.view.leaves, carry.hand.leaves, rollout, driver.seed_array
+        extras = jax.tree.map(lambda x: np.array(x[0]), carry.act_state.tree.extras)
+        carry.learner.leaves, carry.act_input.leaves, carry.act_state.leaves = driver.learn[False](
+            carry.learner.leaves, carry.act_input.leaves, carry.act_state.leaves, rollout, driver.seed_array
         )
         carry.iteration += 1
         state, buffer, _ = plain(*own, rollout._replace(extras=extras), iteration)

@@ -15,14 +15,14 @@ from auditing import QUICK, assert_same_bits, drive, state_of
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
 from polyak.drivers.side_by_side import SideBySide
+from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
 from polyak.envs.find import find
-from polyak.envs.gymnasium_envs import GymnasiumFactory
 from polyak.errors import EnvironmentFault
 from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
 from polyak.pytree import pytree, static
-from polyak.runs import checkpoint
 from polyak.runs.run import load, train
+from polyak.store import checkpoint
 
 BAD = {
     "reward is NaN": "reward",
@@ -135,7 +135,7 @@ def driver_of(name, place, how, at, seeds=(0,)):
     if place == "host":
         return drive(algorithm, cfg, gym_of(how, at), seeds, 3)
     driver = drive(algorithm, cfg, Faulty(how=how, at=at), seeds, 3)
-    start = np.asarray(driver.start().lives.obs)[0, 1, 0]
+    start = np.asarray(driver.start().episodes.obs)[0, 1, 0]
     return drive(algorithm, cfg, Faulty(how=how, at=at, lane=jnp.float32(start)), seeds, 3)
 
 

@@ -11,9 +11,9 @@ import pytest
 from counting_gym import CountingGym, ForgetfulGym
 from scipy.stats import ks_2samp
 
-from polyak.envs import classic_control, counting, probes
-from polyak.envs.classic_control import CartPole, Pendulum
-from polyak.envs.counting import Counting
+from polyak.envs.worlds import classic_control, counting, probes
+from polyak.envs.worlds.classic_control import CartPole, Pendulum
+from polyak.envs.worlds.counting import Counting
 from polyak.errors import UserError
 from polyak.interface import Box, Discrete
 

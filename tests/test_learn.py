@@ -7,16 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.drivers.learn import (
-    Keys,
-    RowKeys,
-    check_data,
-    choose,
-    learn,
-    on_policy_batch,
-    row_shape,
-    warmup_iterations,
-)
+from polyak.drivers.act import act_or_warm_up, row_shape
+from polyak.drivers.check import check_data
+from polyak.drivers.keys import Keys, RowKeys
+from polyak.drivers.learn import learn, on_policy_batch
 from polyak.errors import UserError
 from polyak.interface import (
     Algorithm,
@@ -91,7 +85,7 @@ def fresh(cfg):
     state = init(cfg, SPEC, None)
     if isinstance(cfg.data, OnPolicy):
         return state, ()
-    count = ring.slots(cfg.data.capacity, SPEC.num_envs, cfg.data.steps)
+    count = cfg.data.slots(SPEC.num_envs)
     return state, ring.empty(row_shape(recorder, cfg, SPEC, state), count)
 
 
@@ -172,7 +166,7 @@ def test_replay_observes_and_then_updates(updates):
     state, buffer, metrics = run(Config(data=data))
     assert str(int(state.calls)) == "1" + "2" * updates
     assert metrics["one"] == updates
-    assert int(buffer.clock) == 4
+    assert int(buffer.clock.value) == 4
 
 
 def test_each_update_of_a_rollout_has_its_own_draw_and_key():
@@ -194,7 +188,7 @@ def test_a_warm_up_stores_and_observes_but_does_not_update():
     assert int(state.calls) == 1
     assert metrics == {}
     np.testing.assert_array_equal(buffer.rows.reward[:4], rollout().reward)
-    assert int(buffer.clock) == 4
+    assert int(buffer.clock.value) == 4
 
 
 DATA = [OnPolicy(steps=4), Replay(capacity=8, batch_size=2, warmup=0, steps=4, updates=2)]
@@ -205,28 +199,28 @@ def without_observe(data):
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_an_unsound_rollout_updates_nothing_bit_for_bit(data):
+def test_an_invalid_rollout_updates_nothing_bit_for_bit(data):
     rows = rollout()
     rows = rows._replace(reward=np.full_like(rows.reward, np.nan))
     cfg = Config(data=data)
-    state, _, metrics = run(cfg, rows, without_observe(data), sound=jnp.asarray(False))
+    state, _, metrics = run(cfg, rows, without_observe(data), valid=jnp.asarray(False))
     jax.tree.map(np.testing.assert_array_equal, state, fresh(cfg)[0])
     assert metrics["one"] == 0
     assert metrics["reward"] == 0
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_an_unsound_rollout_is_not_observed_either(data):
+def test_an_invalid_rollout_is_not_observed_either(data):
     rows = rollout()
     rows = rows._replace(reward=np.full_like(rows.reward, np.nan))
     cfg = Config(data=data)
-    state = run(cfg, rows, sound=jnp.asarray(False))[0]
+    state = run(cfg, rows, valid=jnp.asarray(False))[0]
     jax.tree.map(np.testing.assert_array_equal, state, fresh(cfg)[0])
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_a_sound_rollout_is_learned_from_as_if_nobody_had_asked(data):
-    plain, asked = run(Config(data=data)), run(Config(data=data), sound=jnp.asarray(True))
+def test_a_valid_rollout_is_learned_from_as_if_nobody_had_asked(data):
+    plain, asked = run(Config(data=data)), run(Config(data=data), valid=jnp.asarray(True))
     jax.tree.map(np.testing.assert_array_equal, plain, asked)
 
 
@@ -235,9 +229,8 @@ def test_a_sound_rollout_is_learned_from_as_if_nobody_had_asked(data):
     [(0, 1, 1, 0), (1, 1, 1, 1), (10, 4, 1, 3), (10, 4, 2, 2), (8, 4, 2, 1), (9, 4, 2, 2)],
 )
 def test_warm_up_is_rounded_up_to_whole_rollouts(warmup, steps, num_envs, iterations):
-    cfg = Config(data=Replay(warmup=warmup, steps=steps))
-    assert warmup_iterations(cfg, Spec(Box((1,)), Discrete(2), num_envs=num_envs)) == iterations
-    assert warmup_iterations(Config(), SPEC) == 0
+    assert Replay(warmup=warmup, steps=steps).warmup_rollouts(num_envs) == iterations
+    assert OnPolicy(steps=steps).warmup_rollouts(num_envs) == 0
 
 
 def chosen(spec, warm, uniform, action=None):
@@ -251,7 +244,7 @@ def chosen(spec, warm, uniform, action=None):
     memory, obs = jnp.zeros(spec.num_envs), jnp.ones((spec.num_envs, 2))
 
     def at(row):
-        return choose(algorithm, cfg, spec, (), memory, obs, RowKeys.of(Keys.of(3), row), warm)
+        return act_or_warm_up(algorithm, cfg, spec, (), memory, obs, RowKeys.of(Keys.of(3), row), warm)
 
     go = jax.jit(at)
     return lambda row: go(jnp.int32(row))

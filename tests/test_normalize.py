@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Spec, Transition, Update
-from polyak.parts.normalize import WRAPPERS, Moments, normalize_obs, normalize_reward
+from polyak.parts.moments import Moments
+from polyak.wrappers import WRAPPERS, normalize_obs, normalize_reward
 
 N, GAMMA = 3, 0.9
 SPEC = Spec(

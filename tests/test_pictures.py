@@ -14,12 +14,12 @@ import pytest
 import scipy.stats
 
 from polyak.errors import UserError
-from polyak.runs.curve import bootstrap_interval, count_label, draw_curve, interquartile_mean
-from polyak.runs.terminal import Progress, Terminal, clock, count
-from polyak.runs.video import Painter, best_render_mode, caption, draw_state, write_video
+from polyak.show.curve import bootstrap_interval, count_label, draw_curve, interquartile_mean
+from polyak.show.terminal import Progress, Terminal, clock, count
+from polyak.show.video import Painter, best_render_mode, caption, draw_state, write_video
 
 mujoco = pytest.importorskip("mujoco")
-from polyak.runs.raycast import RayCaster, _square_wave
+from polyak.show.raycast import RayCaster, _square_wave
 
 BALL = """<mujoco><worldbody>
   <geom name="floor" type="plane" size="3 3 1" rgba="0.8 0.8 0.8 1"/>
@@ -348,7 +348,7 @@ def test_curve_takes_gaps_single_points_seeds_of_different_length_and_nan(tmp_pa
 
 def test_curve_needs_no_display_and_leaves_pyplot_alone(tmp_path):
     program = (
-        "import sys; from polyak.runs.curve import draw_curve;"
+        "import sys; from polyak.show.curve import draw_curve;"
         f"draw_curve({str(tmp_path / 'a.png')!r}, [{{'env_steps': 1, 'eval/return': 2.0}}]);"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -370,12 +370,12 @@ def test_counts_are_short():
 @pytest.fixture
 def clock_hand(monkeypatch):
     hand = [1000.0]
-    monkeypatch.setattr("polyak.runs.terminal.time.monotonic", lambda: hand[0])
+    monkeypatch.setattr("polyak.show.terminal.time.monotonic", lambda: hand[0])
     return hand
 
 
 def test_a_long_wait_gives_plain_signs_of_life(monkeypatch):
-    monkeypatch.setattr("polyak.runs.terminal.WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("polyak.show.terminal.WAIT_SECONDS", 0.02)
     stream = io.StringIO()
     with Terminal(stream).status("compiling"):
         wait_for(lambda: stream.getvalue().count("compiling ... 0 s\n") >= 2)
@@ -474,7 +474,7 @@ def test_update_is_cheap():
 
 LIVE = """
 import sys, time
-from polyak.runs.terminal import Terminal
+from polyak.show.terminal import Terminal
 terminal = Terminal()
 assert terminal.live
 with terminal.status("compiling"):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from polyak.algorithms import ppo
-from polyak.algorithms.ppo import Rows
-from polyak.drivers.learn import check_data, on_policy_batch
+from polyak.algorithms.ppo import Minibatch
+from polyak.drivers.check import check_data
+from polyak.drivers.learn import on_policy_batch
 from polyak.errors import UserError
 from polyak.interface import Box, Discrete, OnPolicy, Spec, Transition
 
@@ -41,18 +42,18 @@ def start(cfg, spec):
     state = jax.jit(lambda key: ppo.init(cfg, spec, key), compiler_options=QUICK)(jax.random.key(0))
     rng = np.random.default_rng(0)
     policy, value = jax.tree.map(
-        lambda x: x + rng.normal(scale=0.3, size=x.shape).astype(x.dtype), (state.policy, state.value)
+        lambda x: x + rng.normal(scale=0.3, size=x.shape).astype(x.dtype), (state.policy, state.critic)
     )
-    return state.replace(policy=policy, value=value)
+    return state.replace(policy=policy, critic=value)
 
 
 @cached
 def evaluate(cfg, spec):
     """The loss, its metrics and its gradient."""
     return jax.jit(
-        lambda params, rows: jax.value_and_grad(
-            lambda params: ppo.loss(cfg, spec, params, rows), has_aux=True
-        )(params),
+        lambda params, rows: jax.value_and_grad(lambda params: ppo.loss(cfg, params, rows), has_aux=True)(
+            params
+        ),
         compiler_options=QUICK,
     )
 
@@ -80,7 +81,7 @@ def log_pi_and_entropy(cfg, spec, policy, obs, action):
     if cfg.sigma == "parameter":
         mean, log_sigma = out, np.asarray(policy.log_sigma, float)
     else:
-        mean, log_sigma = out[:2], np.clip(cfg.log_sigma + out[2:], -5, 2)
+        mean, log_sigma = out[:2], np.clip(np.asarray(policy.log_sigma, float) + out[2:], -5, 2)
     log_p = entropy = 0.0
     for m, s, a in zip(mean, log_sigma, np.asarray(action, float), strict=True):
         log_p += -((a - m) ** 2) / (2 * math.exp(2 * s)) - s - math.log(2 * math.pi) / 2
@@ -96,7 +97,7 @@ def make_rows(spec, seed=0, size=(T, N)):
         action = rng.normal(size=(*size, 2)).astype(np.float32)
     normal = [rng.normal(size=size).astype(np.float32) for _ in range(3)]
     obs = rng.normal(size=(*size, 3)).astype(np.float32)
-    return Rows(obs, action, 0.5 * normal[0] - 2, normal[1], normal[2])
+    return Minibatch(obs, action, 0.5 * normal[0] - 2, normal[1], normal[2])
 
 
 def slow_loss(cfg, spec, policy, value, rows):
@@ -139,8 +140,8 @@ CASES = [
 def test_loss_and_metrics_are_those_of_equation_9(spec, options):
     cfg = dataclasses.replace(CFG, **options)
     state, rows = start(cfg, spec), make_rows(spec)
-    (total, metrics), _ = evaluate(cfg, spec)((state.policy, state.value), rows)
-    want, want_metrics = slow_loss(cfg, spec, state.policy, state.value, rows)
+    (total, metrics), _ = evaluate(cfg, spec)((state.policy, state.critic), rows)
+    want, want_metrics = slow_loss(cfg, spec, state.policy, state.critic, rows)
     assert 0 < want_metrics["clip_fraction"] < 1
     np.testing.assert_allclose(total, want, rtol=1e-4, atol=1e-5)
     assert set(metrics) == set(want_metrics)
@@ -166,7 +167,7 @@ def test_the_policy_gradient_vanishes_only_where_leaving_would_gain(advantage, r
     log_p, _ = log_pi_and_entropy(cfg, DISCRETE, state.policy, rows.obs[0, 0], rows.action[0, 0])
     old = np.full((1, 1), log_p - math.log(ratio), np.float32)
     rows = rows._replace(log_prob=old, advantage=np.full((1, 1), advantage, np.float32))
-    (total, _), grads = evaluate(cfg, DISCRETE)((state.policy, state.value), rows)
+    (total, _), grads = evaluate(cfg, DISCRETE)((state.policy, state.critic), rows)
     slope = np.asarray(grads[0].net.layers[-1].bias)
     bound = np.clip(ratio, 0.8, 1.2) if flat else ratio
     np.testing.assert_allclose(total, -bound * advantage, rtol=1e-4)
@@ -182,7 +183,7 @@ def test_the_entropy_bonus_makes_the_policy_more_random(spec):
     cfg = dataclasses.replace(CFG, entropy=1.0, value_loss=0.0, normalize_advantage=False)
     state, rows = start(cfg, spec), make_rows(spec)
     rows = rows._replace(advantage=np.zeros_like(rows.advantage))
-    params = state.policy, state.value
+    params = state.policy, state.critic
     (before, metrics), grads = evaluate(cfg, spec)(params, rows)
     np.testing.assert_allclose(before, -metrics["entropy"], rtol=1e-5)
     moved = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
@@ -222,9 +223,9 @@ def test_one_full_batch_step_is_the_loss_at_the_gae_targets(spec):
     cfg = dataclasses.replace(CFG, epochs=1, minibatch=T * N)
     state, rollout = start(cfg, spec), make_rollout(spec)
     done = updater(cfg, spec)(state, on_policy_batch(rollout, cfg.gamma, None), jax.random.key(0))
-    advantage, values = slow_advantages(cfg, state.value, rollout)
-    rows = Rows(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
-    _, want = slow_loss(cfg, spec, state.policy, state.value, rows)
+    advantage, values = slow_advantages(cfg, state.critic, rollout)
+    rows = Minibatch(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
+    _, want = slow_loss(cfg, spec, state.policy, state.critic, rows)
     for name, value in want.items():
         np.testing.assert_allclose(done.metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     explained = 1 - advantage.var() / (advantage + values).var()
@@ -235,14 +236,14 @@ def test_the_step_is_one_adam_step_on_the_clipped_gradient():
     cfg = dataclasses.replace(CFG, epochs=1, minibatch=T * N)
     state, rollout = start(cfg, REAL), make_rollout(REAL)
     done = updater(cfg, REAL)(state, on_policy_batch(rollout, cfg.gamma, None), jax.random.key(0))
-    advantage, values = (x.astype(np.float32) for x in slow_advantages(cfg, state.value, rollout))
-    rows = Rows(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
-    _, grads = evaluate(cfg, REAL)((state.policy, state.value), rows)
+    advantage, values = (x.astype(np.float32) for x in slow_advantages(cfg, state.critic, rollout))
+    rows = Minibatch(rollout.obs, rollout.action, rollout.extras["log_prob"], advantage, advantage + values)
+    _, grads = evaluate(cfg, REAL)((state.policy, state.critic), rows)
     norm = np.sqrt(sum((np.asarray(g, float) ** 2).sum() for g in jax.tree.leaves(grads)))
     assert norm > cfg.max_norm
     for old, new, grad in zip(
-        jax.tree.leaves((state.policy, state.value)),
-        jax.tree.leaves((done.state.policy, done.state.value)),
+        jax.tree.leaves((state.policy, state.critic)),
+        jax.tree.leaves((done.state.policy, done.state.critic)),
         jax.tree.leaves(grads),
         strict=True,
     ):
@@ -257,7 +258,7 @@ def numbered(times, num_envs):
     """Rows whose every field says (time, environment)."""
     t, n = np.mgrid[:times, :num_envs]
     number = (100 * t + n).astype(np.float32)
-    return Rows(np.stack([number, -number], -1), number[..., None], number, number, number)
+    return Minibatch(np.stack([number, -number], -1), number[..., None], number, number, number)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +267,8 @@ def numbered(times, num_envs):
 )
 def test_an_epoch_visits_every_row_once_and_shuffles_the_times(times, num_envs, minibatch, parts):
     rows, cfg = numbered(times, num_envs), dataclasses.replace(CFG, minibatch=minibatch)
-    dealt = ppo.minibatches(cfg, rows, jax.random.key(0))
-    again = ppo.minibatches(cfg, rows, jax.random.key(1))
+    dealt = ppo.shuffled(cfg, rows, jax.random.key(0))
+    again = ppo.shuffled(cfg, rows, jax.random.key(1))
     assert dealt.advantage.shape == (parts, times // parts, num_envs)
     number = np.asarray(dealt.advantage)
     np.testing.assert_array_equal(np.sort(number.ravel()), np.sort(rows.advantage.ravel()))
@@ -289,7 +290,7 @@ def test_an_epoch_visits_every_row_once_and_shuffles_the_times(times, num_envs, 
 def test_each_epoch_has_its_own_order():
     """With rows that differ only in their number, the orders of the epochs are seen through the key."""
     orders = [
-        np.asarray(ppo.minibatches(CFG, numbered(6, 2), key).advantage).ravel()
+        np.asarray(ppo.shuffled(CFG, numbered(6, 2), key).advantage).ravel()
         for key in jax.random.split(jax.random.key(0), 4)
     ]
     assert len({order.tobytes() for order in orders}) == 4
@@ -301,7 +302,7 @@ def test_each_epoch_has_its_own_order():
 def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, minibatch):
     cfg = dataclasses.replace(CFG, minibatch=minibatch, data=OnPolicy(steps=times))
     spec = dataclasses.replace(DISCRETE, num_envs=num_envs)
-    if refusal := cfg.wrong(spec):
+    if refusal := ppo.wrong(cfg, spec):
         with pytest.raises(UserError, match="minibatch = ") as error:
             check_data("ppo", ppo.algorithm, cfg, spec)
         assert "\n" not in str(error.value)
@@ -309,7 +310,7 @@ def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, mi
         cfg = dataclasses.replace(cfg, minibatch=size)
     check_data("ppo", ppo.algorithm, cfg, spec)
     rows = numbered(times, num_envs)
-    dealt = jax.eval_shape(lambda rows, key: ppo.minibatches(cfg, rows, key), rows, jax.random.key(0))
+    dealt = jax.eval_shape(lambda rows, key: ppo.shuffled(cfg, rows, key), rows, jax.random.key(0))
     parts = max(1, times * num_envs // cfg.minibatch)
     assert dealt.advantage.shape == (parts, times // parts, num_envs)
 
@@ -320,17 +321,31 @@ def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, mi
 @pytest.mark.parametrize(
     ("spec", "sigma", "outputs", "size"),
     [
-        (DISCRETE, "parameter", 4, 0),
+        (DISCRETE, "parameter", 4, None),
         (REAL, "parameter", 2, 2),
-        (REAL, "state", 4, 0),
-        (DISCRETE, "state", 4, 0),
+        (REAL, "fixed", 2, 2),
+        (REAL, "isotropic", 2, 1),
+        (REAL, "state", 4, 2),
+        (DISCRETE, "state", 4, None),
     ],
 )
 def test_sigma_is_a_parameter_or_an_output(spec, sigma, outputs, size):
     cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
     policy = jax.eval_shape(lambda key: ppo.init(cfg, spec, key), jax.random.key(0)).policy
     assert policy.net.layers[-1].bias.shape == (outputs,)
-    assert policy.log_sigma.shape == (size,)
+    assert size is None or policy.log_sigma.shape == (size,)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "learned"), [("parameter", True), ("isotropic", True), ("fixed", False), ("state", False)]
+)
+def test_a_sigma_that_is_no_parameter_is_not_moved(sigma, learned):
+    cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
+    batch = on_policy_batch(make_rollout(REAL), cfg.gamma, None)
+    done = updater(cfg, REAL)(start(cfg, REAL), batch, jax.random.key(0))
+    before, after = (np.asarray(s.policy.log_sigma) for s in (start(cfg, REAL), done.state))
+    assert (before != after).all() == learned
+    assert (before == after).all() != learned
 
 
 @pytest.mark.parametrize("sigma", ["parameter", "state"])
@@ -348,11 +363,11 @@ def test_sigma_of_the_state_starts_at_log_sigma_and_differs_between_states():
     cfg = dataclasses.replace(CFG, sigma="state", log_sigma=-0.7)
     policy = jax.jit(lambda key: ppo.init(cfg, REAL, key).policy)(jax.random.key(0))
     obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    pi = ppo.distribution(cfg, REAL, policy, obs)
+    pi = policy(obs)
     np.testing.assert_allclose(np.log(pi.std), -0.7, atol=0.05)
-    pi = ppo.distribution(cfg, REAL, start(cfg, REAL).policy, obs)
+    pi = start(cfg, REAL).policy(obs)
     assert np.ptp(np.asarray(pi.std), axis=0).min() > 1e-3
-    fixed = ppo.distribution(CFG, REAL, start(CFG, REAL).policy, obs)
+    fixed = start(CFG, REAL).policy(obs)
     assert np.ptp(np.asarray(fixed.std), axis=0).max() == 0
 
 
@@ -362,11 +377,15 @@ def test_sigma_of_the_state_starts_at_log_sigma_and_differs_between_states():
 )
 def test_the_learning_rate_falls_linearly_over_the_horizon(lr_end, env_steps, share):
     cfg = dataclasses.replace(CFG, lr_end=lr_end, horizon=1000, epochs=1, minibatch=T * N)
-    state = start(cfg, REAL).replace(clock=jnp.int32(env_steps))
+    state = start(cfg, REAL)
+    state = state.replace(clock=state.clock._replace(env_steps=jnp.int32(env_steps)))
     batch = on_policy_batch(make_rollout(REAL), cfg.gamma, None)
     done = updater(cfg, REAL)(state, batch, jax.random.key(0))
     np.testing.assert_allclose(done.metrics["lr"], share * cfg.lr, rtol=1e-5)
     if share == 0:
         jax.tree.map(np.testing.assert_array_equal, done.state.policy, state.policy)
-    assert int(done.state.clock) == env_steps
-    assert int(ppo.observe(cfg, REAL, done.state, make_rollout(REAL)).clock) == env_steps + T * N
+    assert int(done.state.clock.env_steps) == env_steps
+    assert (
+        int(ppo.algorithm.observe(cfg, REAL, done.state, make_rollout(REAL)).clock.env_steps)
+        == env_steps + T * N
+    )

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from polyak.interface import Transition
+from polyak.interface import Replay, Transition
 from polyak.parts import replay
+from polyak.pytree import Counter
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 add = jax.jit(replay.add, compiler_options=QUICK)
 cut = jax.jit(replay.cut, compiler_options=QUICK)
-transitions = jax.jit(replay.transitions, static_argnames=("gamma", "n_step", "clip"), compiler_options=QUICK)
-sample = jax.jit(
-    replay.sample,
-    static_argnames=("batch_size", "gamma", "n_step", "length", "clip"),
-    compiler_options=QUICK,
+n_step_batch = jax.jit(
+    replay.n_step_batch, static_argnames=("gamma", "n_step", "clip"), compiler_options=QUICK
 )
+sample = jax.jit(replay.sample, static_argnames=("data", "gamma"), compiler_options=QUICK)
 
 
 class Episodes:
@@ -132,15 +131,15 @@ def starts(model, slots, length=1):
 
 def check_every_window(ring, model, slots, n_step, gamma, clip):
     times = starts(model, slots)
-    assert int(ring.clock) == model.clock
+    assert int(ring.clock.value) == model.clock
     grid = np.repeat(times, len(model.episodes)), np.tile(np.arange(len(model.episodes)), len(times))
     padded = [np.resize(x, slots * len(model.episodes)) for x in grid]  # one shape, one program
-    batch = transitions(ring, *padded, gamma, n_step=n_step, clip=clip)
+    batch = n_step_batch(ring, replay.Windows(*padded), gamma, n_step=n_step, clip=clip)
     check_windows(batch, *padded, model, n_step, gamma, clip)
 
 
 def check_draws(ring, model, slots, key, n_step, length, gamma, clip):
-    batch = sample(ring, key, 64, gamma, n_step=n_step, length=length, clip=clip)
+    batch = sample(ring, key, Replay(batch_size=64, n_step=n_step, length=length, clip=clip), gamma)
     num_envs = len(model.episodes)
     number = np.asarray(batch.action)
     assert number.shape == ((64,) if length == 1 else (64, length))
@@ -225,7 +224,10 @@ def test_rings_written_together_are_those_written_alone(clocks, shared):
 
     rows, rollouts = some("rows", 12, 2), some("rollout", 3, 2)
     alone = [
-        add(replay.Ring(*jax.tree.map(lambda x, i=i: x[i], (rows, jnp.asarray(clocks)))), row_of(rollouts, i))
+        add(
+            replay.Ring(*jax.tree.map(lambda x, i=i: x[i], (rows, Counter(jnp.asarray(clocks))))),
+            row_of(rollouts, i),
+        )
         for i in range(3)
     ]
     one_clock = len(set(clocks)) == 1
@@ -233,7 +235,7 @@ def test_rings_written_together_are_those_written_alone(clocks, shared):
     single = [row_of(x, 0) if kind in shared else x for kind, x in (("rows", rows), ("rollout", rollouts))]
     axes = [None if kind in shared else 0 for kind in ("rows", "rollout")]
     together = jax.vmap(
-        lambda rows, clock, rollout: replay.add(replay.Ring(rows, clock), rollout).rows,
+        lambda rows, clock, rollout: replay.add(replay.Ring(rows, Counter(clock)), rollout).rows,
         (axes[0], None if one_clock else 0, axes[1]),
     )(single[0], clock, single[1])
     for i in range(3):
@@ -247,12 +249,12 @@ def row_of(tree, i):
 def test_one_step_is_the_row_itself_bit_for_bit(wrapped):
     ring = wrapped[0]
     times, envs = np.repeat(np.arange(12, 20), 2), np.tile([0, 1], 8)
-    batch = transitions(ring, times, envs, 0.99)
+    batch = n_step_batch(ring, replay.Windows(times, envs), 0.99)
     stored = jax.tree.map(lambda x: x[times % 8, envs], ring.rows)
     jax.tree.map(np.testing.assert_array_equal, tuple(batch[:7]), tuple(stored))
     np.testing.assert_array_equal(batch.discount, np.where(batch.terminated, 0, np.float32(0.99)))
     # a longer window that ends at once is the same row, bit for bit
-    longer = transitions(ring, times, envs, 0.99, n_step=4)
+    longer = n_step_batch(ring, replay.Windows(times, envs), 0.99, n_step=4)
     short = np.asarray(batch.last) | (times == 19)
     assert short.any()
     assert not short.all()
@@ -273,7 +275,7 @@ def test_a_window_ends_at_the_newest_row_and_bootstraps_there(n_step):
     ring = add(replay.empty(jax.tree.map(lambda x: x[0], rollout), 6), rollout)
     ring = add(ring, jax.tree.map(lambda x: x + 6 if x.dtype == np.float32 else x, rollout))
     # rows 6 .. 11 lie at slots 0 .. 5; slot 0 follows slot 5 in memory and not in time
-    batch = transitions(ring, np.arange(6, 12), np.zeros(6, int), 0.5, n_step=n_step)
+    batch = n_step_batch(ring, replay.Windows(np.arange(6, 12), np.zeros(6, int)), 0.5, n_step=n_step)
     rows = np.minimum(n_step, 12 - np.arange(6, 12))
     np.testing.assert_allclose(batch.discount, 0.5**rows)
     np.testing.assert_array_equal(batch.next_obs, np.arange(6, 12) + rows)
@@ -288,7 +290,9 @@ def test_draws_are_uniform_over_starts_and_environments(writes, length):
         ring = add(ring, rollout._replace(action=rollout.action + 12 * i))
     rows = min(8, 4 * writes)
     oldest, cells = 4 * writes - rows, (rows - length + 1) * 3
-    batch = sample(ring, jax.random.key(11 * writes + length), 300 * cells, 0.9, length=length)
+    batch = sample(
+        ring, jax.random.key(11 * writes + length), Replay(batch_size=300 * cells, length=length), 0.9
+    )
     first = np.asarray(batch.action if length == 1 else batch.action[:, 0]).astype(int)
     assert first.min() >= 3 * oldest
     counts = np.bincount(first - 3 * oldest, minlength=cells)
@@ -310,7 +314,7 @@ def test_cut_ends_the_masked_episodes_at_the_newest_row_only():
     # terminated wins: never both flags on one row
     np.testing.assert_array_equal(ring.rows.truncated[:2], [[0, 0, 0, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(ring.rows.terminated[:2], ends)
-    assert int(ring.clock) == 2
+    assert int(ring.clock.value) == 2
     assert not cut(empty, np.ones(4, bool)).rows.truncated.any()
     # what an environment said itself stays
     kept = cut(add(empty, rollout._replace(terminated=~ends & False, truncated=ends)), np.zeros(4, bool))
@@ -322,18 +326,15 @@ def test_cut_ends_the_masked_episodes_at_the_newest_row_only():
     [(10, 1, 1, 10), (10, 1, 3, 9), (10, 3, 1, 3), (100, 7, 5, 10), (6, 2, 3, 3), (1_000_000, 16, 4, 62_500)],
 )
 def test_slots_are_whole_rollouts_within_the_capacity(capacity, num_envs, steps, count):
-    assert replay.slots(capacity, num_envs, steps) == count
+    assert Replay(capacity=capacity, steps=steps).slots(num_envs) == count
     assert count % steps == 0
     assert count * num_envs <= capacity < (count + steps) * num_envs
 
 
 @pytest.mark.parametrize(("capacity", "num_envs", "steps"), [(5, 2, 3), (1, 2, 1), (0, 1, 1)])
-def test_slots_refuse_what_holds_no_rollout(capacity, num_envs, steps):
-    least = steps * num_envs
-    with pytest.raises(ValueError, match=rf"capacity is {capacity}.*at least {least}$") as error:
-        replay.slots(capacity, num_envs, steps)
-    assert "\n" not in str(error.value)
-    assert replay.slots(least, num_envs, steps) == steps
+def test_there_are_no_slots_where_no_rollout_fits(capacity, num_envs, steps):
+    assert Replay(capacity=capacity, steps=steps).slots(num_envs) == 0
+    assert Replay(capacity=steps * num_envs, steps=steps).slots(num_envs) == steps
 
 
 def test_planned_bytes_are_the_allocated_ones():
@@ -362,7 +363,9 @@ def test_gamma_may_be_traced():
     gammas = jnp.array([0.5, 0.9])
 
     def discount(gamma, n_step):
-        return replay.transitions(ring, jnp.zeros(1, int), jnp.zeros(1, int), gamma, n_step).discount
+        return replay.n_step_batch(
+            ring, replay.Windows(jnp.zeros(1, int), jnp.zeros(1, int)), gamma, n_step
+        ).discount
 
     for n_step in (1, 3):
         got = jax.vmap(lambda gamma: discount(gamma, n_step))(gammas)  # noqa: B023

@@ -17,9 +17,10 @@ from auditing import QUICK, assert_same_bits
 
 from polyak.drivers import program
 from polyak.errors import CheckpointError, UserError
-from polyak.runs import checkpoint, loop
+from polyak.runs import loop
 from polyak.runs.run import Run, load, train
-from polyak.runs.terminal import Terminal
+from polyak.show.terminal import Terminal
+from polyak.store import checkpoint
 
 KILLS = int(os.environ.get("POLYAK_KILLS", "0"))  # of every algorithm in both places; usually five of two
 REPLAY = {"capacity": 90, "batch_size": 8, "warmup": 30, "steps": 2}  # 15 rows of 3 environments, so 14
@@ -104,7 +105,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_
             train(name, env, **settings(name, tmp_path, "parts"))
         arrays, manifest = checkpoint.read(tmp_path / "parts" / "checkpoints")
         assert manifest["extra"]["iteration"] == stop
-        lengths.append(arrays["lives/length" if env.startswith("jax") else "lanes/length"])
+        lengths.append(arrays["episodes/length"])
         if name != "ppo":
             assert manifest["clock"] == stop * ROWS[name]
     assert (np.concatenate(lengths) > 0).any()  # in the middle of episodes
@@ -238,8 +239,8 @@ def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name,
     with pytest.raises(loop.Interrupted):
         train(name, env, **chosen)
     arrays, manifest = checkpoint.read(tmp_path / "one" / "checkpoints")
-    running = arrays["lanes/length"].copy()
-    episodes = arrays["lanes/episode"].copy()
+    running = arrays["episodes/length"].copy()
+    episodes = arrays["episodes/number"].copy()
     assert (running > 0).any()
     stops.clear()
 
@@ -250,11 +251,11 @@ def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name,
     assert not training.exact
     assert len(listener.warnings) == 1
     assert "consistent, not exact" in listener.warnings[0]
-    lanes = training.carry.lanes
+    lanes = training.carry.episodes
     inexact = session.driver.inexact
     assert set(inexact) >= set(np.flatnonzero(running > 0))
     np.testing.assert_array_equal(lanes.length[inexact], 0)
-    np.testing.assert_array_equal(lanes.episode[inexact], episodes[inexact] + 1)
+    np.testing.assert_array_equal(lanes.number[inexact], episodes[inexact] + 1)
     if name == "dqn":
         newest = (manifest["clock"] - 1) % manifest["capacity"]
         rows = training.carry.learner.tree.buffer.rows

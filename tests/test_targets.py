@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.parts.targets import follow, periodic, polyak
+from polyak.parts.targets import follow, periodic, polyak_average
 
 ONLINE = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(4.0)}
 TARGET = {"w": jnp.array([3.0, 6.0]), "b": jnp.array(-4.0)}
 
 
 def test_polyak_by_hand():
-    got = polyak(ONLINE, TARGET, 0.25)
+    got = polyak_average(ONLINE, TARGET, 0.25)
     np.testing.assert_array_equal(got["w"], [2.5, 4.0])
     np.testing.assert_array_equal(got["b"], -2.0)
 
@@ -44,7 +44,7 @@ def test_targets_move_at_exactly_these_updates(rule, period, steps):
 
 def test_follow_with_period_one_is_polyak_averaging():
     for clock in range(1, 4):
-        got, want = follow(ONLINE, TARGET, jnp.int32(clock), 0.1, 1), polyak(ONLINE, TARGET, 0.1)
+        got, want = follow(ONLINE, TARGET, jnp.int32(clock), 0.1, 1), polyak_average(ONLINE, TARGET, 0.1)
         jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -65,8 +65,10 @@ def test_follow_moves_by_tau_every_period():
 
 def test_tau_and_period_may_be_traced():
     got = jax.jit(follow)(ONLINE, TARGET, jnp.int32(4), 0.25, 2)
-    jax.tree.map(np.testing.assert_array_equal, got, polyak(ONLINE, TARGET, 0.25))
-    swept = jax.vmap(lambda tau: polyak(jnp.float32(1), jnp.float32(0), tau))(jnp.array([0.0, 0.5, 1.0]))
+    jax.tree.map(np.testing.assert_array_equal, got, polyak_average(ONLINE, TARGET, 0.25))
+    swept = jax.vmap(lambda tau: polyak_average(jnp.float32(1), jnp.float32(0), tau))(
+        jnp.array([0.0, 0.5, 1.0])
+    )
     np.testing.assert_array_equal(swept, [0.0, 0.5, 1.0])
 
 
@@ -77,7 +79,7 @@ def test_a_periodic_target_is_copied_under_a_real_branch():
 
 def test_a_copy_of_every_bit_that_does_not_alias():
     online = jnp.array([-0.0, 1e-45, 1.0])
-    target = polyak(online, jnp.array([jnp.nan, 1.0, 1.0]), 1)
+    target = polyak_average(online, jnp.array([jnp.nan, 1.0, 1.0]), 1)
     np.testing.assert_array_equal(np.asarray(target).view(np.int32), np.asarray(online).view(np.int32))
     assert target.unsafe_buffer_pointer() != online.unsafe_buffer_pointer()
 

@@ -192,7 +192,7 @@ def test_actor_and_targets_move_at_every_d_th_update_only_also_across_a_save(del
     for t in range(1, 8):
         state = jax.tree.map(lambda x: jnp.asarray(np.array(x)), state)  # saved and loaded
         new = update(state, make_batch(t), jax.random.key(t)).state
-        assert int(new.clock) == t
+        assert int(new.clock.updates) == t
 
         def same(field, state=state, new=new):
             pairs = zip(
@@ -201,7 +201,7 @@ def test_actor_and_targets_move_at_every_d_th_update_only_also_across_a_save(del
             return all((np.asarray(a) == b).all() for a, b in pairs)
 
         assert not same("critics")
-        still = [same(f) for f in ("actor", "actor_moments", "actor_target", "critics_target")]
+        still = [same(f) for f in ("actor", "actor_opt_state", "actor_target", "critics_target")]
         assert still == [t % delay != 0] * 4
         if t % delay == 0:  # theta' <- tau theta + (1 - tau) theta', with the networks that were just moved
             for online, target in (("actor", "actor_target"), ("critics", "critics_target")):

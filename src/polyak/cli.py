@@ -187,7 +187,7 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
     """Run to the end unless it is there, and say what came of it."""
     from polyak.results import say_results, shown
     from polyak.runs import loop
-    from polyak.runs.terminal import Terminal
+    from polyak.show.terminal import Terminal
 
     terminal = Terminal()
     if there and run.finished:
@@ -257,7 +257,7 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     from polyak.results import as_json, say_evaluation
     from polyak.runs.run import silent
     from polyak.runs.setup import set_up_jax
-    from polyak.runs.terminal import Terminal
+    from polyak.show.terminal import Terminal
 
     set_up_jax()
     run = open_trusted(path, options.trust)
@@ -276,8 +276,8 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     path = Path(said.words[0])
     RunFolder(path).config()
     from polyak.runs.setup import set_up_jax
-    from polyak.runs.terminal import Terminal, number
     from polyak.runs.watch import film
+    from polyak.show.terminal import Terminal, number
 
     set_up_jax()
     run = open_trusted(path, options.trust)

@@ -159,7 +159,7 @@ def of_config(words: list[str]) -> list[str]:
 
 def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> None:
     """Print the help of `train ALGO ENV`: the algorithm's settings too, with their tuned values."""
-    from polyak.drivers.learn import UNSERVED
+    from polyak.drivers.check import UNSERVED
 
     tuned = preset(algorithm, env) if with_preset else {}
     usual = {"steps": 100_000, "num_envs": 1, "wrap": ()}

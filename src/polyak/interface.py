@@ -98,7 +98,7 @@ def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
 
 @dataclass(frozen=True)
 class Hindsight:
-    """Replace goals by achieved ones in replay (Andrychowicz et al. 2017)."""
+    """Goals of replayed windows replaced by achieved ones (Andrychowicz et al. 2017)."""
 
     strategy: Literal["future", "final", "episode", "random"] = "future"
     share: float = within(0.8, 0, 1)  # of the drawn windows
@@ -114,6 +114,18 @@ class OnPolicy:
     simulator: bool = False  # act sees the environment's state
     self_play: bool = False  # both players are this policy
     common: int = 0  # c: episode e draws what episode e mod c of environment 0 draws
+
+    updates = 1  # for every rollout
+    replays = False  # the batch is the rollout itself, and `observe` comes after the update
+    uniform = False
+
+    def warmup_rollouts(self, num_envs: int) -> int:
+        """Rollouts before the first update."""
+        return 0
+
+    def slots(self, num_envs: int) -> int:
+        """Rows of every environment that are kept from rollout to rollout."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,42 @@ class Replay:
     simulator: bool = False
     self_play: bool = False
     common: int = 0
+
+    replays = True  # the batch is drawn, and `observe` comes before the update
+
+    def warmup_rollouts(self, num_envs: int) -> int:
+        """Rollouts before the first update."""
+        return -(-self.warmup // (self.steps * num_envs))
+
+    def slots(self, num_envs: int) -> int:
+        """C, rows of every environment that the ring holds: whole rollouts only, 0 where not even one fits.
+
+        A write that does not fit before the end of the ring would be moved, not wrapped.
+        """
+        return self.capacity // num_envs // self.steps * self.steps
+
+
+@dataclass(frozen=True)
+class Planning:
+    """No data at all: the method reads `spec.model`."""
+
+    updates: int = within(1, 1)  # sweeps between two looks at the budget, which is then counted in updates
+
+    steps = 0
+    clip = None
+    replays = False
+    uniform = False
+
+    def warmup_rollouts(self, num_envs: int) -> int:
+        """Rollouts before the first update."""
+        return 0
+
+    def slots(self, num_envs: int) -> int:
+        """Rows of every environment that are kept from rollout to rollout."""
+        return 0
+
+
+Data = OnPolicy | Replay | Planning
 
 
 # ---- what passes between a driver and an algorithm
@@ -185,8 +233,26 @@ class Batch(NamedTuple):
         return self.terminated | self.truncated
 
 
+class Clock(NamedTuple):
+    """Counters that do not depend on data; seeds that run side by side share them, recognised by this type.
+
+    Both are int32 scalars, and mean the same in every algorithm: of one seed, since its run began.
+    """
+
+    updates: Array  # calls of `update`
+    env_steps: Array  # environment steps that `observe` has seen, warm-up included
+
+    def updated(self) -> "Clock":
+        """One update on."""
+        return self._replace(updates=self.updates + 1)
+
+    def observed(self, rollout: Transition) -> "Clock":
+        """One rollout [T, N, ...] on."""
+        return self._replace(env_steps=self.env_steps + rollout.reward.size)
+
+
 class Update(NamedTuple):
-    """What `update` returns; `priority` [B] where replay is prioritised."""
+    """Result of `update`; `priority` [B] where replay is prioritised."""
 
     state: Tree
     metrics: dict[str, Array]
@@ -203,16 +269,33 @@ def observe_nothing(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> T
     return state
 
 
+def count_steps(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> Tree:
+    """The state with the rollout's environment steps counted on its `clock`."""
+    return state.replace(clock=state.clock.observed(rollout))
+
+
+def nothing_wrong(cfg: Any, spec: Spec) -> list[str]:
+    """Every combination of settings makes sense."""
+    return []
+
+
 class Algorithm(NamedTuple):
-    """A record of pure functions; `cfg` is a frozen dataclass, all else pytrees of arrays."""
+    """A record of pure functions; `cfg` is a frozen dataclass, all else pytrees of arrays.
+
+    Real actions are flat, [N, A] in [-1, 1]; integers are [N]. `explore` is a Python bool.
+    """
 
     Config: type
     actions: tuple[str, ...]  # which it can take: "discrete", "continuous"
     init: Callable  # (cfg, spec, key) -> state
-    actor: Callable  # (state) -> actor: what acting needs, the only thing sent to workers
+    actor: Callable  # (state) -> actor: all that acting needs, and all that is sent to workers
     act: Callable  # (cfg, spec, actor, memory, obs, key, explore) -> action, memory, extras; batched over N
     update: Callable  # (cfg, spec, state, batch, key) -> Update
     memory: Callable = no_memory  # (cfg, spec, env_ids, episode, key) -> [N, ...] carried by environment
     observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
+    family: str = (
+        ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
+    )
+    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state

@@ -38,13 +38,24 @@ def pytree(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
+@pytree
+class Counter(Record):
+    """A number that does not depend on data; seeds that run side by side share it, recognised by this type."""
+
+    value: Any  # int32 scalar
+
+    def plus(self, number: Any) -> "Counter":
+        """So many more."""
+        return Counter(self.value + number)
+
+
 def select(mask: Any, on_true: T, on_false: T) -> T:
     """Choose whole rows: `mask` [N] against trees of [N, ...]."""
 
-    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+    def rows(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - mask.ndim)), a, b)
 
-    return jax.tree.map(choose, on_true, on_false)
+    return jax.tree.map(rows, on_true, on_false)
 
 
 def copy(tree: T) -> T:
@@ -52,7 +63,7 @@ def copy(tree: T) -> T:
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-def strong(tree: T) -> T:
+def strip_weak_types(tree: T) -> T:
     """The same values with strong dtypes: a weakly typed leaf recompiles the program that it enters."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
 
@@ -70,7 +81,7 @@ def flat(tree: Any) -> Leaves:
     return tuple(jax.tree.leaves(tree))
 
 
-class Flat:
+class Flattened:
     """Holds a tree in its leaves, as which it crosses the border of a program in less time; is no tree itself."""
 
     def __init__(self, tree: Any):
@@ -87,7 +98,7 @@ class Flat:
         self.structure = jax.tree.structure(tree)
 
 
-class Joined:
+class Concatenated:
     """A leaf [S, ...] in parts, which are put together only where somebody asks for the whole: `np.asarray` does."""
 
     def __init__(self, parts: Sequence[Any]):

@@ -6,9 +6,9 @@ import shlex
 
 import numpy as np
 
-from polyak.runs.curve import interquartile_mean
 from polyak.runs.run import Evaluation, Run
-from polyak.runs.terminal import Terminal, number
+from polyak.show.curve import interquartile_mean
+from polyak.show.terminal import Terminal, number
 
 
 def say_results(run: Run, terminal: Terminal) -> None:

@@ -16,10 +16,22 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Replay, Spec, Transition, Tree, Update, within
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Clock,
+    Replay,
+    Spec,
+    Tree,
+    Update,
+    count_steps,
+    within,
+)
 from polyak.parts.exploration import epsilon_greedy
 from polyak.parts.networks import build
-from polyak.parts.optimize import adam, linear, step
+from polyak.parts.optimize import adam, gradient_step
+from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.parts.targets import follow
 from polyak.pytree import Record, copy, pytree
 
@@ -53,29 +65,21 @@ class Config:
 
 
 @pytree
-class Clock(Record):
-    """What does not depend on data."""
-
-    updates: Array
-    env_steps: Array
-
-
-@pytree
 class State(Record):
     """The online network, its target and its optimiser."""
 
     q: Tree  # theta
     q_target: Tree  # theta^-
-    moments: Tree
+    opt_state: Tree
     clock: Clock
 
 
 @pytree
 class Actor(Record):
-    """The online network and how far epsilon has fallen."""
+    """The online network, and how far epsilon has fallen."""
 
     q: Tree
-    env_steps: Array
+    clock: Clock
 
 
 def optimizer(cfg: Config):
@@ -86,13 +90,12 @@ def optimizer(cfg: Config):
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """A random network and its copy."""
     q = build(cfg.network)(key, spec.obs, spec.action.n, cfg.hidden)
-    zero = jnp.zeros((), jnp.int32)
-    return State(q=q, q_target=copy(q), moments=optimizer(cfg).init(q), clock=Clock(zero, copy(zero)))
+    return State(q=q, q_target=copy(q), opt_state=optimizer(cfg).init(q), clock=start_clock())
 
 
 def actor(state: State) -> Actor:
     """What acting needs."""
-    return Actor(state.q, state.clock.env_steps)
+    return Actor(state.q, state.clock)
 
 
 def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
@@ -100,7 +103,7 @@ def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Arr
     q = actor.q(obs)
     if not explore:
         return jnp.argmax(q, axis=-1).astype(jnp.int32), memory, ()
-    epsilon = linear(actor.env_steps, cfg.epsilon, cfg.epsilon_end, cfg.anneal)
+    epsilon = linear_schedule(actor.clock.env_steps, cfg.epsilon, cfg.epsilon_end, cfg.anneal)
     return epsilon_greedy(key, q, epsilon), memory, ()
 
 
@@ -117,15 +120,15 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         error = chosen - target
         return (batch.weight * huber(error, cfg.huber)).mean(), (chosen, error)
 
-    (value, (chosen, error)), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
-    lr = cfg.lr * linear(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
-    q, moments = step(optimizer(cfg), grads, state.moments, state.q, lr)
+    (loss_value, (chosen, error)), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
+    lr = cfg.lr * linear_schedule(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
+    q, opt_state = gradient_step(optimizer(cfg), grads, state.opt_state, state.q, lr)
 
     # every C steps reset Q^ = Q
-    clock = state.clock.replace(updates=state.clock.updates + 1)
+    clock = state.clock.updated()
     q_target = follow(q, state.q_target, clock.updates, cfg.tau, cfg.period)
-    metrics = {"loss": value, "q": chosen.mean(), "target": target.mean()}
-    return Update(State(q, q_target, moments, clock), metrics, priority=jnp.abs(error))
+    metrics = {"loss": loss_value, "q": chosen.mean(), "target": target.mean()}
+    return Update(State(q, q_target, opt_state, clock), metrics, priority=jnp.abs(error))
 
 
 def huber(error: Array, width: float) -> Array:
@@ -136,18 +139,13 @@ def huber(error: Array, width: float) -> Array:
     return small * (error - 0.5 * small)
 
 
-def observe(cfg: Config, spec: Spec, state: State, rollout: Transition) -> State:
-    """Count environment steps: epsilon falls with them."""
-    env_steps = state.clock.env_steps + rollout.reward.size
-    return state.replace(clock=state.clock.replace(env_steps=env_steps))
-
-
 algorithm = Algorithm(
     Config=Config,
     actions=("discrete",),
+    family="value",
     init=init,
     actor=actor,
     act=act,
     update=update,
-    observe=observe,
+    observe=count_steps,
 )

@@ -11,7 +11,7 @@ limit the advantage bootstraps from the value of the true successor.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,19 @@ from polyak.interface import (
     Algorithm,
     Array,
     Batch,
-    Discrete,
+    Clock,
     OnPolicy,
     Spec,
-    Transition,
     Tree,
     Update,
+    count_steps,
     within,
 )
-from polyak.parts.distributions import Categorical, Normal
 from polyak.parts.networks import build
-from polyak.parts.optimize import adam, linear, step
+from polyak.parts.optimize import adam, gradient_step
+from polyak.parts.policies import Sigma, build_policy
 from polyak.parts.returns import gae
+from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
 
 
@@ -50,7 +51,7 @@ class Config:
     entropy: float = within(0.0, 0)  # c2, or beta of deck 3
     max_norm: float = within(0.5, 0)  # of the gradient
     normalize_advantage: bool = True
-    sigma: Literal["parameter", "state"] = "parameter"  # one log sigma per action, or one network output
+    sigma: Sigma = "parameter"  # sigma per action: a parameter, a network output, one for all, or fixed
     log_sigma: float = 0.0  # where it starts
     network: str = "mlp"
     hidden: tuple[int, ...] = (64, 64)
@@ -58,35 +59,19 @@ class Config:
     horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))
 
-    def wrong(self, spec: Spec) -> list[str]:
-        """What the ranges of single fields cannot say."""
-        times, rows = self.data.steps, self.data.steps * spec.num_envs
-        parts = max(1, rows // self.minibatch)
-        near = min((n for n in range(1, times + 1) if times % n == 0), key=lambda n: abs(n - parts))
-        advice = f"minibatch = {self.minibatch} does not cut data.steps = {times}: {rows // near} would"
-        return [] if near == parts else [advice]
-
-
-@pytree
-class Policy(Record):
-    """pi_theta(a|s): logits, or mean and log sigma."""
-
-    net: Tree
-    log_sigma: Array  # [A], or [0] where the network says it or actions are discrete
-
 
 @pytree
 class State(Record):
-    """Policy, value function and their one optimiser; `clock` counts environment steps."""
+    """Policy, value function and their one optimiser."""
 
-    policy: Policy  # theta
-    value: Tree  # phi
-    moments: Tree
-    clock: Array
+    policy: Tree  # theta
+    critic: Tree  # phi
+    opt_state: Tree
+    clock: Clock
 
 
-class Rows(NamedTuple):
-    """What the surrogate is made of, [T, N, ...] or a mini-batch of it."""
+class Minibatch(NamedTuple):
+    """Rows that the surrogate is made of, [T, N, ...] or some of them."""
 
     obs: Tree
     action: Array
@@ -102,74 +87,56 @@ def optimizer(cfg: Config):
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
-    key_policy, key_value = jax.random.split(key)
-    network = build(cfg.network)
-    outputs = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
-    parameter = not isinstance(spec.action, Discrete) and cfg.sigma == "parameter"
-    if not isinstance(spec.action, Discrete) and cfg.sigma == "state":
-        outputs *= 2
-    net = network(key_policy, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", 0.01)
-    log_sigma = jnp.full(outputs if parameter else 0, cfg.log_sigma, jnp.float32)
-    policy = Policy(net, log_sigma)
-    value = network(key_value, spec.obs, 1, cfg.hidden, cfg.activation, "orthogonal", 1.0)
-    return State(policy, value, optimizer(cfg).init((policy, value)), jnp.zeros((), jnp.int32))
+    key_policy, key_critic = jax.random.split(key)
+
+    def network(key: Array, outputs: int, scale: float) -> Tree:
+        shape = cfg.hidden, cfg.activation
+        return build(cfg.network)(key, spec.obs, outputs, *shape, "orthogonal", scale)
+
+    policy = build_policy(
+        lambda outputs: network(key_policy, outputs, 0.01), spec.action, cfg.sigma, cfg.log_sigma
+    )
+    critic = network(key_critic, 1, 1.0)
+    return State(policy, critic, optimizer(cfg).init((policy, critic)), start_clock())
 
 
-def distribution(cfg: Config, spec: Spec, policy: Policy, obs: Tree) -> Categorical | Normal:
-    """pi_theta(.|s) for obs [..., *obs]."""
-    out = policy.net(obs)
-    if isinstance(spec.action, Discrete):
-        return Categorical(out)
-    if cfg.sigma == "parameter":
-        return Normal(out, jnp.broadcast_to(jnp.exp(policy.log_sigma), out.shape))
-    mean, log_sigma = jnp.split(out, 2, axis=-1)
-    return Normal(mean, jnp.exp(jnp.clip(cfg.log_sigma + log_sigma, -5.0, 2.0)))
-
-
-def act(cfg: Config, spec: Spec, actor: Policy, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """Sample the policy, or take its mode; remembers log pi(a|s)."""
-    pi = distribution(cfg, spec, actor, obs)
+    pi = actor(obs)
     action = pi.sample(key) if explore else pi.mode()
-    extras = {"log_prob": pi.log_prob(action)}
-    if not isinstance(spec.action, Discrete):
-        action = action.reshape(*action.shape[:-1], *spec.action.shape)
-    return action, memory, extras
+    return action, memory, {"log_prob": pi.log_prob(action)}
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
     """K epochs of stochastic ascent on one rollout [T, N, ...]."""
     # compute advantage estimates A_1, ..., A_T
-    value, next_value = state.value(batch.obs)[..., 0], state.value(batch.next_obs)[..., 0]
+    value, next_value = state.critic(batch.obs)[..., 0], state.critic(batch.next_obs)[..., 0]
     advantage = gae(batch.reward, batch.discount, batch.last, value, next_value, cfg.lam)
-    action = batch.action
-    if not isinstance(spec.action, Discrete):
-        action = action.reshape(*batch.reward.shape, -1)
-    rows = Rows(batch.obs, action, batch.extras["log_prob"], advantage, advantage + value)
+    rows = Minibatch(batch.obs, batch.action, batch.extras["log_prob"], advantage, advantage + value)
 
     # optimise the surrogate with K epochs and mini-batches of M <= N T
-    lr = cfg.lr * linear(state.clock, 1.0, cfg.lr_end, max(cfg.horizon, 1))
+    lr = cfg.lr * linear_schedule(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
 
-    def ascend(learned: tuple, rows: Rows) -> tuple[tuple, dict[str, Array]]:
-        params, moments = learned
-        grads, metrics = jax.grad(loss, argnums=2, has_aux=True)(cfg, spec, params, rows)
-        return step(optimizer(cfg), grads, moments, params, lr), metrics
+    def descend(learned: tuple, minibatch: Minibatch) -> tuple[tuple, dict[str, Array]]:
+        params, opt_state = learned
+        grads, metrics = jax.grad(loss, argnums=1, has_aux=True)(cfg, params, minibatch)
+        return gradient_step(optimizer(cfg), grads, opt_state, params, lr), metrics
 
     def epoch(learned: tuple, number: Array) -> tuple[tuple, dict[str, Array]]:
-        return jax.lax.scan(ascend, learned, minibatches(cfg, rows, jax.random.fold_in(key, number)))
+        return jax.lax.scan(descend, learned, shuffled(cfg, rows, jax.random.fold_in(key, number)))
 
-    learned = (state.policy, state.value), state.moments
-    learned, metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
-    (policy, value_net), moments = learned
+    learned = (state.policy, state.critic), state.opt_state
+    ((policy, critic), opt_state), metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
     metrics = jax.tree.map(jnp.mean, metrics)
     residual = jnp.var(rows.value_target - value) / (jnp.var(rows.value_target) + 1e-8)
     metrics |= {"explained_variance": 1 - residual, "lr": jnp.asarray(lr, jnp.float32)}
-    return Update(state.replace(policy=policy, value=value_net, moments=moments), metrics)
+    return Update(State(policy, critic, opt_state, state.clock.updated()), metrics)
 
 
-def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dict[str, Array]]:
+def loss(cfg: Config, params: tuple, rows: Minibatch) -> tuple[Array, dict[str, Array]]:
     """Minus the objective of eq. 9, on a mini-batch [..., N, ...]."""
-    policy, value = params
-    pi = distribution(cfg, spec, policy, rows.obs)
+    policy, critic = params
+    pi = policy(rows.obs)
     advantage = rows.advantage
     if cfg.normalize_advantage:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -178,7 +145,7 @@ def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dic
     ratio = jnp.exp(log_ratio)
     surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - cfg.clip, 1 + cfg.clip) * advantage).mean()
     # L^VF = (V(s) - V_target)^2
-    value_loss = ((value(rows.obs)[..., 0] - rows.value_target) ** 2).mean()
+    value_loss = ((critic(rows.obs)[..., 0] - rows.value_target) ** 2).mean()
     entropy = pi.entropy().mean()
     total = -(surrogate - cfg.value_loss * value_loss + cfg.entropy * entropy)
     metrics = {
@@ -191,25 +158,31 @@ def loss(cfg: Config, spec: Spec, params: tuple, rows: Rows) -> tuple[Array, dic
     return total, metrics
 
 
-def minibatches(cfg: Config, rows: Rows, key: Array) -> Rows:
-    """Shuffle the times and cut them into equal parts: [parts, T / parts, N, ...]."""
+def shuffled(cfg: Config, rows: Minibatch, key: Array) -> Minibatch:
+    """Mini-batches: the times, shuffled and cut into equal parts, [parts, T / parts, N, ...]."""
     times, num_envs = rows.advantage.shape
     parts = max(1, times * num_envs // cfg.minibatch)
     order = jnp.argsort(jax.random.uniform(key, times)).reshape(parts, times // parts)
     return jax.tree.map(lambda x: x[order], rows)
 
 
-def observe(cfg: Config, spec: Spec, state: State, rollout: Transition) -> State:
-    """Count environment steps: the learning rate falls with them."""
-    return state.replace(clock=state.clock + rollout.reward.size)
+def wrong(cfg: Config, spec: Spec) -> list[str]:
+    """A line where `minibatch` does not cut a rollout into equal parts."""
+    times, rows = cfg.data.steps, cfg.data.steps * spec.num_envs
+    parts = max(1, rows // cfg.minibatch)
+    near = min((n for n in range(1, times + 1) if times % n == 0), key=lambda n: abs(n - parts))
+    advice = f"minibatch = {cfg.minibatch} does not cut data.steps = {times}: {rows // near} would"
+    return [] if near == parts else [advice]
 
 
 algorithm = Algorithm(
     Config=Config,
     actions=("discrete", "continuous"),
+    family="policy gradient",
     init=init,
     actor=lambda state: state.policy,
     act=act,
     update=update,
-    observe=observe,
+    observe=count_steps,
+    wrong=wrong,
 )

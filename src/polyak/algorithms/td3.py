@@ -14,11 +14,23 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Replay, Spec, Tree, Update, within
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Clock,
+    Replay,
+    Spec,
+    Tree,
+    Update,
+    count_steps,
+    within,
+)
 from polyak.parts.exploration import gaussian
 from polyak.parts.networks import build, ensemble
-from polyak.parts.optimize import adam, step
-from polyak.parts.targets import polyak
+from polyak.parts.optimize import adam, gradient_step
+from polyak.parts.schedules import start_clock
+from polyak.parts.targets import polyak_average
 from polyak.pytree import Record, copy, pytree
 
 
@@ -42,15 +54,15 @@ class Config:
 
 @pytree
 class State(Record):
-    """Networks, targets and optimisers; `clock` counts updates."""
+    """Networks, targets and optimisers."""
 
     actor: Tree  # phi
     critics: Tree  # theta_1, theta_2
     actor_target: Tree  # phi'
     critics_target: Tree  # theta'_1, theta'_2
-    actor_moments: Tree
-    critic_moments: Tree
-    clock: Array
+    actor_opt_state: Tree
+    critic_opt_state: Tree
+    clock: Clock  # t
 
 
 optimizer = adam()
@@ -69,80 +81,81 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
         critics=critics,
         actor_target=copy(actor),
         critics_target=copy(critics),
-        actor_moments=optimizer.init(actor),
-        critic_moments=optimizer.init(critics),
-        clock=jnp.zeros((), jnp.int32),
+        actor_opt_state=optimizer.init(actor),
+        critic_opt_state=optimizer.init(critics),
+        clock=start_clock(),
     )
 
 
-def policy(actor: Tree, spec: Spec, obs: Tree) -> Array:
-    """mu(s) in [-1, 1], [..., *action]."""
-    u = jnp.tanh(actor(obs))
-    return u.reshape(*u.shape[:-1], *spec.action.shape)
+def policy(actor: Tree, obs: Tree) -> Array:
+    """mu(s) in [-1, 1], [..., A]."""
+    return jnp.tanh(actor(obs))
 
 
 def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """Select action with exploration noise a ~ mu(s) + eps, eps ~ N(0, sigma)."""
-    action = policy(actor, spec, obs)
+    action = policy(actor, obs)
     return (gaussian(key, action, cfg.exploration) if explore else action), memory, ()
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
     """Algorithm 1 from line 7 on, for one mini-batch [B, ...]."""
-    clock = state.clock + 1
-
-    # a~ <- mu'(s') + eps, eps ~ clip(N(0, sigma~), -c, c)
-    next_action = policy(state.actor_target, spec, batch.next_obs)
+    # a~ <- mu'(s') + eps, eps ~ clip(N(0, sigma~), -c, c)      Alg. 1, line 9
+    next_action = policy(state.actor_target, batch.next_obs)
     noise = cfg.smoothing * jax.random.normal(key, next_action.shape)
     noise = jnp.clip(noise, -cfg.smoothing_clip, cfg.smoothing_clip)
     next_action = jnp.clip(next_action + noise, -1.0, 1.0)
 
-    # y <- r + gamma min_i Q'_i(s', a~)
+    # y <- r + gamma min_i Q'_i(s', a~)      Alg. 1, line 10
     next_q = state.critics_target((batch.next_obs, next_action))[..., 0].min(axis=0)
     target = batch.reward + batch.discount * next_q
 
-    # theta_i <- argmin sum (y - Q_i(s, a))^2
+    # theta_i <- argmin sum (y - Q_i(s, a))^2      Alg. 1, line 11
     def critic_loss(critics: Tree) -> tuple[Array, Array]:
         q = critics((batch.obs, batch.action))[..., 0]  # [2, B]
         return (batch.weight * (q - target) ** 2).mean(axis=-1).sum(), q
 
     (loss, q), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critics)
-    critics, critic_moments = step(optimizer, grads, state.critic_moments, state.critics, cfg.critic_lr)
-    state = state.replace(critics=critics, critic_moments=critic_moments, clock=clock)
+    critics, opt_state = gradient_step(optimizer, grads, state.critic_opt_state, state.critics, cfg.critic_lr)
+    state = state.replace(critics=critics, critic_opt_state=opt_state, clock=state.clock.updated())
 
-    # if t mod d then
-    state = jax.lax.cond(clock % cfg.delay == 0, delayed(cfg, spec, batch), lambda state: state, state)
-    error = jnp.abs(q - target).mean(axis=0)
-    return Update(state, {"critic_loss": loss, "q": q[0].mean(), "target": target.mean()}, priority=error)
+    # if t mod d then      Alg. 1, line 12
+    state = jax.lax.cond(
+        state.clock.updates % cfg.delay == 0,
+        lambda state: move_actor_and_targets(cfg, state, batch),
+        lambda state: state,
+        state,
+    )
+    metrics = {"critic_loss": loss, "q": q[0].mean(), "target": target.mean()}
+    return Update(state, metrics, priority=jnp.abs(q - target).mean(axis=0))
 
 
-def delayed(cfg: Config, spec: Spec, batch: Batch):
-    """The actor's step and both targets' steps on this batch, as a function of the state."""
+def move_actor_and_targets(cfg: Config, state: State, batch: Batch) -> State:
+    """Step of the actor, and of both targets, at every d-th update."""
 
-    def improve(state: State) -> State:
-        # grad_phi J = mean of grad_a Q_1(s, a) grad_phi mu(s)
-        def actor_loss(actor: Tree) -> Array:
-            q = state.critics.first((batch.obs, policy(actor, spec, batch.obs)))
-            return -(batch.weight * q[..., 0]).mean()
+    # grad_phi J = mean of grad_a Q_1(s, a) grad_phi mu(s)      Alg. 1, line 13
+    def actor_loss(actor: Tree) -> Array:
+        q = state.critics.first((batch.obs, policy(actor, batch.obs)))
+        return -(batch.weight * q[..., 0]).mean()
 
-        grads = jax.grad(actor_loss)(state.actor)
-        actor, actor_moments = step(optimizer, grads, state.actor_moments, state.actor, cfg.actor_lr)
-        # theta'_i <- tau theta_i + (1 - tau) theta'_i,   phi' <- tau phi + (1 - tau) phi'
-        return state.replace(
-            actor=actor,
-            actor_moments=actor_moments,
-            actor_target=polyak(actor, state.actor_target, cfg.tau),
-            critics_target=polyak(state.critics, state.critics_target, cfg.tau),
-        )
-
-    return improve
+    grads = jax.grad(actor_loss)(state.actor)
+    actor, opt_state = gradient_step(optimizer, grads, state.actor_opt_state, state.actor, cfg.actor_lr)
+    # theta'_i <- tau theta_i + (1 - tau) theta'_i,   phi' <- tau phi + (1 - tau) phi'      Alg. 1, lines 14, 15
+    return state.replace(
+        actor=actor,
+        actor_opt_state=opt_state,
+        actor_target=polyak_average(actor, state.actor_target, cfg.tau),
+        critics_target=polyak_average(state.critics, state.critics_target, cfg.tau),
+    )
 
 
 algorithm = Algorithm(
     Config=Config,
     actions=("continuous",),
+    family="actor-critic",
     init=init,
     actor=lambda state: state.actor,
     act=act,
     update=update,
+    observe=count_steps,
 )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import threefry
-from polyak.interface import Array, Tree
+from polyak.interface import Array, Clock, Tree
+from polyak.pytree import Counter, copy
 
 # Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
 COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
@@ -18,7 +19,6 @@ COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
 # longer than they do.
 ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
-SHARED = frozenset({"clock", "iteration"})  # counters that do not depend on data: one for all seeds
 SEED = "seed"  # the axis over seeds, known to drivers only
 
 
@@ -60,29 +60,29 @@ def zeros(tree: Tree) -> Tree:
     return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree))
 
 
-def is_shared(path: tuple) -> bool:
-    """A leaf below a field named in SHARED."""
-    return any(getattr(key, "name", None) in SHARED for key in path)
+def is_shared(node: Any) -> bool:
+    """Whether this part of a tree is one for all seeds: a counter that does not depend on data."""
+    return isinstance(node, Clock | Counter)
 
 
-def map_seeded(function: Callable, tree: Tree) -> Tree:
-    """Apply `function` to the leaves that each seed has of its own."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: x if is_shared(path) else function(x), tree)
+def map_seeded(function: Callable, *trees: Tree) -> Tree:
+    """Apply `function` to the leaves that each seed has of its own; what is shared is the first tree's."""
+    return jax.tree.map(lambda x, *more: x if is_shared(x) else function(x, *more), *trees, is_leaf=is_shared)
 
 
 def seed_axes(tree: Tree) -> Tree:
     """The axis of seeds of each leaf, as `vmap` wants it: 0, or None where it is shared."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-    return jax.tree.unflatten(structure, [None if is_shared(path) else 0 for path, _ in leaves])
+
+    def axis(part: Any) -> Any:
+        return jax.tree.map(lambda _: None, part) if is_shared(part) else 0
+
+    return jax.tree.map(axis, tree, is_leaf=is_shared)
 
 
 def stack_seeds(trees: list[Tree]) -> Tree:
     """One tree [S, ...] of S trees of one seed each; what is shared is taken from the first."""
-
-    def join(path: tuple, *leaves: Array) -> Array:
-        return jnp.array(leaves[0], copy=True) if is_shared(path) else jnp.stack(leaves)
-
-    return jax.tree_util.tree_map_with_path(join, *trees)
+    first = jax.tree.map(lambda x: copy(x) if is_shared(x) else x, trees[0], is_leaf=is_shared)
+    return map_seeded(lambda *leaves: jnp.stack(leaves), first, *trees[1:])
 
 
 def over_seeds(function: Callable, *args: Tree) -> Tree:

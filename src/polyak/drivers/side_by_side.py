@@ -12,22 +12,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from polyak.drivers.in_graph import Carry, InGraph, check_shapes
+from polyak.drivers.episodes_graph import check_environment
+from polyak.drivers.in_graph import GraphRun, InGraph
 from polyak.drivers.learn import initial_states
-from polyak.drivers.program import is_shared
+from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Spec, Tree
-from polyak.pytree import Joined
+from polyak.pytree import Concatenated
 
 
 class SideBySide:
-    """Advances S runs, each bit for bit the run of its seed alone. See `Host` for what a driver promises."""
+    """Advances S runs, each bit for bit the run of its seed alone. See `Driver` for its promises."""
 
     def __init__(
         self, algorithm: Algorithm, cfg: Any, env: Environment, spec: Spec, seeds: Sequence[int], threads: int
     ):
         first = InGraph(algorithm, cfg, env, spec, seeds[:1])
-        self.runs = [first.of((seed,)) for seed in seeds]
+        self.singles = [first.of((seed,)) for seed in seeds]
         self.all = InGraph(algorithm, cfg, env, spec, seeds)  # knows the shapes [S, ...]; compiles nothing
         self.seeds, self.rows, self.env_steps, self.warmup = (
             tuple(seeds),
@@ -38,31 +39,32 @@ class SideBySide:
         self.inexact: list[int] = []
         self.pool = ThreadPoolExecutor(threads, "polyak-seed")
 
-    # ---- the four things a driver offers
-
-    def start(self) -> list[Carry]:
+    def start(self) -> list[GraphRun]:
         """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
         every = self.all
-        check_shapes(every.env, every.spec)
+        check_environment(every.env, every.spec)
         drawn = initial_states(every.algorithm, every.cfg, every.spec, every.seed_array)
         states = jax.tree.map(np.asarray, drawn)
-        return [run.begin(share(states, index), run.seed_array) for index, run in enumerate(self.runs)]
+        return [
+            single.begin(share(states, index), single.seed_array) for index, single in enumerate(self.singles)
+        ]
 
     def compile(self, warm: bool) -> None:
         """Compile what `advance` will run in the warm-up or after it: once for all seeds."""
-        self.runs[0].compile(warm)
+        self.singles[0].compile(warm)
 
-    def advance(self, carry: list[Carry], iterations: int) -> list[Carry]:
+    def advance(self, run: list[GraphRun], iterations: int) -> list[GraphRun]:
         """`iterations` rollouts on in every run. Raises EnvironmentFault of the first seed that has one."""
         going = [
-            self.pool.submit(run.advance, one, iterations) for run, one in zip(self.runs, carry, strict=True)
+            self.pool.submit(single.advance, one, iterations)
+            for single, one in zip(self.singles, run, strict=True)
         ]
         wait(going)
         return [one.result() for one in going]
 
-    def pack(self, carry: list[Carry]) -> tuple[Tree, dict]:
+    def pack(self, run: list[GraphRun]) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""
-        return self.all.pack(joined(carry))
+        return self.all.pack(joined(run))
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
@@ -72,24 +74,22 @@ class SideBySide:
         """The shapes of the replay rings [S, C, N, ...], or () on policy."""
         return self.all.buffer_shape()
 
-    def unpack(self, tree: Tree, extra: dict) -> list[Carry]:
+    def unpack(self, tree: Tree, extra: dict) -> list[GraphRun]:
         """The runs that were packed."""
-        whole = Carry(**tree)
-        return [run.unpack(vars(share(whole, index)), extra) for index, run in enumerate(self.runs)]
+        whole = GraphRun(**tree)
+        return [single.unpack(vars(share(whole, index)), extra) for index, single in enumerate(self.singles)]
 
-    # ---- what the loop reads
-
-    def report(self, carry: list[Carry]) -> tuple[list[Carry], dict[str, np.ndarray]]:
+    def report(self, run: list[GraphRun]) -> tuple[list[GraphRun], dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the runs with empty ones."""
-        reports = [run.report(one) for run, one in zip(self.runs, carry, strict=True)]
+        reports = [single.report(one) for single, one in zip(self.singles, run, strict=True)]
         sums = [flat for _, flat in reports]
         return [one for one, _ in reports], {
             name: np.concatenate([flat[name] for flat in sums]) for name in sums[0]
         }
 
-    def actor(self, carry: list[Carry]) -> Tree:
+    def actor(self, run: list[GraphRun]) -> Tree:
         """What acting needs, [S, ...]."""
-        parts = [run.actor(one) for run, one in zip(self.runs, carry, strict=True)]
+        parts = [single.actor(one) for single, one in zip(self.singles, run, strict=True)]
         return jax.tree.map(np.asarray, joined(parts))
 
     def close(self) -> None:
@@ -99,15 +99,9 @@ class SideBySide:
 
 def share(tree: Any, index: int) -> Any:
     """One seed's leaves [1, ...] of leaves [S, ...], and what seeds share."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x if is_shared(path) else x[index : index + 1], tree
-    )
+    return map_seeded(lambda x: x[index : index + 1], tree)
 
 
 def joined(trees: list[Any]) -> Any:
     """One tree of leaves [S, ...] of S trees of leaves [1, ...]; what seeds share is the first one's."""
-
-    def join(path: tuple, *parts: Any) -> Any:
-        return parts[0] if is_shared(path) else Joined(parts)
-
-    return jax.tree_util.tree_map_with_path(join, *trees)
+    return map_seeded(lambda *parts: Concatenated(parts), *trees)

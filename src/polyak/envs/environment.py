@@ -1,5 +1,6 @@
-"""What an environment is: the JAX protocol, the host protocol, and the border where actions are rescaled."""
+"""Environments: the JAX protocol, the host protocol, and the border where actions are rescaled and reshaped."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -75,23 +76,31 @@ class HostEnvs(Protocol):
         ...
 
 
-def to_bounds(space: Any, action: Array) -> Array:
-    """From what an algorithm returns to what an environment takes, for NumPy and JAX arrays alike.
+def flat_actions(spec: Spec) -> Spec:
+    """The spec as an algorithm sees it: real actions in one row of numbers, which `to_bounds` puts in shape again."""
+    space = spec.action
+    if not isinstance(space, Box) or len(space.shape) == 1:
+        return spec
+    return dataclasses.replace(spec, action=dataclasses.replace(space, shape=(space.size,)))
 
-    A Box with finite bounds: clip to [-1, 1] and rescale; an infinite bound: as it is; integers: as they are.
+
+def to_bounds(space: Any, action: Array) -> Array:
+    """From flat actions [..., A] of an algorithm to what an environment takes; for NumPy and JAX arrays alike.
+
+    A Box with finite bounds: clip to [-1, 1] and rescale; an infinite bound: as it is. Integers [...]: as they are.
     """
-    if not isinstance(space, Box) or (affine := _affine(space)) is None:
+    if not isinstance(space, Box):
         return action
-    low, half = affine
-    return low + (action.clip(-1, 1) + 1) * half
+    if (affine := _affine(space)) is not None:
+        low, half = affine
+        action = low + (action.clip(-1, 1) + 1) * half
+    return action if len(space.shape) == 1 else action.reshape(*action.shape[:-1], *space.shape)
 
 
 @functools.cache
 def _affine(space: Box) -> tuple[np.ndarray, np.ndarray] | None:
-    """The lower bound and half the width, or None where a bound is infinite."""
+    """The lower bound and half the width of flat actions, or None where a bound is infinite."""
     low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
-    if low.ndim:
-        low, high = low.reshape(space.shape), high.reshape(space.shape)
     return low, (high - low) / 2

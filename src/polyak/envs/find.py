@@ -44,7 +44,7 @@ def find(
         return _gymnax(rest, fields, measures)
     if prefix == "envpool":
         _needs("envpool", name)
-        from polyak.envs.envpool_envs import EnvPoolFactory
+        from polyak.envs.adapters.envpool import EnvPoolFactory
 
         return _looked_at(EnvPoolFactory(rest, fields, measures))
     if prefix in RESERVED:
@@ -58,9 +58,9 @@ def names() -> dict[str, list[str]]:
 
     found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry), "gymnax": [], "envpool": []}
     with contextlib.suppress(ImportError):
-        from polyak.envs import gymnax_envs
+        from polyak.envs.adapters import gymnax
 
-        found["gymnax"] = gymnax_envs.names()
+        found["gymnax"] = gymnax.names()
     with contextlib.suppress(ImportError):
         import envpool
 
@@ -74,13 +74,13 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs import classic_control, counting, probes
+    from polyak.envs.worlds import classic_control, counting, probes
 
     return {**classic_control.ENVIRONMENTS, **probes.ENVIRONMENTS, **counting.ENVIRONMENTS}
 
 
 def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:
-    from polyak.envs.gymnasium_envs import GymnasiumFactory
+    from polyak.envs.adapters.gymnasium import GymnasiumFactory
 
     return _looked_at(GymnasiumFactory(name, fields, measures, entry))
 
@@ -93,16 +93,16 @@ def _looked_at(factory: Any) -> Any:
 
 def _gymnax(name: str, fields: dict, measures: Any) -> Any:
     _needs("gymnax", f"gymnax:{name}")
-    from polyak.envs import gymnax_envs
+    from polyak.envs.adapters import gymnax
 
-    known = gymnax_envs.options(name)
+    known = gymnax.options(name)
     options = {
         key: _fitting(f"gymnax:{name}: {key}", known[key], value, "")
         for key, value in fields.items()
         if key in known
     }
     constants = {key: value for key, value in fields.items() if key not in known}
-    env = gymnax_envs.make(name, options)
+    env = gymnax.make(name, options)
     return _with(f"gymnax:{name}", env, constants, measures, env.params, known)
 
 

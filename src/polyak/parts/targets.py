@@ -1,6 +1,6 @@
 """Target networks: slow copies of online ones, moved at steps that are a function of one counter.
 
-`clock` is the number of updates done, *including the one that is being made*: 1 in the first update. Nothing
+`updates` is the number of updates done, *including the one that is being made*: 1 in the first update. Nothing
 else decides when a target moves, so a run that was stopped and resumed moves it at the same steps.
 """
 
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from polyak.interface import Array, Tree
 
 
-def polyak(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
+def polyak_average(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
     """The moving average tau * online + (1 - tau) * target (Lillicrap et al. 2016, arXiv:1509.02971, Alg. 1).
 
     online, target  trees of arrays of equal structure; the result has target's dtypes, strong
@@ -27,26 +27,26 @@ def polyak(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
     return jax.tree.map(average, online, target)
 
 
-def periodic(online: Tree, target: Tree, clock: ArrayLike, period: ArrayLike) -> Tree:
+def periodic(online: Tree, target: Tree, updates: ArrayLike, period: ArrayLike) -> Tree:
     """A copy of `online` after every `period`-th update, else `target` as it is (Mnih et al. 2015).
 
-    clock   integer scalar, the updates done including this one: with period 3 it copies at 3, 6, 9, ...
+    updates  integer scalar, the updates done including this one: with period 3 it copies at 3, 6, 9, ...
     """
-    return follow(online, target, clock, 1, period)
+    return follow(online, target, updates, 1, period)
 
 
-def follow(online: Tree, target: Tree, clock: ArrayLike, tau: ArrayLike, period: ArrayLike = 1) -> Tree:
-    """Every `period` updates one step of `polyak`: period 1 is Polyak averaging, tau 1 a periodic copy.
+def follow(online: Tree, target: Tree, updates: ArrayLike, tau: ArrayLike, period: ArrayLike = 1) -> Tree:
+    """Every `period` updates one step of `polyak_average`: period 1 is Polyak averaging, tau 1 a periodic copy.
 
-    clock   integer scalar, the updates done including this one; not batched, so that `cond` stays one
+    updates  integer scalar, the updates done including this one; not batched, so that `cond` stays one
     """
     if isinstance(period, int) and period == 1:
-        return polyak(online, target, tau)
+        return polyak_average(online, target, tau)
 
     def move(online: Tree, target: Tree) -> Tree:
-        return polyak(online, target, tau)
+        return polyak_average(online, target, tau)
 
     def keep(online: Tree, target: Tree) -> Tree:
         return target
 
-    return jax.lax.cond(jnp.asarray(clock) % period == 0, move, keep, online, target)
+    return jax.lax.cond(jnp.asarray(updates) % period == 0, move, keep, online, target)

@@ -13,15 +13,15 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.interface import Box
-from polyak.runs import checkpoint
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
 from polyak.runs.run import Policy, Run, device, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
-from polyak.runs.terminal import Terminal
 from polyak.runs.values import amend
+from polyak.show.terminal import Terminal
+from polyak.store import checkpoint
 
 
 class Agent:

@@ -79,7 +79,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """config.json as it is; CheckpointError where it is missing or damaged."""
-        from polyak.runs.storage import read_json
+        from polyak.store.storage import read_json
 
         if not (self.path / "config.json").is_file():
             raise CheckpointError(f"{self.path} is not a run folder: it has no config.json")

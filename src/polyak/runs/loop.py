@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from polyak.errors import UserError
-from polyak.interface import Replay
 from polyak.parts.replay import Ring
-from polyak.runs import checkpoint
+from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.session import Session
 from polyak.runs.spec import describe_spec
-from polyak.runs.terminal import Terminal
+from polyak.show.terminal import Terminal
+from polyak.store import checkpoint
 
 LOGS_PER_EVALUATION = 10
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
@@ -79,9 +79,7 @@ class Training:
     @property
     def updates(self) -> int:
         """Updates of each seed so far."""
-        driver, data = self.session.driver, self.session.cfg.data
-        made = data.updates if isinstance(data, Replay) else 1
-        return max(0, self.iteration - driver.warmup) * made
+        return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
 
     def start(self) -> None:
         """A run at step 0."""
@@ -101,7 +99,7 @@ class Training:
         rows = ring.rows if has_ring else None
         loaded = checkpoint.load(checkpoints, template, rows, self.terminal.warn)
         checkpoint.rewind(checkpoints, loaded.env_steps)
-        buffer = Ring(loaded.rows, np.asarray(loaded.clock, np.int32)) if has_ring else ()
+        buffer = Ring(loaded.rows, Counter(np.asarray(loaded.clock, np.int32))) if has_ring else ()
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
         self.exact = not (loaded.extra.get("inexact") or driver.inexact)
@@ -232,10 +230,10 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "iteration": training.iteration,
             "driver": extra,
             "inexact": not training.exact,
-            "spec": describe_spec(training.session.spec),
+            "spec": describe_spec(training.session.env_spec),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
-        clock=int(ring.clock) if isinstance(ring, Ring) else 0,
+        clock=int(ring.clock.value) if isinstance(ring, Ring) else 0,
     )
 
 
@@ -314,7 +312,7 @@ def title(folder: RunFolder) -> str:
 
 def draw(folder: RunFolder, terminal: Terminal) -> None:
     """The learning curve; a picture that cannot be drawn never stops a run."""
-    from polyak.runs.curve import draw_curve
+    from polyak.show.curve import draw_curve
 
     lines = folder.metrics()
     if not any("eval/return" in line or "episode/return" in line for line in lines):

@@ -12,21 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polyak.drivers.learn import actors, initial_states
-from polyak.envs.environment import Environment, to_bounds
+from polyak.drivers.act import actors
+from polyak.drivers.learn import initial_states
+from polyak.envs.environment import Environment, flat_actions, to_bounds
 from polyak.envs.find import find
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Replay, Spec
-from polyak.runs import checkpoint, storage
-from polyak.runs.curve import interquartile_mean
+from polyak.interface import Spec
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
 from polyak.runs.session import Session, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_spec, show_space
-from polyak.runs.terminal import Terminal
 from polyak.runs.values import amend
+from polyak.show.curve import interquartile_mean
+from polyak.show.terminal import Terminal
+from polyak.store import checkpoint, storage
 
 
 @dataclass(frozen=True)
@@ -62,27 +63,31 @@ class Policy:
     """A trained policy as a function of observations; needs no environment."""
 
     def __init__(self, plan: Plan, spec: Spec, state: Any):
-        self.algorithm, self.spec = wrapped(plan), spec
+        self.algorithm, self.spec, self.flat = wrapped(plan), spec, flat_actions(spec)
         self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
         self.actor = self.algorithm.actor(state)
         self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
 
     def _act(self, memory: Any, obs: Any, key: jax.Array, explore: bool) -> tuple:
-        action, memory, _ = self.algorithm.act(self.cfg, self.spec, self.actor, memory, obs, key, explore)
+        action, memory, _ = self.algorithm.act(self.cfg, self.flat, self.actor, memory, obs, key, explore)
         return action, memory
 
     def initial(self, count: int = 1) -> Any:
         """The memory of `count` environments at the start of an episode."""
         ids = jnp.arange(count)
-        return self.algorithm.memory(self.cfg, self.spec, ids, jnp.zeros_like(ids), jax.random.key(0))
+        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), jax.random.key(0))
 
     def __call__(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
         """From observations [N, ...] to actions [N, ...] in the environment's own bounds, and memory."""
+        action, memory = self.act(obs, memory, explore, seed)
+        return to_bounds(self.spec.action, action), memory
+
+    def act(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
+        """From observations [N, ...] to actions [N, ...] as the algorithm gives them, and memory."""
         if memory is None:
             memory = self.initial(len(jax.tree.leaves(obs)[0]))
-        key = jax.random.key(seed)
-        action, memory = self.programs[explore](memory, obs, key, explore)
-        return to_bounds(self.spec.action, np.asarray(action)), memory
+        action, memory = self.programs[explore](memory, obs, jax.random.key(seed), explore)
+        return np.asarray(action), memory
 
 
 class Run:
@@ -147,7 +152,7 @@ class Run:
         algorithm = wrapped(self.plan)
         cfg = amend(algorithm.Config(), self.plan.config, "config.")
         seeds = list(self.plan.all_seeds)
-        template = jax.eval_shape(lambda: initial_states(algorithm, cfg, self.spec, seeds))
+        template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(self.spec), seeds))
         prefix = "state/"
         arrays = {
             name[len(prefix) :]: value for name, value in self._raw[0].items() if name.startswith(prefix)
@@ -189,7 +194,7 @@ class Run:
 
 def facts(session: Session, note: str) -> dict[str, str]:
     """What a person wants to know before a run begins."""
-    plan, spec, data = session.plan, session.spec, session.cfg.data
+    plan, spec, data = session.plan, session.env_spec, session.cfg.data
     found = versions()
     shown = {
         "versions": " ".join(
@@ -206,7 +211,7 @@ def facts(session: Session, note: str) -> dict[str, str]:
     seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
     envs = f", {spec.num_envs} environments" if spec.num_envs > 1 else ""
     shown["budget"] = f"{total:,} steps{seeds}{envs}{rounded}"
-    if isinstance(data, Replay):
+    if data.replays:
         shown["replay"] = f"{gigabytes(session.planned_bytes)} for {data.capacity:,} transitions{seeds}"
     if note:
         shown["preset"] = note

@@ -10,19 +10,22 @@ from typing import Any
 import jax
 
 from polyak import algorithms
-from polyak.drivers.evaluate import Evaluator, lanes_for
+from polyak.drivers.act import row_shape
+from polyak.drivers.check import check_data
+from polyak.drivers.driver import Driver
+from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
-from polyak.drivers.learn import check_data, initial_states, row_shape
+from polyak.drivers.learn import initial_states
 from polyak.drivers.side_by_side import SideBySide
-from polyak.envs.environment import Environment
+from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, nearest
-from polyak.interface import Algorithm, OnPolicy, Spec
+from polyak.interface import Algorithm, Spec
 from polyak.parts import replay
-from polyak.parts.normalize import WRAPPERS
 from polyak.runs.plan import Plan
 from polyak.runs.values import amend
+from polyak.wrappers import WRAPPERS
 
 
 @dataclass
@@ -37,9 +40,14 @@ class Session:
         return find(self.plan.env, self.plan.env_fields, self.plan.measures)
 
     @cached_property
-    def spec(self) -> Spec:
-        """What the algorithm may know."""
+    def env_spec(self) -> Spec:
+        """The environment's own spaces."""
         return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The world as the algorithm may know it."""
+        return flat_actions(self.env_spec)
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -69,24 +77,23 @@ class Session:
     @cached_property
     def planned_bytes(self) -> int:
         """What the replay will allocate, for all seeds."""
-        if isinstance(self.cfg.data, OnPolicy):
+        if not self.cfg.data.replays:
             return 0
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
         row = row_shape(self.algorithm, self.cfg, self.spec, state)
-        count = replay.slots(self.cfg.data.capacity, self.spec.num_envs, self.cfg.data.steps)
-        return self.plan.seeds * replay.planned_bytes(row, count)
+        return self.plan.seeds * replay.planned_bytes(row, self.cfg.data.slots(self.spec.num_envs))
 
     @cached_property
-    def driver(self) -> InGraph | SideBySide | Host:
+    def driver(self) -> Driver:
         """What advances the run."""
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
                 return InGraph(*given)
             return SideBySide(*given, threads=min(self.plan.seeds, cores()))
-        lanes = self.plan.seeds * self.plan.num_envs
-        envs = self.world.make(lanes, self.plan.vectorization == "async")
+        slots = self.plan.seeds * self.plan.num_envs
+        envs = self.world.make(slots, self.plan.vectorization == "async")
         return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
 
     @cached_property
@@ -102,7 +109,7 @@ class Session:
         world = find(self.plan.env, fields, self.plan.measures)
         spec = dataclasses.replace(self.spec, time_limit=world.spec.time_limit)
         if not isinstance(world, Environment):
-            world = world.make(self.plan.seeds * lanes_for(self.plan.seeds, episodes), False)
+            world = world.make(self.plan.seeds * width_for(self.plan.seeds, episodes), False)
         seeds = self.plan.all_seeds
         if first_seed is not None:
             seeds = range(first_seed, first_seed + self.plan.seeds)

@@ -1,23 +1,26 @@
 """Film a trained policy: the episodes that an evaluation plays, drawn one after the other."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from polyak.drivers.episodes_graph import Episodes, Player
+from polyak.drivers.episodes_host import HostEpisodes
 from polyak.drivers.evaluate import STREAM
-from polyak.drivers.lanes import episode_seed
-from polyak.drivers.learn import Keys, episode_key
-from polyak.envs import spaces
+from polyak.drivers.keys import Keys
+from polyak.envs.adapters.gymnasium import GymnasiumSync
 from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import CheckpointError
-from polyak.runs import checkpoint
 from polyak.runs.run import Policy, Run
-from polyak.runs.terminal import Progress, Terminal, number
-from polyak.runs.video import Painter, best_render_mode, caption, check_suffix, draw_state, write_video
+from polyak.show.terminal import Progress, Terminal, number
+from polyak.show.video import Painter, best_render_mode, caption, check_suffix, draw_state, write_video
+from polyak.store import checkpoint
 
 LONGEST = 2_000  # steps of an episode in an environment without a time limit: there it is cut
 FPS = 30.0  # where the environment does not say
@@ -111,49 +114,73 @@ class GraphStage:
         self.key = Keys.of(np.uint32(seed)).evaluate
         self.limit = env.spec.time_limit or LONGEST
         self.fps = float(getattr(env, "fps", FPS))
-        self.reset, self.step = jax.jit(env.reset), jax.jit(env.step)
+        self.begin, self.step = jax.jit(self._begin), jax.jit(self._step)
 
     def play(self, episode: int) -> Iterator[Frame]:
         """One episode, from its reset to its end."""
-        state, obs = self.reset(episode_key(self.key, episode, episode, 0))
-        memory, total = self.policy.initial(), 0.0
-        yield Frame(draw_state(self.env, state), 0, total)
-        for t in range(1, self.limit + 1):
-            action, memory = self.policy(jax.tree.map(lambda x: x[None], obs), memory)
-            stepped = self.step(state, action[0], episode_key(self.key, episode, episode, t))
-            state, obs, total = stepped.state, stepped.obs, total + float(stepped.reward)
-            yield Frame(draw_state(self.env, state), t, total)
-            if stepped.terminated or stepped.truncated:
-                return
+        episodes, memory = self.begin(episode), self.policy.initial()
+        yield self._frame(episodes)
+        ended = False
+        while not ended:
+            action, memory = self.policy.act(episodes.obs, memory)
+            episodes, ended = self.step(episodes, action, episode)
+            yield self._frame(episodes)
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _player(self, episode: Any) -> Player:
+        policy, env_ids = self.policy, jnp.asarray(episode, jnp.int32)[None]
+        return Player(
+            policy.algorithm,
+            policy.cfg,
+            self.env,
+            policy.flat,
+            policy.spec.action,
+            self.key,
+            env_ids,
+            self.limit,
+        )
+
+    def _begin(self, episode: Any) -> Episodes:
+        player = self._player(episode)
+        return player.begin(player.env_ids, jax.random.key(0))
+
+    def _step(self, episodes: Episodes, action: Any, episode: Any) -> tuple[Episodes, Any]:
+        after, row = self._player(episode).step(episodes, action, episodes.memory)
+        return after, row.last[0]
+
+    def _frame(self, episodes: Episodes) -> Frame:
+        state = jax.tree.map(lambda x: x[0], episodes.env)
+        return Frame(draw_state(self.env, state), int(episodes.length[0]), float(episodes.total[0]))
 
 
 class HostStage:
     """A Gymnasium environment, made to be looked at."""
 
     def __init__(self, factory: Any, policy: Policy, seed: int):
-        self.env, self.policy, self.seed = factory.make_one(best_render_mode(factory.make_one)), policy, seed
-        self.painter = Painter(self.env)
+        env = factory.make_one(best_render_mode(factory.make_one))
+        self.envs, self.policy, self.seed = GymnasiumSync(lambda: env, 1, factory.measures), policy, seed
+        self.painter = Painter(env)
         self.limit = factory.spec.time_limit or LONGEST
         self.fps = self.painter.fps
-        self.actions = spaces.Actions(self.env.action_space)
 
     def play(self, episode: int) -> Iterator[Frame]:
         """One episode, from its reset to its end."""
-        given = self.env.reset(seed=episode_seed(self.seed, STREAM, episode))[0]
+        spec = dataclasses.replace(self.policy.flat, num_envs=1)
+        episodes = HostEpisodes(self.envs, spec, [self.seed], STREAM, self.limit)
+        episodes.number[:] = episode
+        episodes.begin()
         memory, total = self.policy.initial(), 0.0
         yield Frame(self.painter.draw(), 0, total)
-        for t in range(1, self.limit + 1):
-            obs = spaces.stack([spaces.convert(self.env.observation_space, given)])
-            action, memory = self.policy(obs, memory)
-            given, reward, terminated, truncated, _ = self.env.step(self.actions(action)[0])
-            total += float(reward)
-            yield Frame(self.painter.draw(), t, total)
-            if terminated or truncated:
-                return
+        ended = False
+        while not ended:
+            action, memory = self.policy.act(episodes.obs, memory)
+            stepped = episodes.step(action)
+            total += float(stepped.reward[0])
+            ended = bool((stepped.terminated | stepped.truncated)[0])
+            yield Frame(self.painter.draw(), int(episodes.length[0]), total)
 
     def close(self) -> None:
         """Close the environment."""
-        self.env.close()
+        self.envs.close()

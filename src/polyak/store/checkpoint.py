@@ -30,9 +30,9 @@ import numpy as np
 
 from polyak.errors import CheckpointError
 from polyak.interface import Tree
-from polyak.pytree import Joined
-from polyak.runs import storage
-from polyak.runs.storage import Field, damaged
+from polyak.pytree import Concatenated
+from polyak.store import storage
+from polyak.store.storage import Field, damaged
 
 FORMAT = 1
 MAX_SEGMENTS = 256  # a checkpoint that would list more writes the whole ring into one
@@ -196,7 +196,7 @@ def _times(rows: Mapping[str, Any], start: int, stop: int, capacity: int) -> dic
 
 
 def _take(ring: Any, slots: np.ndarray) -> np.ndarray:
-    if isinstance(ring, Joined):
+    if isinstance(ring, Concatenated):
         return np.concatenate([_take(part, slots) for part in ring.parts])
     if isinstance(ring, jax.Array) and any(d.platform != "cpu" for d in ring.devices()):
         return np.asarray(jnp.take(ring, slots, axis=1))  # only what is needed leaves the device

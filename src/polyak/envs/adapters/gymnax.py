@@ -14,7 +14,7 @@ import numpy as np
 from polyak.envs.environment import Environment, Step
 from polyak.errors import UserError, nearest
 from polyak.interface import Array, Box, Discrete, Space, Spec, Tree
-from polyak.pytree import pytree, static, strong
+from polyak.pytree import pytree, static, strip_weak_types
 
 
 @pytree
@@ -54,7 +54,7 @@ class Gymnax(Environment):
         """A random start."""
         env = _built(self.name, self.options)
         obs, state = env.reset_env(key, self.params)
-        return strong(state), self._observed(obs)
+        return strip_weak_types(state), self._observed(obs)
 
     def step(self, state: Tree, action: Array, key: jax.Array) -> Step:
         """One step without gymnax's autoreset; its own time limit truncates and never terminates."""
@@ -140,7 +140,7 @@ def _built(name: str, options: tuple) -> Any:
 
 def _leaves(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters as arrays with strong dtypes."""
-    return strong({name: jnp.asarray(value) for name, value in params.items()})
+    return strip_weak_types({name: jnp.asarray(value) for name, value in params.items()})
 
 
 def _bound(values: np.ndarray) -> float | tuple[float, ...]:

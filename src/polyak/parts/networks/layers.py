@@ -1,4 +1,4 @@
-"""Networks: pytrees of arrays that can be called, acting on the last axis and broadcasting over the rest."""
+"""Layers, and the numbers of an observation that the first one reads."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, nearest
 from polyak.interface import Array, Box, Discrete, Space, Tree
-from polyak.pytree import Record, pytree, stack, static
+from polyak.pytree import Record, pytree
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -33,7 +32,7 @@ def features(space: Space, point: Tree) -> Float[Array, "*batch D"]:
     point   of that structure, each array with any leading axes that broadcast with the others'
     Returns [..., D] float32. Raises TypeError where the space is none of these.
     """
-    return _features(layout(space), point)
+    return features_of(layout(space), point)
 
 
 def num_features(space: Space) -> int:
@@ -67,7 +66,8 @@ def _parts(space: Space) -> list[Space]:
     raise TypeError(f"a space is a Box, a Discrete, or a dict or tuple of these; got {space!r}")
 
 
-def _features(layout: Layout, point: Tree) -> jax.Array:
+def features_of(layout: Layout, point: Tree) -> jax.Array:
+    """`features` of a point, from the layout of its space."""
     kind, detail = layout
     if kind == "box":
         x = jnp.asarray(point, jnp.float32)
@@ -75,9 +75,9 @@ def _features(layout: Layout, point: Tree) -> jax.Array:
     if kind == "discrete":
         return jax.nn.one_hot(point, detail, dtype=jnp.float32)
     if kind == "dict":
-        parts = [_features(part, point[key]) for key, part in detail]
+        parts = [features_of(part, point[key]) for key, part in detail]
     else:
-        parts = [_features(part, p) for part, p in zip(detail, point, strict=True)]
+        parts = [features_of(part, p) for part, p in zip(detail, point, strict=True)]
     lead = jnp.broadcast_shapes(*(x.shape[:-1] for x in parts))
     return jnp.concatenate([jnp.broadcast_to(x, (*lead, x.shape[-1])) for x in parts], axis=-1)
 
@@ -97,78 +97,7 @@ class Linear(Record):
         return x @ self.weight + self.bias
 
 
-@pytree
-class MLP(Record):
-    """Linear layers with an activation between each two, on the features of a raw observation."""
-
-    layers: tuple[Linear, ...]
-    layout: Layout = static()
-    activation: str = static("relu")
-
-    def __call__(self, point: Tree) -> Float[Array, "*batch out"]:
-        """From a point of the space that it was built for, with any leading axes, to [..., out]."""
-        x = _features(self.layout, point)
-        for layer in self.layers[:-1]:
-            x = ACTIVATIONS[self.activation](layer(x))
-        return self.layers[-1](x)
-
-
-@pytree
-class Ensemble(Record):
-    """E networks of one structure, called on the same input."""
-
-    member: Tree  # each leaf [E, ...]
-
-    def __call__(self, x: Tree) -> jax.Array:
-        """What each member says, [E, ...]."""
-        return jax.vmap(lambda member: member(x))(self.member)
-
-    def first(self, x: Tree) -> jax.Array:
-        """What the first member says."""
-        return jax.tree.map(lambda leaf: leaf[0], self.member)(x)
-
-
-# ---- builders
-
-
-def mlp(
-    key: jax.Array,
-    space: Space,
-    out: int,
-    hidden: tuple[int, ...] = (256, 256),
-    activation: str = "relu",
-    init: str = "uniform",
-    scale: ArrayLike = 1.0,
-) -> MLP:
-    """A multi-layer perceptron from points of `space` to [..., out].
-
-    space       what it is called with: `spec.obs`, or (spec.obs, spec.action) for a critic(obs, action) pair
-    activation  one of ACTIVATIONS
-    init        "uniform": U(-1/sqrt(in), 1/sqrt(in)) for weights and biases, PyTorch's default, which the
-                published TD3 and SAC use; "orthogonal": gain sqrt(2) for hidden layers, `scale` for the last,
-                biases 0 (Saxe et al. 2014, arXiv:1312.6120; so PPO's authors)
-    scale       multiplies the last layer's initial values
-    Raises UserError for an unknown activation or init.
-
-    "orthogonal" runs one QR decomposition per layer: call it outside any vmap, since batched LAPACK kernels
-    can block XLA's CPU threads for ever.
-    """
-    if activation not in ACTIVATIONS:
-        raise UserError(f"unknown activation {activation!r}: {nearest(activation, ACTIVATIONS)}")
-    if init not in INITS:
-        raise UserError(f"unknown init {init!r}: {nearest(init, INITS)}")
-    sizes = (num_features(space), *hidden, out)
-    keys = jax.random.split(key, len(sizes) - 1)
-    layers = [
-        INITS[init](keys[i], sizes[i], sizes[i + 1], scale if i == len(hidden) else None)
-        for i in range(len(sizes) - 1)
-    ]
-    return MLP(tuple(layers), layout(space), activation)
-
-
-def ensemble(build: Callable[[jax.Array], Tree], key: jax.Array, size: int) -> Ensemble:
-    """Networks built one by one, each from its own key: nothing is initialised under vmap. E is `size`."""
-    return Ensemble(stack([build(k) for k in jax.random.split(key, size)]))
+# ---- initial values
 
 
 def _uniform(key: jax.Array, fan_in: int, fan_out: int, scale: ArrayLike | None) -> Linear:
@@ -190,11 +119,3 @@ INITS: dict[str, Callable[[jax.Array, int, int, ArrayLike | None], Linear]] = {
     "uniform": _uniform,
     "orthogonal": _orthogonal,
 }
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
-
-
-def build(name: str) -> Callable[..., Tree]:
-    """The builder that `cfg.network` names; UserError for an unknown one."""
-    if name not in BUILDERS:
-        raise UserError(f"unknown network {name!r}: {nearest(name, BUILDERS)}")
-    return BUILDERS[name]

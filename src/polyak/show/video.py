@@ -31,7 +31,7 @@ class Painter:
         self.fps = float(env.metadata.get("render_fps") or 30)
         self.caster = None
         if is_mujoco(env) and env.render_mode is None:
-            from polyak.runs.raycast import RayCaster
+            from polyak.show.raycast import RayCaster
 
             renderer = getattr(env.unwrapped, "mujoco_renderer", None)
             camera = getattr(renderer, "default_cam_config", None)

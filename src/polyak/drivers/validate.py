@@ -13,7 +13,7 @@ NOTHING = -1
 
 
 def fields(spec: Spec) -> list[str]:
-    """What is looked at, in the order of `first_fault`'s last number."""
+    """Names of what is looked at, in the order of `first_invalid`'s last number."""
     return ["the policy's action", "reward", *(f"observation{name}" for name, _ in leaves(spec.obs))]
 
 
@@ -23,8 +23,8 @@ def leaves(space: Space) -> list[tuple[str, Space]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in flat]
 
 
-def first_fault(spec: Spec, rollout: Transition, xp: Any) -> Array:
-    """Where a rollout first holds what it must not: (row, environment, field), or -1 three times.
+def first_invalid(spec: Spec, rollout: Transition, xp: Any) -> Array:
+    """Place of the first invalid value of a rollout: (row, environment, field); -1 three times if there is none.
 
     rollout  [T, N, ...];  xp  jax.numpy in a compiled program, numpy on the host.
     A value must be finite, and an observation must lie in its space (up to rounding).
@@ -93,7 +93,7 @@ def check_metrics(metrics: dict[str, Array], iteration: int) -> None:
             )
 
 
-def explain(spec: Spec, row: int, env: int, field: int, seed: int, value: Any = None) -> EnvironmentFault:
+def error_for(spec: Spec, row: int, env: int, field: int, seed: int, value: Any = None) -> EnvironmentFault:
     """The error for a fault: `row` counts from the start of the run."""
     name = fields(spec)[field]
     given = "" if value is None else f" ({value})"

@@ -1,0 +1,57 @@
+"""Acting, as every driver does it: the policy's action, which a warm-up may replace by a uniform one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polyak.drivers.keys import RowKeys
+from polyak.drivers.program import Program, over_seeds
+from polyak.interface import Algorithm, Array, Discrete, Spec, Transition, Tree
+
+
+def act_or_warm_up(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    actor: Tree,
+    memory: Tree,
+    obs: Tree,
+    keys: RowKeys,
+    warm: bool,
+) -> tuple[Array, Tree, Tree]:
+    """Action, memory and extras, [N, ...] each, for the observations [N, ...] of one row.
+
+    warm  the action is uniform where `cfg.data.uniform` asks for that; memory and extras stay `act`'s own
+    """
+    key = jax.random.wrap_key_data(keys.act)
+    action, memory, extras = algorithm.act(cfg, spec, actor, memory, obs, key, True)
+    if warm and cfg.data.uniform:
+        action = uniform_action(spec, action, jax.random.wrap_key_data(keys.uniform))
+    return action, memory, extras
+
+
+def uniform_action(spec: Spec, like: Array, key: Array) -> Array:
+    """Uniform legal actions in the shape of `like`: integers, or reals in [-1, 1]."""
+    if isinstance(spec.action, Discrete):
+        return jax.random.randint(key, like.shape, 0, spec.action.n, like.dtype)
+    return jax.random.uniform(key, like.shape, like.dtype, -1.0, 1.0)
+
+
+def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transition:
+    """Shapes [N, ...] of one row of a rollout, extras included: found by tracing `act`."""
+
+    def row(state: Tree, key: Array) -> Transition:
+        ids = jnp.arange(spec.num_envs)
+        obs = jax.tree.map(lambda s: jnp.zeros((spec.num_envs, *s.shape), s.dtype), spec.obs)
+        memory = algorithm.memory(cfg, spec, ids, ids, key)
+        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, obs, key, True)
+        flag = jnp.zeros(spec.num_envs, bool)
+        return Transition(obs, action, jnp.zeros(spec.num_envs), obs, flag, flag, extras)
+
+    return jax.eval_shape(row, state, jax.random.key(0))
+
+
+def actors(algorithm: Algorithm) -> Program:
+    """Program from the states [S, ...] of S seeds to what acting needs, in fresh arrays."""
+    return Program(lambda state: over_seeds(algorithm.actor, state))

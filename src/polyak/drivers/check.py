@@ -1,0 +1,82 @@
+"""Settings that cannot work, refused in one line before anything is traced or allocated."""
+
+from collections.abc import Callable
+from typing import Any
+
+from polyak.errors import UserError
+from polyak.interface import Algorithm, Discrete, Planning, Spec, out_of_range
+
+# Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
+UNSERVED = {
+    "episodes": 0,
+    "simulator": False,
+    "self_play": False,
+    "common": 0,
+    "ended": False,
+    "hindsight": None,
+    "priority": 0.0,
+    "correction": 0.4,
+    "frames": 0,
+}
+TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
+
+
+def check_data(
+    name: str,
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    fitting: Callable[[str], list[str]] = lambda kind: [],
+) -> None:
+    """UserError for what no driver serves yet, and for settings that contradict each other.
+
+    fitting  from a kind of actions to the names of algorithms that take it, for the line that says so
+    """
+    data = cfg.data
+    wrong = [
+        f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
+        for field, unset in UNSERVED.items()
+        if getattr(data, field, unset) != unset
+    ]
+    if isinstance(data, Planning):
+        wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
+    wrong += out_of_range(cfg) + out_of_range(data, "data.")
+    wrong = wrong or wrong_sizes(data, spec) or list(algorithm.wrong(cfg, spec))
+    if taken := sorted(TAKEN & set(spec.measures)):
+        wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
+    if spec.players > 1:
+        wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
+    if wrong:
+        raise UserError(f"{name}: " + "; ".join(wrong))
+    kind = action_kind(spec)
+    if kind not in algorithm.actions:
+        taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
+        advice = f": {fit} would fit" if fit else ""
+        raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
+
+
+def wrong_sizes(data: Any, spec: Spec) -> list[str]:
+    """A line for each size of the replay that does not fit the others."""
+    if not data.replays:
+        return []
+    held = data.slots(spec.num_envs)
+    if held < 1:
+        return [
+            f"data.capacity is {data.capacity}, which does not hold one rollout of {data.steps} steps x "
+            f"{spec.num_envs} environments: give at least {data.steps * spec.num_envs}"
+        ]
+    wrong = []
+    if data.warmup > data.capacity:
+        wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
+    rows = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)  # before the first update
+    if rows < data.length:
+        wrong.append(
+            f"data.length is {data.length}, but at the first update the replay holds {rows} rows of each "
+            "environment: raise data.warmup or data.capacity"
+        )
+    return wrong
+
+
+def action_kind(spec: Spec) -> str:
+    """Kind of actions that a task takes: "discrete" or "continuous"."""
+    return "discrete" if isinstance(spec.action, Discrete) else "continuous"

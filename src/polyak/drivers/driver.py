@@ -1,0 +1,67 @@
+"""What every driver offers to the training loop, and what it promises."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from polyak.interface import Tree
+
+
+class Driver(Protocol):
+    """Advances the runs of S seeds together. A run is a value of the driver's own kind, which only it looks into.
+
+    The order of events in one iteration: T times act on the newest parameters, step, and begin anew where an
+    episode ended; then look at the rollout; then learn from it. How a run is cut into calls changes no bit of it.
+    """
+
+    seeds: tuple[int, ...]
+    rows: int  # T, of every environment in one iteration
+    env_steps: int  # of one seed in one iteration
+    warmup: int  # iterations before the first update
+    inexact: list[int]  # environments that the last `unpack` could not bring back exactly
+
+    def start(self) -> Any:
+        """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
+        ...
+
+    def compile(self, warm: bool) -> None:
+        """Compile what `advance` will run in the warm-up or after it, from shapes alone; safe on another thread."""
+        ...
+
+    def advance(self, run: Any, iterations: int) -> Any:
+        """The run, `iterations` rollouts on; the given one is used up. Compiles nothing that was compiled before.
+
+        Raises EnvironmentFault before anything is learned from a rollout that holds what it must not.
+        """
+        ...
+
+    def pack(self, run: Any) -> tuple[Tree, dict]:
+        """Everything that a checkpoint holds: arrays by name, with `state` and `buffer`, and plain values."""
+        ...
+
+    def template(self, extra: dict) -> Tree:
+        """Shapes of the arrays that `pack` gave together with these plain values."""
+        ...
+
+    def buffer_shape(self) -> Any:
+        """Shapes of the replay ring [S, C, N, ...], or () where nothing is kept."""
+        ...
+
+    def unpack(self, tree: Tree, extra: dict) -> Any:
+        """The run that was packed, bit for bit, or consistent where `inexact` names environments."""
+        ...
+
+    def report(self, run: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        """The run with empty sums, and the sums [S] since the last report by metric name.
+
+        `episodes` and `updates` count what `episode/...` and `update/...` are sums over.
+        """
+        ...
+
+    def actor(self, run: Any) -> Tree:
+        """What acting needs, [S, ...]; `advance` does not change it."""
+        ...
+
+    def close(self) -> None:
+        """Release environments, processes and threads."""
+        ...

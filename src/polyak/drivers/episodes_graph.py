@@ -1,0 +1,119 @@
+"""Playing in graph: N episodes of an environment in JAX, for training, evaluation and videos alike."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polyak.drivers.keys import episode_keys
+from polyak.drivers.measures import gather
+from polyak.envs.environment import Environment, to_bounds
+from polyak.errors import EnvironmentFault
+from polyak.interface import Algorithm, Array, Discrete, Space, Spec, Transition, Tree
+from polyak.pytree import Record, pytree, select, strip_weak_types
+
+
+@pytree
+class Episodes(Record):
+    """The running episodes of N environments."""
+
+    env: Tree  # the environments' states
+    obs: Tree
+    memory: Tree
+    number: Array  # [N] int32, of the episode
+    length: Array  # [N] int32, steps so far
+    total: Array  # [N] float32, reward so far
+    measures: dict[str, Array]  # each [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """Plays the episodes of N environments: how they begin, go on and end.
+
+    action      the environment's own space of actions
+    key         of the environments' randomness, a function of (environment, episode, step)
+    env_ids     [N] the environments' numbers
+    time_limit  steps after which an episode is truncated; None where there is no limit
+    """
+
+    algorithm: Algorithm
+    cfg: Any
+    env: Environment
+    spec: Spec
+    action: Space
+    key: Array
+    env_ids: Array
+    time_limit: int | None
+
+    def begin(self, number: Array, key_memory: Array) -> Episodes:
+        """Episodes of these numbers [N], from fresh random starts and with fresh memory."""
+        zero = jnp.zeros(len(number), jnp.int32)
+        env, obs = jax.vmap(self.env.reset)(episode_keys(self.key, self.env_ids, number, zero))
+        memory = self.algorithm.memory(self.cfg, self.spec, self.env_ids, number, key_memory)
+        measures = {name: jnp.zeros(len(number)) for name in self.spec.measures}
+        return Episodes(env, obs, memory, number, zero, jnp.zeros(len(number)), measures)
+
+    def step(
+        self, episodes: Episodes, action: Array, memory: Tree, extras: Tree = ()
+    ) -> tuple[Episodes, Transition]:
+        """One step with what `act` gave: the episodes one step on, and the row [N, ...] that it makes."""
+        length = episodes.length + 1
+        stepped = jax.vmap(self.env.step)(
+            episodes.env,
+            to_bounds(self.action, action),
+            episode_keys(self.key, self.env_ids, episodes.number, length),
+        )
+        reward, truncated = stepped.reward.astype(jnp.float32), stepped.truncated
+        if self.time_limit is not None:
+            truncated = truncated | (length >= self.time_limit)
+        truncated = truncated & ~stepped.terminated
+        row = Transition(episodes.obs, action, reward, stepped.obs, stepped.terminated, truncated, extras)
+        after = Episodes(
+            env=stepped.state,
+            obs=stepped.obs,
+            memory=memory,
+            number=episodes.number,
+            length=length,
+            total=episodes.total + reward,
+            measures=gather(self.spec, episodes.measures, stepped.measures, length, jnp),
+        )
+        return after, row
+
+    def reset_ended(self, episodes: Episodes, ended: Array, key_memory: Array) -> Episodes:
+        """The next episode where `ended` [N] is set, as `begin` has it; the others go on."""
+        episodes = episodes.replace(number=episodes.number + ended)
+        return strip_weak_types(select(ended, self.begin(episodes.number, key_memory), episodes))
+
+
+def check_environment(env: Environment, spec: Spec) -> None:
+    """EnvironmentFault, one line, where `reset` or `step` does not give what the spec says."""
+    key = jax.random.key(0)
+    state, obs = jax.eval_shape(env.reset, key)
+    kind = jnp.int32 if isinstance(spec.action, Discrete) else jnp.float32
+    step = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.action.shape, kind), key)
+    flag, number = ((), (jnp.dtype(bool),)), ((), (jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)))
+    wanted = jax.tree.map(lambda s: (tuple(s.shape), (jnp.dtype(s.dtype),)), spec.obs)
+    wanted = {"obs": wanted, "reward": number, "terminated": flag, "truncated": flag}
+    for call, given in (("reset", {"obs": obs}), ("step", {name: getattr(step, name) for name in wanted})):
+        for name, tree in given.items():
+            compare_shapes(f"{type(env).__name__}.{call}: {name}", tree, wanted[name])
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, step.state))
+    if before != after:
+        raise EnvironmentFault(
+            f"{type(env).__name__}.step: state has other shapes or dtypes than reset's; every step must keep them"
+        )
+
+
+def compare_shapes(what: str, given: Tree, wanted: Tree) -> None:
+    """EnvironmentFault where arrays are not (shape, dtypes), leaf by leaf."""
+    is_pair = lambda x: isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], tuple)  # noqa: E731
+    leaves, structure = jax.tree_util.tree_flatten_with_path(wanted, is_leaf=is_pair)
+    if jax.tree.structure(given) != structure:
+        raise EnvironmentFault(f"{what} is {jax.tree.structure(given)}, but the space is {structure}")
+    for (path, (shape, dtypes)), leaf in zip(leaves, jax.tree.leaves(given), strict=True):
+        if leaf.shape != shape or leaf.dtype not in dtypes:
+            name = what + jax.tree_util.keystr(path)
+            raise EnvironmentFault(
+                f"{name} is {leaf.dtype}{list(leaf.shape)}, but must be {dtypes[0]}{list(shape)}"
+            )

@@ -1,0 +1,259 @@
+"""Playing on the host: the running episodes of L environments, for training, evaluation, videos and resume alike.
+
+An environment cannot be saved. What can be saved is the seed and the actions of its running episode, and a CRC of
+all that it gave: playing the actions again brings it back, and the CRC tells whether it really did.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polyak.drivers.keys import Keys
+from polyak.drivers.measures import gather
+from polyak.drivers.program import Program, over_seeds
+from polyak.envs.environment import HostEnvs, HostStep, to_bounds
+from polyak.interface import Algorithm, Array, Discrete, Spec, Tree
+from polyak.pytree import select, strip_weak_types
+
+TOGETHER = 32  # steps that are added up at once
+
+
+class Ended(NamedTuple):
+    """Episodes that ended in one step: arrays [K]."""
+
+    slot: np.ndarray  # which of the L environments
+    number: np.ndarray  # of the episode
+    total: np.ndarray
+    length: np.ndarray
+    measures: dict[str, np.ndarray]
+
+
+class HostEpisodes:
+    """The episodes of L = S x N environments; slot s N + n is environment n of seed s.
+
+    An episode's seed is a function of (seed, environment, number of the episode).
+
+    stream  None in training: environment n plays episodes 0, 1, ... of its own. A number: all N environments of a
+            seed are called by this number and share its episodes out, n, n + N, ...
+    limit   steps after which an episode is truncated, where the environment itself has no limit
+    """
+
+    def __init__(
+        self,
+        envs: HostEnvs,
+        spec: Spec,
+        seeds: Sequence[int],
+        stream: int | None = None,
+        limit: int | None = None,
+    ):
+        self.envs, self.spec, self.seeds, self.limit = envs, spec, tuple(seeds), limit
+        count, own = len(self.seeds) * spec.num_envs, np.tile(np.arange(spec.num_envs), len(self.seeds))
+        self.env = own if stream is None else np.full(count, stream)  # its number
+        self.number = np.zeros(count, np.int64) if stream is None else own.copy()  # of the episode
+        self.stride = 1 if stream is None else spec.num_envs
+        self.obs: Tree = None  # [L, ...]
+        self.clock = 0  # steps that were played
+        self.begun = np.zeros(count, np.int64)  # the clock when the running episode began
+        self.total = np.zeros(count)  # reward so far, but for the steps in `recent`
+        self.measures = {name: np.zeros(count) for name in spec.measures}
+        self.check = np.zeros((count, len(jax.tree.leaves(spec.obs)) + 2), np.uint32)  # CRCs, likewise
+        self.recent: list[HostStep] = []  # steps that are not yet in `total` and `check`
+        self.actions: list[np.ndarray] = []  # the last steps' [L, ...]; an episode is its last `length`
+
+    @property
+    def count(self) -> int:
+        """L."""
+        return len(self.number)
+
+    @property
+    def length(self) -> np.ndarray:
+        """[L] steps of the running episodes so far."""
+        return self.clock - self.begun
+
+    # ---- playing
+
+    def begin(self) -> None:
+        """Begin the first episode in every slot."""
+        self._reset(np.arange(self.count))
+
+    def step(self, action: np.ndarray) -> HostStep:
+        """One step of every environment with actions [L, ...] as an algorithm gives them."""
+        stepped = self.envs.step(to_bounds(self.envs.spec.action, action))
+        self.obs = stepped.obs
+        self.clock += 1
+        if self.limit is not None:
+            late = (self.length >= self.limit) & ~stepped.terminated
+            stepped = stepped._replace(truncated=stepped.truncated | late)
+        self.actions.append(action)
+        self.recent.append(stepped)
+        if len(self.recent) == TOGETHER:
+            self._add_up()
+        if self.measures:
+            self.measures = gather(self.spec, self.measures, stepped.measures, self.length, np)
+        return stepped
+
+    def reset_ended(self, slots: np.ndarray) -> Ended:
+        """Begin the next episode in these slots; what the ended ones came to."""
+        self._add_up()
+        measures = {name: value[slots] for name, value in self.measures.items()}
+        ended = Ended(slots, self.number[slots], self.total[slots], self.length[slots], measures)
+        self.next_episode(slots)
+        keep = int(self.length.max())
+        if len(self.actions) > 2 * keep + 64:
+            self.actions = self.actions[len(self.actions) - keep :]
+        return ended
+
+    def next_episode(self, slots: np.ndarray) -> None:
+        """Begin the next episode in these slots, whatever became of the last."""
+        self.number[slots] += self.stride
+        self._reset(slots)
+
+    def _reset(self, slots: np.ndarray) -> None:
+        """Begin the episodes whose numbers stand, in these slots."""
+        self._add_up()
+        self.begun[slots] = self.clock
+        self.total[slots] = 0.0
+        for value in self.measures.values():
+            value[slots] = 0.0
+        self.obs = self.envs.reset(slots.tolist(), self._seeds(slots))
+        for slot in slots:
+            self.check[slot] = first_checksums(self.obs, slot)
+
+    def _add_up(self) -> None:
+        """Bring `total` and `check` up to date; how many steps are added up at once changes no bit."""
+        if not self.recent:
+            return
+        reward = np.array([step.reward for step in self.recent])
+        self.total = np.cumsum(np.concatenate([self.total[None], reward]), axis=0)[-1]
+        given = GivenSteps.of(self.recent)
+        for slot in range(self.count):
+            self.check[slot] = given.checksums(slot, self.check[slot])
+        self.recent = []
+
+    def _seeds(self, slots: Iterable[int]) -> list[int]:
+        """The seed of each slot's episode."""
+        per_seed = self.spec.num_envs
+        return [
+            episode_seed(self.seeds[slot // per_seed], int(self.env[slot]), int(self.number[slot]))
+            for slot in slots
+        ]
+
+    # ---- kept and brought back
+
+    def pack(self) -> dict[str, Any]:
+        """Everything a checkpoint holds of the episodes."""
+        self._add_up()
+        return {
+            "obs": self.obs,
+            "number": self.number,
+            "length": self.length,
+            "total": self.total,
+            "measures": self.measures,
+            "check": self.check,
+            "actions": np.concatenate([self._running(slot) for slot in range(self.count)]),
+        }
+
+    def template(self, steps: int) -> dict[str, Any]:
+        """Arrays in the shapes of `pack`'s, for running episodes of so many steps together."""
+        packed = HostEpisodes(self.envs, self.spec, self.seeds).pack()
+        packed["obs"] = jax.tree.map(lambda s: np.empty((self.count, *s.shape), s.dtype), self.spec.obs)
+        packed["actions"] = self._no_actions(steps)
+        return packed
+
+    def unpack(self, saved: dict[str, Any]) -> list[int]:
+        """Play the episodes that were packed again, in place of those that had begun.
+
+        Returns the slots whose environment did not give the same again. All environments step all the time, since
+        processes cannot be stepped one by one: a slot's own episode begins when as many steps are left as it has,
+        and what it does before does not matter.
+        """
+        length, actions = np.asarray(saved["length"]), np.asarray(saved["actions"])
+        starts = np.concatenate([[0], np.cumsum(length)])
+        self.number = np.array(saved["number"])
+        self.begin()
+        for left in range(int(length.max()), -1, -1):
+            beginning = np.flatnonzero(length == left)
+            if len(beginning):
+                self._reset(beginning)
+            if left == 0:
+                break
+            running = length >= left
+            stepped = self.step(actions[np.where(running, starts[1:] - left, 0)])
+            idle = np.flatnonzero((stepped.terminated | stepped.truncated) & ~running)
+            if len(idle):
+                self._reset(idle)
+        self._add_up()
+        inexact = (self.check != np.asarray(saved["check"])).any(axis=1)
+        self.total = np.array(saved["total"])
+        self.measures = {name: np.array(value) for name, value in saved["measures"].items()}
+        return np.flatnonzero(inexact).tolist()
+
+    def _running(self, slot: int) -> np.ndarray:
+        """The actions of a slot's running episode [length, ...]."""
+        steps = self.actions[len(self.actions) - int(self.length[slot]) :]
+        return np.stack([step[slot] for step in steps]) if steps else self._no_actions(0)
+
+    def _no_actions(self, count: int) -> np.ndarray:
+        dtype = np.int32 if isinstance(self.spec.action, Discrete) else np.float32  # as algorithms give them
+        return np.zeros((count, *self.spec.action.shape), dtype)
+
+
+def episode_seed(run: int, env: int, episode: int) -> int:
+    """An environment's seed: a function of (run, environment, episode) below 2^31."""
+    return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
+
+
+def first_checksums(obs: Tree, slot: Any) -> list[int]:
+    """Where the CRCs of a slot begin: its first observation, no reward, no end."""
+    return [zlib.crc32(np.ascontiguousarray(leaf[slot]).data) for leaf in jax.tree.leaves(obs)] + [0, 0]
+
+
+class GivenSteps(NamedTuple):
+    """Everything that all environments gave in K steps, in streams that are checked one by one: [K, L, ...] each."""
+
+    streams: list[np.ndarray]
+
+    @classmethod
+    def of(cls, steps: list[HostStep]) -> "GivenSteps":
+        """Each leaf of the observations; the rewards; the ends of both kinds."""
+        leaves = zip(*(jax.tree.leaves(step.obs) for step in steps), strict=True)
+        ends = np.array([(step.terminated, step.truncated) for step in steps])  # [K, 2, L]
+        return cls(
+            [*map(np.stack, leaves), np.array([step.reward for step in steps]), np.moveaxis(ends, 1, 2)]
+        )
+
+    def checksums(self, slot: Any, before: np.ndarray) -> list[int]:
+        """One slot's CRC-32 of each stream, which does not depend on how the steps are cut into K."""
+        return [
+            zlib.crc32(np.ascontiguousarray(stream[:, slot]).data, int(crc))
+            for stream, crc in zip(self.streams, before, strict=True)
+        ]
+
+
+class HostMemory:
+    """Memory [S, N, ...] of the environments on the host, made afresh with each episode."""
+
+    def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
+        self.algorithm, self.cfg, self.spec = algorithm, cfg, spec
+        self.seed_array = np.asarray(seeds, np.uint32)
+        self.program = Program(lambda *args: over_seeds(self._reset, *args))
+
+    def begin(self, key: Array, number: Array) -> Tree:
+        """Memory [N, ...] of one seed before its first step, whose episodes have these numbers [N]."""
+        return self.algorithm.memory(self.cfg, self.spec, jnp.arange(self.spec.num_envs), number, key)
+
+    def reset_ended(self, memory: Tree, slots: Any, number: np.ndarray, row: int) -> Tree:
+        """Fresh memory in these slots, whose episodes [L] have just begun after row `row` of the run."""
+        if not jax.tree.leaves(memory):
+            return memory
+        shape = len(self.seed_array), self.spec.num_envs
+        mask = np.isin(np.arange(number.size), slots).reshape(shape)
+        return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, row)
+
+    def _reset(self, memory: Tree, mask: Array, number: Array, seed: Array, row: Array) -> Tree:
+        fresh = self.begin(jax.random.fold_in(Keys.of(seed).memory, row + 1), number)
+        return strip_weak_types(select(mask, fresh, memory))

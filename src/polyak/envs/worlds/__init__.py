@@ -1,0 +1,1 @@
+"""Environments of our own, written in JAX."""

@@ -1,0 +1,20 @@
+"""Networks: pytrees of arrays that can be called, acting on the last axis and broadcasting over the rest."""
+
+from collections.abc import Callable
+
+from polyak.errors import UserError, nearest
+from polyak.interface import Tree
+from polyak.parts.networks.ensemble import Ensemble, ensemble
+from polyak.parts.networks.layers import Linear, features, num_features
+from polyak.parts.networks.mlp import MLP, mlp
+
+__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "num_features"]
+
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
+
+
+def build(name: str) -> Callable[..., Tree]:
+    """The builder that `cfg.network` names; UserError for an unknown one."""
+    if name not in BUILDERS:
+        raise UserError(f"unknown network {name!r}: {nearest(name, BUILDERS)}")
+    return BUILDERS[name]

@@ -1,0 +1,63 @@
+"""Stochastic policies: a network, and how its outputs are read as a distribution over actions."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from polyak.interface import Array, Discrete, Space, Tree
+from polyak.parts.distributions import Categorical, Normal
+from polyak.pytree import Record, pytree, static
+
+# sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each
+Sigma = Literal["fixed", "isotropic", "parameter", "state"]
+LOG_SIGMA_RANGE = -5.0, 2.0  # of the output of a network
+
+
+@pytree
+class Softmax(Record):
+    """pi(a|s) proportional to exp of the network's output a, for Discrete actions (Sutton & Barto 2018, eq. 13.2)."""
+
+    net: Tree
+
+    def __call__(self, obs: Tree) -> Categorical:
+        """pi(.|s) for observations [..., *obs]."""
+        return Categorical(self.net(obs))
+
+
+@pytree
+class Gaussian(Record):
+    """pi(a|s) = N(mu(s), sigma^2) with independent actions [..., A] (Sutton & Barto 2018, section 13.7)."""
+
+    net: Tree
+    log_sigma: (
+        Array  # [A], or [1] where sigma is isotropic; where the network says sigma, its output is added
+    )
+    sigma: Sigma = static("parameter")
+
+    def __call__(self, obs: Tree) -> Normal:
+        """pi(.|s) for observations [..., *obs]."""
+        mean, log_sigma = self.net(obs), self.log_sigma
+        if self.sigma in ("fixed", "state"):
+            log_sigma = jax.lax.stop_gradient(log_sigma)
+        if self.sigma == "state":
+            mean, offset = jnp.split(mean, 2, axis=-1)
+            log_sigma = jnp.clip(log_sigma + offset, *LOG_SIGMA_RANGE)
+        return Normal(mean, jnp.broadcast_to(jnp.exp(log_sigma), mean.shape))
+
+
+def build_policy(
+    network: Callable[[int], Tree], action: Space, sigma: Sigma = "parameter", log_sigma: ArrayLike = 0.0
+) -> Softmax | Gaussian:
+    """The policy that fits a space of actions.
+
+    network    from a number of outputs to a network of observations
+    sigma      how a Gaussian's standard deviation is found; `log_sigma` is where it starts
+    """
+    if isinstance(action, Discrete):
+        return Softmax(network(action.n))
+    outputs = 2 * action.size if sigma == "state" else action.size
+    width = 1 if sigma == "isotropic" else action.size
+    return Gaussian(network(outputs), jnp.full(width, log_sigma, jnp.float32), sigma)

@@ -1,0 +1,71 @@
+"""A ring of past transitions with one clock: everything is said in absolute time, and `% C` happens at the gather.
+
+Lin 1992; Mnih et al. 2015. Rows are `[C, N, ...]`: C slots of time for each of N environments. The clock counts
+the rows of time ever written; head, size and oldest row follow from it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Array, Transition
+from polyak.pytree import Counter, Record, pytree
+
+
+@pytree
+class Ring(Record):
+    """The rows in absolute time [clock - C, clock), of which those before 0 were never written."""
+
+    rows: Transition  # [C, N, ...]
+    clock: Counter  # rows of time ever written
+
+    @property
+    def slots(self) -> int:
+        """C, the rows of time it can hold."""
+        return self.rows.reward.shape[0]
+
+
+def empty(row: Transition, count: int) -> Ring:
+    """A ring of `count` slots for rows like `row`, a Transition of arrays or shapes [N, ...]."""
+    rows = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), row)
+    return Ring(rows, Counter(jnp.zeros((), jnp.int32)))
+
+
+def planned_bytes(row: Transition, count: int) -> int:
+    """What `empty(row, count)` will allocate."""
+    return count * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
+
+
+def add(ring: Ring, rollout: Transition) -> Ring:
+    """Write a rollout [T, N, ...] over the oldest rows; every rollout of a ring has the same T, which divides C."""
+    slot = ring.clock.value % ring.slots
+    rows = jax.tree.map(lambda rows, new: write(rows, new.astype(rows.dtype), slot), ring.rows, rollout)
+    return Ring(rows, ring.clock.plus(rollout.reward.shape[0]))
+
+
+@jax.custom_batching.custom_vmap
+def write(rows: Array, new: Array, slot: Array) -> Array:
+    """`rows` with `new` from `slot` on."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, new, slot, axis=0)
+
+
+@write.def_vmap
+def write_together(count: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
+    """Rings of one clock are written as one slice, where vmap would make a scatter of it."""
+    rows, new, slot = (
+        x if has or place == 2 else jnp.broadcast_to(x, (count, *x.shape))
+        for place, (x, has) in enumerate(zip(args, batched, strict=True))
+    )
+    if not batched[2]:
+        return jax.lax.dynamic_update_slice_in_dim(rows, new, slot, axis=1), True
+    return jax.vmap(write.fun)(rows, new, slot), True
+
+
+def cut(ring: Ring, mask: Array) -> Ring:
+    """End the running episode of the environments in `mask` [N], which were restarted without an end.
+
+    Without it, every window over that row would join two episodes.
+    """
+    newest = (ring.clock.value - 1) % ring.slots
+    rows = ring.rows
+    ended = rows.truncated[newest] | (mask & ~rows.terminated[newest] & (ring.clock.value > 0))
+    return ring.replace(rows=rows._replace(truncated=rows.truncated.at[newest].set(ended)))

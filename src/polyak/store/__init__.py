@@ -1,0 +1,1 @@
+"""Run folders on disk: arrays in files that cannot run code, and checkpoints made of them."""

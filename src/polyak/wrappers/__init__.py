@@ -1,0 +1,14 @@
+"""Wrappers: from an algorithm to an algorithm that sees other observations or rewards."""
+
+from collections.abc import Callable
+
+from polyak.interface import Algorithm
+from polyak.wrappers.normalize_obs import normalize_obs
+from polyak.wrappers.normalize_reward import normalize_reward
+
+__all__ = ["WRAPPERS", "normalize_obs", "normalize_reward"]
+
+WRAPPERS: dict[str, Callable[..., Algorithm]] = {
+    "normalize_obs": normalize_obs,
+    "normalize_reward": normalize_reward,
+}

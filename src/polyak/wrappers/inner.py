@@ -1,0 +1,34 @@
+"""An algorithm around another: everything that a wrapper does not change."""
+
+from collections.abc import Callable
+from typing import Any
+
+from polyak.interface import Algorithm, Spec, Tree
+
+
+def around(
+    algorithm: Algorithm,
+    init: Callable,
+    act: Callable,
+    update: Callable,
+    observe: Callable,
+    gradient: Callable,
+) -> Algorithm:
+    """The record of a wrapper whose state has the fields `inner` and `moments`."""
+
+    def actor(state: Any) -> Tree:
+        return algorithm.actor(state.inner), state.moments
+
+    def apply(cfg: Any, spec: Spec, state: Any, grads: Tree) -> Any:
+        assert algorithm.apply is not None
+        return state.replace(inner=algorithm.apply(cfg, spec, state.inner, grads))
+
+    return algorithm._replace(
+        init=init,
+        actor=actor,
+        act=act,
+        update=update,
+        observe=observe,
+        gradient=gradient if algorithm.gradient else None,
+        apply=apply if algorithm.apply else None,
+    )

@@ -1,0 +1,86 @@
+"""Observations of unit scale.
+
+The moments are part of the algorithm's state: they are saved with it, sent to workers with its actor, and
+moved by `observe` only, so that evaluation leaves them alone.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Algorithm, Array, Batch, Box, Space, Spec, Transition, Tree, Update
+from polyak.parts.moments import Moments
+from polyak.pytree import Record, pytree
+from polyak.wrappers.inner import around
+
+
+@pytree
+class Normalized(Record):
+    """The state of an algorithm whose observations are normalised."""
+
+    inner: Tree
+    moments: Moments  # of the float Boxes in `spec.obs`
+
+
+def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -> Algorithm:
+    """The algorithm on observations (obs - mean) / sqrt(var + eps), clipped to [-clip, clip].
+
+    Every float Box of `spec.obs` is normalised entry by entry; integers, images of bytes and Discrete
+    observations pass as they are. `observe` learns the moments from each rollout's raw observations.
+    """
+
+    def normalized(spec: Spec, moments: Moments, obs: Tree) -> Tree:
+        def unit(x: Array, mean: Array, var: Array) -> Array:
+            return jnp.clip((x - mean) / jnp.sqrt(var + eps), -clip, clip).astype(jnp.float32)
+
+        return _put(spec.obs, obs, map(unit, _floats(spec.obs, obs), moments.mean, moments.var))
+
+    def both(spec: Spec, moments: Moments, rows: Any) -> Any:
+        obs, next_obs = (normalized(spec, moments, x) for x in (rows.obs, rows.next_obs))
+        return rows._replace(obs=obs, next_obs=next_obs)
+
+    def init(cfg: Any, spec: Spec, key: jax.Array) -> Normalized:
+        return Normalized(algorithm.init(cfg, spec, key), Moments.empty(_floats(spec.obs, spec.obs)))
+
+    def act(
+        cfg: Any, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: jax.Array, explore: bool
+    ) -> Tree:
+        inner, moments = actor
+        return algorithm.act(cfg, spec, inner, memory, normalized(spec, moments, obs), key, explore)
+
+    def update(cfg: Any, spec: Spec, state: Normalized, batch: Batch, key: jax.Array) -> Update:
+        made = algorithm.update(cfg, spec, state.inner, both(spec, state.moments, batch), key)
+        return made._replace(state=state.replace(inner=made.state))
+
+    def observe(cfg: Any, spec: Spec, state: Normalized, rollout: Transition) -> Normalized:
+        moments = state.moments.add(_floats(spec.obs, rollout.obs))
+        inner = algorithm.observe(cfg, spec, state.inner, both(spec, moments, rollout))
+        return Normalized(inner, moments)
+
+    def gradient(cfg: Any, spec: Spec, actor: Tree, batch: Batch, key: jax.Array) -> Tree:
+        assert algorithm.gradient is not None
+        inner, moments = actor
+        return algorithm.gradient(cfg, spec, inner, both(spec, moments, batch), key)
+
+    return around(algorithm, init, act, update, observe, gradient)
+
+
+def _is_float(space: Space) -> bool:
+    return isinstance(space, Box) and jnp.issubdtype(space.dtype, jnp.floating)
+
+
+def _floats(space: Space, tree: Tree) -> tuple:
+    """The leaves of `tree`, which has the structure of `space`, at its float Boxes."""
+    spaces, structure = jax.tree.flatten(space)
+    leaves = structure.flatten_up_to(tree)
+    return tuple(x for s, x in zip(spaces, leaves, strict=True) if _is_float(s))
+
+
+def _put(space: Space, tree: Tree, floats: Any) -> Tree:
+    """`tree` with other leaves at the float Boxes of `space`."""
+    spaces, structure = jax.tree.flatten(space)
+    leaves, floats = structure.flatten_up_to(tree), iter(floats)
+    return structure.unflatten(
+        next(floats) if _is_float(s) else x for s, x in zip(spaces, leaves, strict=True)
+    )
