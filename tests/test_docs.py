@@ -145,6 +145,7 @@ def lectures() -> dict[int, list[list[str]]]:
 
 def test_the_slides_have_every_row_of_the_lectures_and_none_twice_in_one():
     tables = lectures()
+    assert [len(cells) for cells in tables.values()] == [17, 37, 21, 15, 24]
     for cells in tables.values():
         assert all(len(line) == 4 and all(line) for line in cells)
         ids = [line[2] for line in cells]
@@ -168,7 +169,7 @@ def test_an_algorithm_is_on_the_slides_of_the_lectures_that_its_docstring_names(
     there = {
         number
         for number, cells in lectures().items()
-        if any(f"algorithms/{name}.md" in line[3] for line in cells)
+        if any(f"algorithms/{name}.md" in line[3] and "in part" not in line[3] for line in cells)
     }
     said = re.search(
         r"\bLectures? ([\d, and]+)\.", sys.modules[algorithms.find(name).init.__module__].__doc__
