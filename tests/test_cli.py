@@ -1,16 +1,21 @@
 """What a user types, and that each of their mistakes is one line and exit code 2."""
 
+import dataclasses
+import importlib
 import json
 import re
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
 
 from polyak import algorithms, flags
 from polyak.cli import COMMANDS, main
+from polyak.drivers.check import UNSERVED
 from polyak.errors import UserError
+from polyak.interface import Replay
 from polyak.runs.plan import Settings
 
 HEAVY = ("jax", "numpy", "gymnasium", "rich", "tyro", "matplotlib")
@@ -109,11 +114,68 @@ def test_every_command_has_a_page_of_help(capsys):
 def test_help_of_an_algorithm_shows_each_setting_with_its_comment_and_default(capsys):
     assert main(["train", "td3", "Pendulum-v1", "--no-preset", "--help"]) == 0
     page = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-    assert "--config.tau X tau, of both targets (default: 0.005)" in page
-    assert "--config.data.batch-size N B (default: 256)" in page
+    said = flags.comments(algorithms.find("td3").Config)["tau"]
+    assert f"--config.tau X {said} (default: 0.005)" in page
+    said = flags.comments(Replay)["batch_size"]
+    assert f"--config.data.batch-size N {said} (default: 256)" in page
     assert "--no-preset" in page
     assert "hindsight" not in page
     assert "--config.data.priority" not in page
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_help_says_something_of_every_setting(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # one panel below the other
+    assert main(["train", name, "Pendulum-v1", "--no-preset", "--help"]) == 0
+    page = capsys.readouterr().out.replace("│", " ")
+    helped = {}
+    for flag, text in re.findall(r"^  (--[a-z]\S+)(.*\n(?: {5,}.*\n)*)", page, re.MULTILINE):
+        takes_value = not flag.startswith("--no-") or "." in flag
+        words = " ".join(text.split()).partition("(default:")[0].split()
+        helped[flag] = words[1:] if takes_value else words
+    cfg = algorithms.find(name).Config()
+    wanted = {entry.name for entry in dataclasses.fields(cfg)} - {"data"}
+    wanted |= {f"data.{entry.name}" for entry in dataclasses.fields(cfg.data)} - {
+        f"data.{field}" for field in UNSERVED
+    }
+    wanted = {f"--config.{field}".replace("_", "-") for field in wanted}
+    assert wanted | {"--steps", "--no-preset"} <= helped.keys()
+    assert [flag for flag, words in helped.items() if len(words) < 2] == []
+
+
+def test_comments_are_those_beside_the_fields(tmp_path, monkeypatch):
+    source = """
+        from dataclasses import dataclass, field
+
+        @dataclass
+        class Base:
+            first: int = 1  # of the base
+            changed: int = 1  # in the base
+
+        @dataclass
+        class Made(Base):
+            changed: int = 2  # here
+            text: str = "a # b"
+            several: list = field(  # of several lines
+                default_factory=list
+            )
+            alone: int = 3
+
+            # of nothing
+            @property
+            def given(self):
+                local: int = 4  # no field
+                return local
+    """
+    (tmp_path / "made_for_comments.py").write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("made_for_comments").Made
+    assert flags.comments(made) == {
+        "first": "of the base",
+        "changed": "here",
+        "several": "of several lines",
+    }
+    assert flags.comments(dataclasses.make_dataclass("Bare", [("x", int)])) == {}
 
 
 def test_help_shows_tuned_values_beside_the_untuned(capsys, monkeypatch):

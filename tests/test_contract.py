@@ -22,7 +22,8 @@ from polyak.drivers.learn import on_policy_batch
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition
+from polyak.flags import comments
+from polyak.interface import Algorithm, Batch, Box, Discrete, Hindsight, OnPolicy, Replay, Spec, Transition
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 from polyak.wrappers import normalize_obs, normalize_reward
@@ -435,11 +436,28 @@ def test_file_is_in_the_order_that_every_file_has(name):
     assert first_line["algorithm"] == max(first_line.values())
 
 
+@pytest.mark.parametrize(
+    "record",
+    [*(find(name).Config for name in names()), OnPolicy, Replay, Hindsight],
+    ids=[*names(), "on policy", "replay", "hindsight"],
+)
+def test_every_field_has_a_comment_that_says_more_than_its_name(record):
+    """Help and the tables of settings are made of them."""
+    said = comments(record)
+    for entry in dataclasses.fields(record):
+        comment = said.get(entry.name, "")
+        words = {word.lower() for word in re.findall(r"[A-Za-z']{3,}", comment)}
+        assert len(words - set(entry.name.split("_"))) >= 2, f"{entry.name}: {comment!r}"
+        assert len(comment) <= 90, f"{entry.name}: {comment!r}"
+        assert not comment.endswith("."), f"{entry.name}: {comment!r}"
+
+
 @pytest.mark.parametrize("name", names())
-def test_docstring_says_whose_when_and_what_departs(name):
+def test_docstring_says_whose_when_which_lecture_and_what_departs(name):
     text = inspect.getmodule(find(name).Config).__doc__
     assert re.search(r"\b(19|20)\d\d\b", text)
     assert "Departures:" in text
     assert text.split("Departures:")[1].strip()
+    assert re.search(r"\bLectures? \d", text)
     for function in ("init", "act", "update"):
         assert getattr(inspect.getmodule(find(name).Config), function).__doc__

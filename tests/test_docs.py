@@ -1,18 +1,14 @@
 """The documentation says what is so: its Python runs, its commands are accepted, its tables are the code's.
 
-Tables between `<!-- NAME: begin -->` and `<!-- NAME: end -->` are made from the code:
-`python tests/test_docs.py` writes them.
+Tables between `<!-- NAME: begin -->` and `<!-- NAME: end -->` are made by docs/generate.py.
 """
 
 import dataclasses
 import doctest
 import importlib
 import inspect
-import json
 import re
 import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +20,16 @@ from polyak import algorithms, cli, flags
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
-from polyak.interface import Box, Discrete, OnPolicy, Spec
+from polyak.interface import Box, Discrete, Spec
 from polyak.runs.plan import default_config
 from polyak.runs.values import amend
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+import generate
+from generate import page_of, read
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = algorithms.names()
 SHORT = 1_100  # steps of a training in an example, where the page does not need more
@@ -39,16 +40,8 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relativ
 each_algorithm = pytest.mark.parametrize("name", NAMES)
 
 
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
-
-
-def page_of(name: str) -> Path:
-    return ROOT / "docs" / "algorithms" / f"{name}.md"
 
 
 def section(page: Path, title: str) -> str:
@@ -80,83 +73,45 @@ def with_python() -> list[Path]:
 # ---- what is made from the code
 
 
-def table(head: list[str], cells: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *cells]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def algorithms_table() -> str:
-    cells = []
-    for name in NAMES:
-        record = algorithms.find(name)
-        data = "on policy" if isinstance(record.Config().data, OnPolicy) else "replay"
-        source = f"[{name}](src/polyak/algorithms/{name}.py)"
-        page = f"[page](docs/algorithms/{name}.md)"
-        cells.append([source, algorithms.title(name), ", ".join(record.actions), data, page])
-    return table(["name", "what", "actions", "data", "more"], cells)
-
-
-def presets_table(name: str) -> str:
-    path = ROOT / "src" / "polyak" / "presets" / f"{name}.toml"
-    presets = tomllib.loads(read(path)) if path.exists() else {}
-    cells = [
-        [f"`{env}`", f"{tuned['steps']:,}", tuned["source"], tuned["measured"]]
-        for env, tuned in presets.items()
-    ]
-    return table(["environment", "steps", "where the values come from", "measured here"], cells)
-
-
-def bench_table() -> str:
-    """What the last `make bench` found, which its results keep."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        bench = importlib.import_module("bench")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return bench.report(json.loads(read(ROOT / "benchmarks" / "results" / "cpu.json")))
-
-
-GENERATED: list[tuple[Path, str, Callable[[], str]]] = [
-    (ROOT / "README.md", "algorithms", algorithms_table),
-    (ROOT / "docs" / "performance.md", "bench", bench_table),
-    *((page_of(name), f"presets {name}", lambda name=name: presets_table(name)) for name in NAMES),
-]
-
-
-def between(name: str) -> re.Pattern:
-    return re.compile(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", re.DOTALL)
-
-
-def write() -> None:
-    """Put what the code says into the pages."""
-    for page, name, make in GENERATED:
-        begin, _, rest = read(page).partition(f"<!-- {name}: begin -->\n")
-        end = rest.partition(f"<!-- {name}: end -->")[1:]
-        page.write_text("".join((begin, f"<!-- {name}: begin -->\n", make(), *end)), encoding="utf-8")
-
-
-@pytest.mark.parametrize(("page", "name", "make"), GENERATED, ids=[name for _, name, _ in GENERATED])
+@pytest.mark.parametrize(
+    ("page", "name", "make"), generate.TABLES, ids=[name for _, name, _ in generate.TABLES]
+)
 def test_a_generated_table_is_what_the_code_says(page, name, make):
-    found = between(name).findall(read(page))
+    found = generate.between(name).findall(read(page))
     assert len(found) == 1, f"{page.name} needs <!-- {name}: begin --> and <!-- {name}: end --> once"
-    assert found[0] == make(), f"write it with: {sys.executable} tests/test_docs.py"
+    assert found[0] == make(), "write it with: make docs-tables"
 
 
-# ---- the pages of algorithms
+def test_every_algorithm_has_its_tables():
+    for name in NAMES:
+        marks = set(re.findall(r"<!-- (\w+) \w+: begin -->", read(page_of(name))))
+        assert marks == {"facts", "settings", "presets", "metrics"}
+
+
+def test_a_table_of_settings_shows_each_field_once_with_its_default_and_comment():
+    cells = rows(generate.settings_table("ppo"))
+    names = [cell[0] for cell in cells]
+    assert len(names) == len(set(names))
+    assert {"`gamma`", "`data.steps`"} <= set(names)
+    assert not any("episodes" in name for name in names)  # not served yet
+    assert [cell for cell in cells if cell[0] == "`minibatch`"] == [
+        ["`minibatch`", "`64`", flags.comments(algorithms.find("ppo").Config)["minibatch"]]
+    ]
+    assert all(meaning for _, _, meaning in cells)
 
 
 @each_algorithm
-def test_the_settings_of_a_page_are_those_of_the_config(name):
-    cfg = algorithms.find(name).Config()
-    found = re.findall(r"^\| `([a-z_.]+)` \| `(.+?)` \|", section(page_of(name), "Settings"), re.MULTILINE)
-    said = dict(found)
-    assert len(found) == len(said)
-    usual = type(cfg.data)()
-    needed = {f.name for f in dataclasses.fields(cfg)} - {"data"}
-    values = {f.name: getattr(cfg.data, f.name) for f in dataclasses.fields(cfg.data)}
-    needed |= {f"data.{key}" for key, value in values.items() if value != getattr(usual, key)}
-    assert needed <= said.keys()
-    assert said == {key: str(reached(cfg, key)) for key in said}
+def test_the_metrics_that_are_explained_are_those_of_the_update(name):
+    algorithm = algorithms.find(name)
+    cfg, spec = algorithm.Config(), Spec(Box((3,)), SPACES[algorithm.actions[-1]], num_envs=2)
+    state = jax.eval_shape(lambda key: algorithm.init(cfg, spec, key), jax.random.key(0))
+    shapes = empty_metrics(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
+    assert set(generate.metrics(name)) == set(shapes), (
+        "each needs a comment beside its entry, and nothing else"
+    )
+
+
+# ---- the pages of algorithms
 
 
 def reached(thing: Any, path: str) -> Any:
@@ -179,14 +134,49 @@ def test_every_name_beside_the_pseudocode_is_in_the_file(name):
             assert re.search(rf"\b{word.rpartition('.')[2]}\b", source), f"{name}.py has no {word}"
 
 
+# ---- the slides
+
+
+def lectures() -> dict[int, list[list[str]]]:
+    """The lines of each lecture's table: slide, method, row, where."""
+    text = read(generate.SLIDES)
+    return {n: rows(generate.between(f"lecture {n}").findall(text)[0]) for n in generate.LECTURES}
+
+
+def test_the_slides_have_every_row_of_the_lectures_and_none_twice_in_one():
+    tables = lectures()
+    assert [len(cells) for cells in tables.values()] == [17, 37, 21, 15, 24]
+    for cells in tables.values():
+        assert all(len(line) == 4 and all(line) for line in cells)
+        ids = [line[2] for line in cells]
+        assert len(ids) == len(set(ids))
+    last = {"A": 12, "B": 8, "C": 16, "D": 15, "E": 6, "F": 12, "G": 18, "H": 6}
+    every = {f"{letter}{n}" for letter, count in last.items() for n in range(1, count + 1)}
+    assert len(every) == 93
+    assert {line[2] for cells in tables.values() for line in cells} == every
+
+
+def test_no_page_claims_a_row_that_the_lectures_do_not_have():
+    ids = {line[2] for cells in lectures().values() for line in cells}
+    for page in PAGES:
+        full, part = generate.rows_of(page)
+        assert {*full, *part} <= ids, page.name
+        assert len({*full, *part}) == len(full) + len(part), page.name
+
+
 @each_algorithm
-def test_the_metrics_of_a_page_are_those_of_the_update(name):
-    algorithm = algorithms.find(name)
-    cfg, spec = algorithm.Config(), Spec(Box((3,)), SPACES[algorithm.actions[-1]], num_envs=2)
-    state = jax.eval_shape(lambda key: algorithm.init(cfg, spec, key), jax.random.key(0))
-    shapes = empty_metrics(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
-    said = {cells[0].strip("`") for cells in rows(section(page_of(name), "What it logs"))}
-    assert said == {f"update/{metric}" for metric in shapes}
+def test_an_algorithm_is_on_the_slides_of_the_lectures_that_its_docstring_names(name):
+    there = {
+        number
+        for number, cells in lectures().items()
+        if any(f"algorithms/{name}.md" in line[3] and "in part" not in line[3] for line in cells)
+    }
+    said = re.search(
+        r"\bLectures? ([\d, and]+)\.", sys.modules[algorithms.find(name).init.__module__].__doc__
+    )
+    named = {int(number) for number in re.findall(r"\d", said[1])}
+    assert named
+    assert named <= there
 
 
 # ---- links
@@ -307,7 +297,3 @@ def shorten(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
     monkeypatch.setattr(polyak, "train", short_train)
     monkeypatch.setattr(polyak.Agent, "learn", short_learn)
-
-
-if __name__ == "__main__":
-    write()

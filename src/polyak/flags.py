@@ -1,10 +1,14 @@
 """From the words of a command line to typed values, each mistake one line; tyro draws the pages of help."""
 
+import ast
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import re
+import textwrap
+import tokenize
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,12 +241,32 @@ def _drawn(record: Any, usual: Any, switches: bool, hidden: Iterable[str] = ()) 
 
 
 def comments(cls: type) -> dict[str, str]:
-    """What the source says beside each field of a dataclass; {} where there is no source."""
-    try:
-        source = inspect.getsource(cls)
-    except (OSError, TypeError):
-        return {}
-    return dict(re.findall(r"^    (\w+):.*?#\s+(.*)$", source, re.MULTILINE))
+    """The comment beside each field of a dataclass, by name; {} where there is no source."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):
+            continue
+        beside = comments_by_line(source)
+        for node in typing.cast(ast.ClassDef, ast.parse(source).body[0]).body:
+            if isinstance(node, ast.AnnAssign) and (said := comment_of(node, beside)):
+                found[ast.unparse(node.target)] = said
+    return found
+
+
+def comments_by_line(source: str) -> dict[int, str]:
+    """Every comment of a Python source that stands behind code, by the number of its line."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token for token in tokens if token.type == tokenize.COMMENT]
+    behind = [token for token in comments if not token.line.lstrip().startswith("#")]
+    return {token.start[0]: token.string.lstrip("# ").rstrip() for token in behind}
+
+
+def comment_of(node: ast.stmt | ast.expr, beside: Mapping[int, str]) -> str:
+    """The first comment beside the lines of a node, of `comments_by_line`; "" without one."""
+    lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    return next((beside[line] for line in lines if line in beside), "")
 
 
 def _takes(hint: Any) -> str:

@@ -100,20 +100,20 @@ def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
 class Hindsight:
     """Goals of replayed windows replaced by achieved ones (Andrychowicz et al. 2017)."""
 
-    strategy: Literal["future", "final", "episode", "random"] = "future"
-    share: float = within(0.8, 0, 1)  # of the drawn windows
+    strategy: Literal["future", "final", "episode", "random"] = "future"  # which achieved goals stand in
+    share: float = within(0.8, 0, 1)  # share of the drawn windows whose goal is replaced
 
 
 @dataclass(frozen=True)
 class OnPolicy:
     """One rollout of the current policy, used once."""
 
-    steps: int = within(0, 1)  # T, rows of every environment; or
-    episodes: int = within(0, 0)  # k, whole episodes of every environment, from resets
-    clip: float | None = within(None, 1e-12)  # the reward that learning sees, clipped to [-clip, clip]
+    steps: int = within(0, 1)  # T, steps of each environment in one rollout
+    episodes: int = within(0, 0)  # k, whole episodes of each environment in one rollout, instead of steps
+    clip: float | None = within(None, 1e-12)  # learning sees rewards in [-clip, clip]; None: as they are
     simulator: bool = False  # act sees the environment's state
     self_play: bool = False  # both players are this policy
-    common: int = 0  # c: episode e draws what episode e mod c of environment 0 draws
+    common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
     updates = 1  # for every rollout
     replays = False  # the batch is the rollout itself, and `observe` comes after the update
@@ -132,23 +132,23 @@ class OnPolicy:
 class Replay:
     """A ring of past transitions, drawn from after every rollout. n-step sums read `Config.gamma`."""
 
-    capacity: int = within(1_000_000, 1)  # transitions of one seed over all its environments
-    batch_size: int = within(256, 1)  # B
+    capacity: int = within(1_000_000, 1)  # transitions of one seed that are held, over all its environments
+    batch_size: int = within(256, 1)  # B, rows or sequences of one update
     warmup: int = within(1_000, 0)  # transitions before the first update
-    steps: int = within(1, 1)  # T, rows of every environment between updates
-    updates: int = within(1, 1)  # for every rollout
-    length: int = within(1, 1)  # L, rows of a drawn sequence
-    n_step: int = within(1, 1)  # rows that one drawn transition spans
+    steps: int = within(1, 1)  # T, steps of each environment between updates
+    updates: int = within(1, 1)  # updates after every T steps
+    length: int = within(1, 1)  # L, rows of a drawn sequence; 1 draws single rows
+    n_step: int = within(1, 1)  # n, steps that one drawn row spans, for n-step targets
     ended: bool = False  # draw from finished episodes only
-    hindsight: Hindsight | None = None
-    priority: float = 0.0  # alpha of prioritised replay
-    correction: float | tuple[float, float, int] = 0.4  # its beta, or (start, end, updates)
-    frames: int = 0  # K frames stacked, each stored once
-    uniform: bool = True  # warm up with uniform actions
-    clip: float | None = within(None, 1e-12)
-    simulator: bool = False
-    self_play: bool = False
-    common: int = 0
+    hindsight: Hindsight | None = None  # replace goals by achieved ones; None: never
+    priority: float = 0.0  # alpha of prioritised replay; 0 draws uniformly
+    correction: float | tuple[float, float, int] = 0.4  # beta of prioritised replay, or (start, end, updates)
+    frames: int = 0  # K, frames stacked into one observation, each stored once; 0: none
+    uniform: bool = True  # the warm-up's actions are uniform; false: the policy's
+    clip: float | None = within(None, 1e-12)  # learning sees rewards in [-clip, clip]; None: as they are
+    simulator: bool = False  # act sees the environment's state
+    self_play: bool = False  # both players are this policy
+    common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
     replays = True  # the batch is drawn, and `observe` comes before the update
 

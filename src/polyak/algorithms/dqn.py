@@ -2,7 +2,7 @@
 
 Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), Algorithm 1 and
 Extended Data Table 1. `tau` and `period` choose how the target network follows: `tau=1` copies every `period`
-updates (the paper), `period=1` averages (Polyak); `target=False` bootstraps from the online network.
+updates (the paper), `period=1` averages (Polyak); `target=False` bootstraps from the online network. Lecture 4.
 
 Departures: Adam instead of centred RMSProp, as in later work of the same group; `period` counts updates as in
 the paper's Algorithm 1, where its table counts them too; a small MLP unless `network` says otherwise; beside the
@@ -40,21 +40,21 @@ from polyak.pytree import Record, copy, pytree
 class Config:
     """The paper's settings, where the departures above do not say otherwise."""
 
-    gamma: float = within(0.99, 0, 1)
-    lr: float = within(2.5e-4, 0)
+    gamma: float = within(0.99, 0, 1)  # gamma, discount of one step
+    lr: float = within(2.5e-4, 0)  # Adam's learning rate at the first step
     lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, as the paper does
-    epsilon: float = within(1.0, 0, 1)  # at the first step
-    epsilon_end: float = within(0.1, 0, 1)
-    epsilon_fraction: float = within(0.02, 0, 1)  # of the horizon, from the one to the other
-    horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
-    target: bool = True
-    tau: float = within(1.0, 0, 1)
+    epsilon: float = within(1.0, 0, 1)  # epsilon, probability of a random action, at the first step
+    epsilon_end: float = within(0.1, 0, 1)  # epsilon once it has fallen
+    epsilon_fraction: float = within(0.02, 0, 1)  # share of the horizon over which epsilon falls
+    horizon: int = within(0, 0)  # environment steps that lr and epsilon fall over; 0: all of the run's
+    target: bool = True  # bootstrap from a target network; false: from the online one
+    tau: float = within(1.0, 0, 1)  # tau, share of the online weights in each step of the target; 1 copies
     period: int = within(10_000, 1)  # C, updates between two steps of the target
     huber: float = within(1.0, 0)  # the error term is clipped to [-huber, huber]; 0 squares it
-    max_norm: float = within(10.0, 0)  # of the gradient
-    network: str = "mlp"
-    hidden: tuple[int, ...] = (256, 256)
-    data: Replay = field(
+    max_norm: float = within(10.0, 0)  # largest norm of the gradient, which is scaled down to it
+    network: str = "mlp"  # builder of the network
+    hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer
+    data: Replay = field(  # mini-batches [B, ...] from replay, with the paper's sizes
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=32, warmup=50_000, steps=4, clip=1.0)
     )
 
@@ -127,7 +127,11 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     # every C steps reset Q^ = Q
     clock = state.clock.updated()
     q_target = follow(q, state.q_target, clock.updates, cfg.tau, cfg.period)
-    metrics = {"loss": loss_value, "q": chosen.mean(), "target": target.mean()}
+    metrics = {
+        "loss": loss_value,  # Huber loss, mean over the mini-batch
+        "q": chosen.mean(),  # Q(s, a), mean over the mini-batch
+        "target": target.mean(),  # y, mean over the mini-batch
+    }
     return Update(State(q, q_target, opt_state, clock), metrics, priority=jnp.abs(error))
 
 

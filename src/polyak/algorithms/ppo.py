@@ -1,7 +1,7 @@
 """PPO: proximal policy optimisation with the clipped surrogate.
 
 Schulman, Wolski, Dhariwal, Radford & Klimov 2017 (arXiv:1707.06347), Algorithm 1 with the objective of eq. 9;
-defaults are its Table 3 (MuJoCo).
+defaults are its Table 3 (MuJoCo). Lecture 3.
 
 Departures: advantages are normalised within each mini-batch and the gradient's norm is clipped (`max_norm`), as
 in the authors' code; likewise Adam's epsilon is 1e-5, all layers start orthogonal and the policy's last one small.
@@ -40,24 +40,24 @@ from polyak.pytree import Record, pytree
 class Config:
     """The paper's Table 3; symbols are the paper's."""
 
-    gamma: float = within(0.99, 0, 1)
-    lam: float = within(0.95, 0, 1)  # lambda of GAE
-    lr: float = within(3e-4, 0)
-    lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 0 anneals it away, as for Atari
-    clip: float = within(0.2, 0)  # epsilon
-    epochs: int = within(10, 1)  # K
+    gamma: float = within(0.99, 0, 1)  # gamma, discount of one step
+    lam: float = within(0.95, 0, 1)  # lambda of the advantage estimate GAE(lambda)
+    lr: float = within(3e-4, 0)  # Adam's learning rate at the first step
+    lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, 0 anneals it away
+    clip: float = within(0.2, 0)  # epsilon, how far from 1 the ratio of the two policies may pay
+    epochs: int = within(10, 1)  # K, passes over a rollout
     minibatch: int = within(64, 1)  # M, rows of one gradient step
-    value_loss: float = within(0.5, 0)  # c1
-    entropy: float = within(0.0, 0)  # c2, or beta of deck 3
-    max_norm: float = within(0.5, 0)  # of the gradient
-    normalize_advantage: bool = True
-    sigma: Sigma = "parameter"  # sigma per action: a parameter, a network output, one for all, or fixed
-    log_sigma: float = 0.0  # where it starts
-    network: str = "mlp"
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
-    horizon: int = within(0, 0)  # environment steps of the whole run; 0: as many as it is given
-    data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))
+    value_loss: float = within(0.5, 0)  # c1, weight of the squared error of the value function
+    entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
+    max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
+    normalize_advantage: bool = True  # make advantages mean 0 and deviation 1 in each mini-batch
+    sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
+    log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
+    network: str = "mlp"  # builder of the policy's and the value function's networks
+    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks
+    activation: str = "tanh"  # between layers: tanh, relu, elu or swish
+    horizon: int = within(0, 0)  # environment steps that lr falls over; 0: all of the run's
+    data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))  # one rollout [T, N, ...]
 
 
 @pytree
@@ -129,7 +129,10 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     ((policy, critic), opt_state), metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
     metrics = jax.tree.map(jnp.mean, metrics)
     residual = jnp.var(rows.value_target - value) / (jnp.var(rows.value_target) + 1e-8)
-    metrics |= {"explained_variance": 1 - residual, "lr": jnp.asarray(lr, jnp.float32)}
+    metrics |= {
+        "explained_variance": 1 - residual,  # of the value targets by V before the update: 1 is perfect
+        "lr": jnp.asarray(lr, jnp.float32),  # Adam's learning rate
+    }
     return Update(State(policy, critic, opt_state, state.clock.updated()), metrics)
 
 
@@ -149,11 +152,11 @@ def loss(cfg: Config, params: tuple, rows: Minibatch) -> tuple[Array, dict[str, 
     entropy = pi.entropy().mean()
     total = -(surrogate - cfg.value_loss * value_loss + cfg.entropy * entropy)
     metrics = {
-        "policy_loss": -surrogate,
-        "value_loss": value_loss,
-        "entropy": entropy,
-        "kl": (ratio - 1 - log_ratio).mean(),
-        "clip_fraction": (jnp.abs(ratio - 1) > cfg.clip).mean(dtype=jnp.float32),
+        "policy_loss": -surrogate,  # minus the clipped surrogate
+        "value_loss": value_loss,  # mean squared error of V, before its weight c1
+        "entropy": entropy,  # of the policy, in nats
+        "kl": (ratio - 1 - log_ratio).mean(),  # estimate of KL(pi_old, pi), in nats
+        "clip_fraction": (jnp.abs(ratio - 1) > cfg.clip).mean(dtype=jnp.float32),  # share of r beyond epsilon
     }
     return total, metrics
 

@@ -2,7 +2,7 @@
 
 Fujimoto, van Hoof & Meger 2018, "Addressing Function Approximation Error in Actor-Critic Methods"
 (arXiv:1802.09477), Algorithm 1. Each of its three tricks has a switch of its own: `twin`, `delay` and
-`smoothing`; with all three off this is the paper's "our DDPG" (AHE in its Table 2).
+`smoothing`; with all three off this is the paper's "our DDPG" (AHE in its Table 2). Lectures 2 and 3.
 
 Departures: the defaults are the authors' current code and not the paper's appendix: networks of 256-256
 (400-300), batches of 256 (100), learning rates of 3e-4 (1e-3), 25,000 uniform steps (10,000 or 1,000). A
@@ -38,18 +38,20 @@ from polyak.pytree import Record, copy, pytree
 class Config:
     """The authors' current settings; symbols are the paper's."""
 
-    gamma: float = within(0.99, 0, 1)
-    actor_lr: float = within(3e-4, 0)
-    critic_lr: float = within(3e-4, 0)
-    tau: float = within(0.005, 0, 1)  # tau, of both targets
+    gamma: float = within(0.99, 0, 1)  # gamma, discount of one step
+    actor_lr: float = within(3e-4, 0)  # Adam's learning rate of the actor
+    critic_lr: float = within(3e-4, 0)  # Adam's learning rate of the critics
+    tau: float = within(0.005, 0, 1)  # tau, share of the new weights in each step of the three targets
     exploration: float = within(0.1, 0)  # sigma of the noise while acting, in units of half the action range
-    twin: bool = True  # clipped double Q-learning; without it one critic
-    delay: int = within(2, 1)  # d, critic updates per actor and target update; 1 is off
-    smoothing: float = within(0.2, 0)  # sigma~ of the target policy's noise; 0 is off
-    smoothing_clip: float = within(0.5, 0)  # c
-    network: str = "mlp"
-    hidden: tuple[int, ...] = (256, 256)
-    data: Replay = field(default_factory=lambda: Replay(capacity=1_000_000, batch_size=256, warmup=25_000))
+    twin: bool = True  # learn two critics and bootstrap from the smaller; false: one critic
+    delay: int = within(2, 1)  # d, critic updates for each update of actor and targets; 1 is off
+    smoothing: float = within(0.2, 0)  # sigma~ of the noise on the target action, same unit; 0 is off
+    smoothing_clip: float = within(0.5, 0)  # c, where that noise is clipped, same unit
+    network: str = "mlp"  # builder of the actor's and the critics' networks
+    hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer, in actor and critics
+    data: Replay = field(  # mini-batches [B, ...] from replay
+        default_factory=lambda: Replay(capacity=1_000_000, batch_size=256, warmup=25_000)
+    )
 
 
 @pytree
@@ -126,7 +128,11 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         lambda state: state,
         state,
     )
-    metrics = {"critic_loss": loss, "q": q[0].mean(), "target": target.mean()}
+    metrics = {
+        "critic_loss": loss,  # sum over the critics of their mean squared error
+        "q": q[0].mean(),  # Q_1(s, a), mean over the mini-batch
+        "target": target.mean(),  # y, mean over the mini-batch
+    }
     return Update(state, metrics, priority=jnp.abs(q - target).mean(axis=0))
 
 

@@ -1,0 +1,240 @@
+"""The parts of the pages that are made from the code: `make docs-tables`, or `python docs/generate.py`.
+
+Each stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` on its page. What is made from what:
+
+- an algorithm's facts: its record;
+- its settings: the fields of its Config, and the comments beside them;
+- its metrics: the comments beside the entries of its dictionaries of metrics;
+- its presets: `src/polyak/presets/NAME.toml`;
+- the lists of algorithms in README and index: their records and the first lines of their files;
+- the last column of the tables in slides.md: the lines `**Rows:** A1, A2; in part A3.` of all pages.
+"""
+
+import ast
+import dataclasses
+import importlib
+import json
+import re
+import sys
+import tomllib
+import typing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from polyak import algorithms
+from polyak.drivers.check import UNSERVED
+from polyak.flags import comment_of, comments, comments_by_line
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SLIDES = DOCS / "slides.md"
+NAMES = algorithms.names()
+LECTURES = range(5)
+
+
+def read(page: Path) -> str:
+    """The text of a file."""
+    return page.read_text(encoding="utf-8")
+
+
+def page_of(name: str) -> Path:
+    """The page of an algorithm."""
+    return DOCS / "algorithms" / f"{name}.md"
+
+
+def source_of(name: str) -> Path:
+    """The file of an algorithm."""
+    return ROOT / "src" / "polyak" / "algorithms" / f"{name}.py"
+
+
+def table(head: list[str], cells: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *cells]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """A text that can stand in a cell."""
+    return text.replace("|", "\\|")
+
+
+# ---- algorithms
+
+
+def family(name: str) -> str:
+    """The word that algorithms are grouped by."""
+    return algorithms.find(name).family
+
+
+def by_family() -> dict[str, list[str]]:
+    """The names of algorithms by their families, both in alphabetical order."""
+    return {word: [name for name in NAMES if family(name) == word] for word in sorted(map(family, NAMES))}
+
+
+def data_of(name: str) -> str:
+    """What an algorithm learns from: OnPolicy is "on policy"."""
+    kind = type(algorithms.find(name).Config().data).__name__
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+
+
+def algorithms_table() -> str:
+    """README's table, one family after the other."""
+    cells = []
+    for word, names in by_family().items():
+        for name in names:
+            source = f"[{name}](src/polyak/algorithms/{name}.py)"
+            actions = ", ".join(algorithms.find(name).actions)
+            page = f"[page](docs/algorithms/{name}.md)"
+            cells.append([source, word, algorithms.title(name), actions, data_of(name), page])
+    return table(["name", "family", "what", "actions", "data", "more"], cells)
+
+
+def algorithms_list() -> str:
+    """The index's list, by families."""
+    parts = []
+    for word, names in by_family().items():
+        lines = [f"**{word.capitalize()}**\n\n"]
+        for name in names:
+            short, _, long = algorithms.title(name).rstrip(".").partition(": ")
+            actions = " and ".join(algorithms.find(name).actions)
+            lines.append(f"- [{short}](algorithms/{name}.md): {long}; {actions} actions, {data_of(name)}\n")
+        parts.append("".join(lines))
+    return "\n".join(parts)
+
+
+def facts_table(name: str) -> str:
+    """What an algorithm's record says of it."""
+    source = f"[`{name}.py`](../../src/polyak/algorithms/{name}.py)"
+    actions = ", ".join(algorithms.find(name).actions)
+    return table(["file", "family", "actions", "data"], [[source, family(name), actions, data_of(name)]])
+
+
+def settings_table(name: str) -> str:
+    """Every field of an algorithm's Config that can be set: default, and meaning from the comment."""
+    cfg = algorithms.find(name).Config()
+    cells = []
+    for prefix, record in (("", cfg), ("data.", cfg.data)):
+        said, hints = comments(type(record)), typing.get_type_hints(type(record))
+        for entry in dataclasses.fields(record):
+            if prefix and entry.name in UNSERVED:
+                continue
+            value = getattr(record, entry.name)
+            default = type(value).__name__ if dataclasses.is_dataclass(value) else str(value)
+            meaning = escaped(said.get(entry.name, ""))
+            if typing.get_origin(hints[entry.name]) is typing.Literal:
+                meaning += f": {' or '.join(f'`{choice}`' for choice in typing.get_args(hints[entry.name]))}"
+            cells.append([f"`{prefix}{entry.name}`", f"`{default}`", meaning])
+    return table(["name", "default", "meaning"], cells)
+
+
+def metrics(name: str) -> dict[str, str]:
+    """Each metric of an algorithm and its meaning: the dictionary entries of its file that have a comment."""
+    source = read(source_of(name))
+    beside, found = comments_by_line(source), {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and (
+                    said := comment_of(key, beside) or comment_of(value, beside)
+                ):
+                    found[key.value] = said
+    return found
+
+
+def metrics_table(name: str) -> str:
+    """What an algorithm's updates report."""
+    cells = [[f"`update/{metric}`", escaped(meaning)] for metric, meaning in metrics(name).items()]
+    return table(["name", "meaning"], cells)
+
+
+def presets_table(name: str) -> str:
+    """The tuned settings of an algorithm: where they come from, and what they scored."""
+    path = ROOT / "src" / "polyak" / "presets" / f"{name}.toml"
+    presets = tomllib.loads(read(path)) if path.exists() else {}
+    cells = [
+        [f"`{env}`", f"{tuned['steps']:,}", tuned["source"], tuned["measured"]]
+        for env, tuned in presets.items()
+    ]
+    return table(["environment", "steps", "where the values come from", "measured here"], cells)
+
+
+# ---- benchmarks
+
+
+def bench_table() -> str:
+    """What the last `make bench` found, which its results keep."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        bench: typing.Any = importlib.import_module("bench")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return bench.report(json.loads(read(ROOT / "benchmarks" / "results" / "cpu.json")))
+
+
+# ---- slides
+
+
+def rows_of(page: Path) -> tuple[list[str], list[str]]:
+    """The rows of the lectures that a page says are there: in full, and in part."""
+    said = re.search(r"^\*\*Rows:\*\* ((?:.+\n)+)", read(page), re.MULTILINE)
+    full, _, part = (said[1] if said else "").partition("in part")
+    return re.findall(r"\b[A-H]\d+\b", full), re.findall(r"\b[A-H]\d+\b", part)
+
+
+def where(row: str) -> str:
+    """Links to what serves a row of the lectures, or "not yet"."""
+    pages = [page for page in sorted(DOCS.rglob("*.md")) if page != SLIDES]
+    full, part = ([page for page in pages if row in rows_of(page)[kind]] for kind in (0, 1))
+    links = ", ".join(map(links_to, full or part))
+    return links if full else f"in part: {links}" if part else "not yet"
+
+
+def links_to(page: Path) -> str:
+    """Links from slides.md to a page, and to the file of the algorithm that it is about."""
+    path = page.relative_to(DOCS).as_posix()
+    if page.parent.name != "algorithms":
+        return f"[{read(page).splitlines()[0].lstrip('# ')}]({path})"
+    return f"[{page.stem}.py](../src/polyak/algorithms/{page.stem}.py) ([page]({path}))"
+
+
+def lecture_table(number: int) -> str:
+    """The table of a lecture as it stands, with its last column made anew."""
+    lines = between(f"lecture {number}").findall(read(SLIDES))[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[2:]]
+    return table(["slide", "method", "row", "where"], [[*line[:3], where(line[2])] for line in cells])
+
+
+# ---- pages
+
+
+TABLES: list[tuple[Path, str, Callable[[], str]]] = [
+    (ROOT / "README.md", "algorithms", algorithms_table),
+    (DOCS / "index.md", "algorithms by family", algorithms_list),
+    (DOCS / "performance.md", "bench", bench_table),
+    *((page_of(name), f"facts {name}", partial(facts_table, name)) for name in NAMES),
+    *((page_of(name), f"settings {name}", partial(settings_table, name)) for name in NAMES),
+    *((page_of(name), f"presets {name}", partial(presets_table, name)) for name in NAMES),
+    *((page_of(name), f"metrics {name}", partial(metrics_table, name)) for name in NAMES),
+    *((SLIDES, f"lecture {number}", partial(lecture_table, number)) for number in LECTURES),
+]
+
+
+def between(name: str) -> re.Pattern[str]:
+    """Matches what stands between the two marks of a name."""
+    return re.compile(rf"(?<=<!-- {name}: begin -->\n)(.*?)(?=<!-- {name}: end -->)", re.DOTALL)
+
+
+def write() -> None:
+    """Put what the code says into the pages."""
+    for page, name, make in TABLES:
+        text, mark = read(page), between(name)
+        if len(mark.findall(text)) != 1:
+            path = page.relative_to(ROOT)
+            sys.exit(f"{path} needs <!-- {name}: begin --> and <!-- {name}: end -->, once")
+        made = make()
+        page.write_text(mark.sub(lambda _: made, text), encoding="utf-8")  # noqa: B023
+
+
+if __name__ == "__main__":
+    write()
