@@ -34,23 +34,49 @@ def learn(
     warm     no update yet
     valid    False keeps state from changing, because the rollout holds what no environment may give
     """
-    data = cfg.data
-    if data.replays:
-        buffer = replay.add(buffer, rollout)
-        state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
-        if warm:
-            return state, buffer, {}
+    kind = learn_from_replay if cfg.data.replays else learn_on_policy
+    return kind(algorithm, cfg, spec, state, buffer, rollout, key, warm, valid)
 
-        def draw(key: Array) -> Batch:
-            return replay.sample(buffer, key, data, cfg.gamma)
 
-        state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)
-        return state, buffer, sums
-
-    batch = on_policy_batch(rollout, cfg.gamma, data.clip)
+def learn_on_policy(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    buffer: Any,
+    rollout: Transition,
+    key: Array,
+    warm: bool,
+    valid: Array | bool,
+) -> tuple[Tree, Any, Metrics]:
+    """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
+    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
     state, sums = update_valid(algorithm, cfg, spec, state, lambda key: batch, key, valid)
-    # after the update: the log-probabilities that `act` remembered belong to the old statistics
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
+
+
+def learn_from_replay(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    buffer: Any,
+    rollout: Transition,
+    key: Array,
+    warm: bool,
+    valid: Array | bool,
+) -> tuple[Tree, Any, Metrics]:
+    """Add the rollout to the ring, observe, then update on batches that are drawn from the ring."""
+    buffer = replay.add(buffer, rollout)
+    state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
+    if warm:
+        return state, buffer, {}
+
+    def draw(key: Array) -> Batch:
+        return replay.sample(buffer, key, cfg.data, cfg.gamma)
+
+    state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)
+    return state, buffer, sums
 
 
 def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:
