@@ -1,4 +1,4 @@
-"""What a user types. Importing this imports no JAX; a command imports what it needs once its words are right."""
+"""The command line. Importing this imports no JAX; a command imports what it needs once its words are right."""
 
 import dataclasses
 import os
@@ -68,7 +68,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """What is filmed."""
+    """Choice of what is filmed."""
 
     episodes: int = within(1, 1)  # one after the other
     out: str | None = None  # FILE.mp4 or FILE.gif; usually videos/STEPS.mp4 in the run folder

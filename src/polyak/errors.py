@@ -1,4 +1,4 @@
-"""What a person did wrong, or an environment: one line that says what, what was given and what would be right."""
+"""Errors of a person or of an environment: one line with what is wrong, what was given and what would be right."""
 
 import difflib
 from collections.abc import Iterable

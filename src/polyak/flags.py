@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass
 class Said:
-    """What somebody typed, in its parts.
+    """A command line in its parts.
 
     words   what is no flag, in order: names and paths
     values  by field: the words of a flag, True or False of a switch
@@ -111,7 +111,7 @@ def literal(text: str) -> Any:
 
 
 def _switches(options: Any) -> Iterator[tuple[str, tuple[str, bool]]]:
-    """What turns each bool over: ("no_preset", ("preset", False))."""
+    """Names that turn each bool over: ("no_preset", ("preset", False))."""
     for name, hint in typing.get_type_hints(type(options)).items():
         if hint is bool:
             default = getattr(options, name)
@@ -270,7 +270,7 @@ def comment_of(node: ast.stmt | ast.expr, beside: Mapping[int, str]) -> str:
 
 
 def _takes(hint: Any) -> str:
-    """What is to be written behind a flag: N, X, NAME, NAME,... or the words to choose from."""
+    """Placeholder for the value of a flag: N, X, NAME, NAME,... or the words to choose from."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return ",".join([_takes(args[0]), "..."] if args[-1] is Ellipsis else map(_takes, args))

@@ -55,7 +55,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Spec:
-    """What an algorithm may know of its world.
+    """Everything that an algorithm may know of its world.
 
     time_limit  steps after which an episode is truncated, None where there is no limit
     num_envs    N, the environments of one seed
@@ -211,7 +211,7 @@ class Transition(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What `update` receives: a transition's fields and two that `learn` fills in.
+    """Input of `update`: a transition's fields and two that `learn` fills in.
 
     [T, N, ...] on policy, [B, ...] from replay, [B, L, ...] for sequences. A row may span k steps: then
     `reward` is their discounted sum and `next_obs`, `terminated`, `truncated` are the last step's.

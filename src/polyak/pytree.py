@@ -17,10 +17,10 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 
 
 class Record:
-    """What `@pytree` adds: a copy with other values."""
+    """Base of `@pytree` classes: adds a copy with other values."""
 
     def replace(self, **values: Any) -> Self:
-        """This record with other values; TypeError names a field that does not exist."""
+        """A copy with other values; TypeError names a field that does not exist."""
         return dataclasses.replace(self, **values)  # pyright: ignore[reportArgumentType]
 
 

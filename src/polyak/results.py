@@ -1,4 +1,4 @@
-"""What came of a run and of an evaluation: in words, and as one line of JSON."""
+"""Results of a run and of an evaluation: in words, and as one line of JSON."""
 
 import json
 import math

@@ -38,11 +38,11 @@ def find(name: str) -> "Algorithm":
 
 
 def fitting(kind: str) -> list[str]:
-    """Those that take actions of this kind, "discrete" or "continuous"."""
+    """Names of those that take actions of this kind, "discrete" or "continuous"."""
     return [name for name in names() if kind in find(name).actions]
 
 
 def title(name: str) -> str:
-    """What its file says of it in its first line."""
+    """First line of an algorithm's file."""
     text = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     return text.split('"""')[1].splitlines()[0]

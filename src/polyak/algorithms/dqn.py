@@ -94,7 +94,7 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
 
 
 def actor(state: State) -> Actor:
-    """What acting needs."""
+    """The part of the state that acting needs."""
     return Actor(state.q, state.clock)
 
 

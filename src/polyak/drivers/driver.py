@@ -1,4 +1,4 @@
-"""What every driver offers to the training loop, and what it promises."""
+"""The protocol of drivers: methods that the training loop calls, and their promises."""
 
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Driver(Protocol):
         ...
 
     def actor(self, run: Any) -> Tree:
-        """What acting needs, [S, ...]; `advance` does not change it."""
+        """The newest actor, [S, ...]; `advance` does not change it."""
         ...
 
     def close(self) -> None:

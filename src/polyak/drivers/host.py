@@ -35,7 +35,7 @@ class Learner(Record):
 
 @pytree
 class ActState(Record):
-    """What acting hands on from row to row: [S, ...], but for what all seeds share."""
+    """State of acting, handed on from row to row: [S, ...], but for what all seeds share."""
 
     memory: Tree  # [S, N, ...]
     extras: Tree  # [S, T, N, ...] what `act` wants remembered of this rollout
@@ -44,7 +44,7 @@ class ActState(Record):
 
 @pytree
 class ActInput(Record):
-    """What acting looks at, the same for all rows of a rollout: [S, ...]."""
+    """Input of acting, the same for all rows of a rollout: [S, ...]."""
 
     actor: Tree  # of the newest state
     keys: RowKeys  # [S, T, ...]
@@ -178,7 +178,7 @@ class Host:
         return run, sums
 
     def actor(self, run: HostRun) -> Tree:
-        """What acting needs, [S, ...]."""
+        """The newest actor, [S, ...]."""
         return run.act_input.tree.actor
 
     def close(self) -> None:

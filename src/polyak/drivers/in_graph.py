@@ -134,7 +134,7 @@ class InGraph:
         return run.replace(sums=zeros(run.sums)), flat
 
     def actor(self, run: GraphRun) -> Tree:
-        """What acting needs, [S, ...]."""
+        """The newest actor, [S, ...]."""
         return self.read(run.state)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What every driver compiles: learn from a rollout. A driver decides only where a rollout comes from."""
+"""Learning from a rollout, as every driver compiles it. A driver decides only where a rollout comes from."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

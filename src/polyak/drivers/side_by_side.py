@@ -88,7 +88,7 @@ class SideBySide:
         }
 
     def actor(self, run: list[GraphRun]) -> Tree:
-        """What acting needs, [S, ...]."""
+        """The newest actor, [S, ...]."""
         parts = [single.actor(one) for single, one in zip(self.singles, run, strict=True)]
         return jax.tree.map(np.asarray, joined(parts))
 

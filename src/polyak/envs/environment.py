@@ -13,7 +13,7 @@ from polyak.pytree import Record
 
 
 class Step(NamedTuple):
-    """What one step of one environment gives. A time limit is the collector's business, not the step's."""
+    """Result of one step of one environment. A time limit is the collector's business, not the step's."""
 
     state: Tree
     obs: Tree
@@ -49,7 +49,7 @@ class Environment(Record):
 
 
 class HostStep(NamedTuple):
-    """What one step of L lanes gives, NumPy arrays that the environment never writes again."""
+    """Result of one step of L lanes, NumPy arrays that the environment never writes again."""
 
     obs: Tree  # [L, ...] the true successor, also where the episode ended
     reward: np.ndarray  # [L] float64

@@ -55,7 +55,7 @@ def action_from_gymnasium(space: Any) -> Space:
 
 
 def convert(space: Any, value: Any) -> Tree:
-    """What an environment gave in this Gymnasium space, [...] or with leading axes, as our space wants it."""
+    """Convert a point of a Gymnasium space, [...] or with leading axes, to what our space wants."""
     match _kind(space):
         case "Discrete":
             return (np.asarray(value) - space.start).astype(np.int32)
@@ -220,7 +220,7 @@ def number(value: Any) -> float:
 
 
 def _kind(space: Any) -> str:
-    """Which of Gymnasium's spaces this is, subclasses too: the name of the first class that is Gymnasium's."""
+    """Kind of a Gymnasium space, subclasses too: the name of the first class that is Gymnasium's."""
     for cls in type(space).__mro__:
         if cls.__module__.startswith("gymnasium.spaces"):
             return cls.__name__
@@ -232,7 +232,7 @@ def _line(space: Any) -> str:
 
 
 def _dtype(space: Any) -> np.dtype:
-    """What a Box's points are in our arrays: JAX has no 64 bits by default."""
+    """Dtype of a Box's points in our arrays: JAX has no 64 bits by default."""
     dtype = space.dtype
     if dtype.kind == "f":
         return np.dtype(np.float32)

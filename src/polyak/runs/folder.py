@@ -17,7 +17,7 @@ from polyak.errors import CheckpointError, UserError
 from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
-FORMAT = 1
+FORMAT = 2
 VERSIONS = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "envpool", "gymnax")
 
 
@@ -91,7 +91,7 @@ class RunFolder:
         return config
 
     def plan(self) -> Plan:
-        """What the run is to do."""
+        """The plan that config.json keeps."""
         config = self.config()
         if not isinstance(config.get("plan"), dict):
             raise CheckpointError(f"{self.path / 'config.json'}: plan is missing")
@@ -149,7 +149,7 @@ class Metrics:
 
 
 def versions() -> dict[str, str]:
-    """What a result's identity depends on."""
+    """Versions that a result's identity depends on."""
     found = {"polyak": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for name in VERSIONS:
         try:

@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 
 class Schedule:
-    """Which iterations end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
+    """Iterations that end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
 
     def __init__(self, session: Session):
         plan, per = session.plan, session.driver.env_steps
@@ -305,7 +305,7 @@ class Recorder:
 
 
 def title(folder: RunFolder) -> str:
-    """What a picture of this run is called."""
+    """Title of this run's pictures."""
     plan = folder.plan()
     return f"{plan.algorithm} on {plan.env}"
 

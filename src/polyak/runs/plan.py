@@ -1,4 +1,4 @@
-"""What a run is to do, decided before it begins: settings, presets, and the plan that config.json keeps."""
+"""Plans, decided before a run begins: settings, presets, and the plan that config.json keeps."""
 
 import dataclasses
 import importlib.resources
@@ -15,7 +15,7 @@ from polyak.runs.values import amend, plain
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may say of a training run; None leaves it to the preset, or to what is usual."""
+    """Settings that a person may give for a training run; None leaves it to the preset, or to what is usual."""
 
     steps: int | None = within(None, 1)  # environment steps of each seed
     seed: int = within(0, 0, 2**31 - 1)  # the first

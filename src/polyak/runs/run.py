@@ -1,4 +1,4 @@
-"""What Python and the command line do with runs: train, resume, load, evaluate."""
+"""Runs, for Python and the command line: train, resume, load, evaluate."""
 
 import io
 import warnings
@@ -193,7 +193,7 @@ class Run:
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
-    """What a person wants to know before a run begins."""
+    """Facts that a person wants to know before a run begins."""
     plan, spec, data = session.plan, session.env_spec, session.cfg.data
     found = versions()
     shown = {
@@ -221,7 +221,7 @@ def facts(session: Session, note: str) -> dict[str, str]:
 
 
 def device() -> str:
-    """What computes, in words."""
+    """Name of the device that computes."""
     devices = jax.devices()
     kind = devices[0].device_kind
     return kind if devices[0].platform == "cpu" else f"{len(devices)} x {kind}"

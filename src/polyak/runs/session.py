@@ -30,7 +30,7 @@ from polyak.wrappers import WRAPPERS
 
 @dataclass
 class Session:
-    """What a plan stands for. Making one allocates nothing; it closes what it opened."""
+    """Everything that a plan stands for. Making one allocates nothing; it closes what it opened."""
 
     plan: Plan
 
@@ -76,7 +76,7 @@ class Session:
 
     @cached_property
     def planned_bytes(self) -> int:
-        """What the replay will allocate, for all seeds."""
+        """Bytes that the replay will allocate, for all seeds."""
         if not self.cfg.data.replays:
             return 0
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
@@ -86,7 +86,7 @@ class Session:
 
     @cached_property
     def driver(self) -> Driver:
-        """What advances the run."""
+        """The driver that advances the run."""
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
@@ -98,7 +98,7 @@ class Session:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """What measures it."""
+        """The evaluator that measures it."""
         return self.make_evaluator(self.plan.eval_episodes)
 
     def make_evaluator(
@@ -150,7 +150,7 @@ def free_memory() -> int:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

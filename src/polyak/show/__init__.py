@@ -1,1 +1,1 @@
-"""What a person looks at: progress in a terminal, learning curves, videos."""
+"""Pictures and words for people: progress in a terminal, learning curves, videos."""

@@ -34,7 +34,7 @@ class Camera(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """What R rays met; `thing` is a geom, `ngeom` + a site, or -1 for the sky."""
+    """Hits of R rays; `thing` is a geom, `ngeom` + a site, or -1 for the sky."""
 
     thing: np.ndarray  # [R] int32
     distance: np.ndarray  # [R]
@@ -106,7 +106,7 @@ class RayCaster:
         return Camera(self._target(data) - distance * forward, axes, slope, distance)
 
     def _target(self, data: mujoco.MjData) -> np.ndarray:
-        """What a free camera looks at: the travelling body, else the geoms of the first picture."""
+        """Target of a free camera: the travelling body, else the geoms of the first picture."""
         if self.still is None:
             self.still = np.array(self.camera.get("lookat", np.median(data.geom_xpos, axis=0)), float)
         if self.root is None:

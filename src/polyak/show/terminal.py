@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live line on a terminal, plain lines where there is none."""
+"""Progress of a run: one live line on a terminal, plain lines where there is none."""
 
 import os
 import sys
@@ -225,7 +225,7 @@ class Progress:
         return parts + [word for _, word in self.details()]
 
     def details(self) -> list[tuple[int, str]]:
-        """What follows the steps, in order, each with its rank: the largest goes first where room lacks."""
+        """Facts that follow the steps, in order, each with its rank: the largest goes first where room lacks."""
         rate, left = self.rate, self.seconds_left
         return [
             (rank, word)

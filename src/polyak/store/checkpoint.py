@@ -55,7 +55,7 @@ class Segment(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What manifest.json says, checked."""
+    """Contents of manifest.json, checked."""
 
     env_steps: int
     clock: int
@@ -314,7 +314,7 @@ def load(
 
 
 def _newest_whole(folder: Path, read_one: Callable[[Path], T], warn: Callable[[str], Any]) -> T:
-    """What `read_one` makes of the newest checkpoint that it can read."""
+    """Result of `read_one` for the newest checkpoint that it can read."""
     first = None
     for candidate in reversed(complete(folder)):
         try:
@@ -414,7 +414,7 @@ def _live(manifest: Manifest) -> Iterator[tuple[Segment, int, int]]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """What a checkpoint says of itself; CheckpointError names the field that is wrong."""
+    """Manifest of a checkpoint; CheckpointError names the field that is wrong."""
     with storage.guarded(path):
         storage.check_folder(path.parent)
         storage.check_folder(path)

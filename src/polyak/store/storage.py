@@ -51,7 +51,7 @@ for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
 
 
 class Field(NamedTuple):
-    """What a file or a template says of one array."""
+    """Dtype and shape of one array, as a file or a template says."""
 
     dtype: str
     shape: tuple[int, ...]

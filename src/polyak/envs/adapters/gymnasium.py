@@ -43,7 +43,7 @@ NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
 
 def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec:
-    """What an algorithm may know of L copies of this environment."""
+    """Spec of L copies of an environment."""
     return Spec(
         obs=spaces.from_gymnasium(env.observation_space),
         action=spaces.action_from_gymnasium(env.action_space),
@@ -158,7 +158,7 @@ def _named(lane: int, call: str, what: str) -> Iterator[None]:
 
 
 class _Raised(Exception):
-    """What an environment raised in its process: lane, type and message, where."""
+    """Error of an environment in its process: lane, type and message, where."""
 
 
 class _Vector(AsyncVectorEnv):
@@ -177,7 +177,7 @@ class _Vector(AsyncVectorEnv):
             raise EnvironmentFault(f"environment {lane} {what} while it was made in a process") from None
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """What Gymnasium calls when the vector is closed or forgotten."""
+        """End every process, when Gymnasium closes or forgets the vector."""
         self.end(at_once=terminate)
 
     def _raise_if_errors(self, successes: Sequence[bool]) -> None:
@@ -193,7 +193,7 @@ class _Vector(AsyncVectorEnv):
         raise _Raised(lane, f"{kind.__name__}: {value}", " at {}:{}".format(*frames[-1]) if frames else "")
 
     def guilty(self, error: BaseException, seconds: float) -> tuple[int, str]:
-        """Which environment is late or dead, and how it ended."""
+        """Name the environment that is late or dead, and how it ended."""
         if isinstance(error, multiprocessing.TimeoutError):
             silent = [lane for lane, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
             return silent[0] if silent else 0, f"did not answer within {seconds:g} s"
@@ -392,7 +392,7 @@ class GymnasiumFactory:
         return env
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
-        """What makes one, and can be sent to a process that then imports no JAX."""
+        """Function that makes one, and can be sent to a process that then imports no JAX."""
         if self.entry is None:
             return functools.partial(gymnasium.make, self.name, disable_env_checker=True, **fields)
         if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
@@ -409,7 +409,7 @@ class GymnasiumFactory:
                 raise self._no_field(name)
 
     def _creator(self) -> Callable[..., Any]:
-        """What the name stands for."""
+        """Class or function that the name stands for."""
         if self.entry is not None:
             return self.entry
         entry: Any = self._registered().entry_point

@@ -40,7 +40,7 @@ class Gymnax(Environment):
         return Spec(obs, from_gymnax(env.action_space(self.params)), self.time_limit)
 
     def replace(self, **values: Any) -> Self:
-        """This environment with other parameters, by their own names; TypeError names one that does not exist."""
+        """A copy with other parameters, by their own names; TypeError names one that does not exist."""
         own = {f.name for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
         params = {name: value for name, value in values.items() if name not in own}
         values = {name: value for name, value in values.items() if name in own}
@@ -118,7 +118,7 @@ def from_gymnax(space: Any) -> Space:
 
 
 def _dtype(space: Any) -> str:
-    """What points of a gymnax space are in our arrays."""
+    """Dtype of the points of a gymnax space in our arrays."""
     return "int32" if np.dtype(space.dtype).kind in "iu" else "float32"
 
 

@@ -305,7 +305,7 @@ def _wrap(angle: Array) -> Array:
 
 
 def _picture(name: str, state: Array, **attributes: Any) -> np.ndarray:
-    """What Gymnasium's own renderer draws of a state, given the attributes that it reads."""
+    """Picture of a state by Gymnasium's own renderer, given the attributes that it reads."""
     env = _renderer(name)
     env.state = np.asarray(state, np.float64)
     for attribute, value in attributes.items():

@@ -17,7 +17,7 @@ IDENTITIES = 2**22  # float32 holds each of them exactly
 
 
 class Count(NamedTuple):
-    """Which episode this is, how far it has come, and how it will end."""
+    """Number of the episode, how far it has come, and how it will end."""
 
     identity: Array  # [2] int32
     t: Array  # int32

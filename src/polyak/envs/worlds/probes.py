@@ -17,7 +17,7 @@ from polyak.pytree import pytree, static
 
 @pytree
 class Probe(Environment):
-    """What the probes share: state = obs [1], and two actions or one number in [-1, 1]."""
+    """Base of the probes: state = obs [1], and two actions or one number in [-1, 1]."""
 
     continuous: bool = static(default=False)
     time_limit: int | None = static(default=10)
@@ -50,7 +50,7 @@ class ConstantReward(Probe):
     """
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
-        """It terminates."""
+        """One step, which terminates."""
         return _end(state, jnp.float32(1))
 
     def action_value(self, obs: Array, action: Array, gamma: float) -> Array:
@@ -70,7 +70,7 @@ class ObsReward(Probe):
         return _coin(key)
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
-        """It terminates."""
+        """One step, which terminates."""
         return _end(state, state[0])
 
     def action_value(self, obs: Array, action: Array, gamma: float) -> Array:
@@ -106,7 +106,7 @@ class ActionReward(Probe):
     target: float = 0.5  # the best continuous action
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
-        """It terminates."""
+        """One step, which terminates."""
         return _end(state, self._reward(action))
 
     def action_value(self, obs: Array, action: Array, gamma: float) -> Array:
@@ -138,7 +138,7 @@ class ObsActionReward(Probe):
         return _coin(key)
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
-        """It terminates."""
+        """One step, which terminates."""
         return _end(state, self._reward(state, action))
 
     def action_value(self, obs: Array, action: Array, gamma: float) -> Array:
@@ -165,7 +165,7 @@ class Constant(Probe):
     """
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
-        """It never ends by itself."""
+        """One step, which never ends by itself."""
         return Step(state, state, jnp.float32(1), jnp.array(False), jnp.array(False))
 
     def action_value(self, obs: Array, action: Array, gamma: float) -> Array:

@@ -15,11 +15,11 @@ class Ensemble(Record):
     member: Tree  # each leaf [E, ...]
 
     def __call__(self, x: Tree) -> jax.Array:
-        """What each member says, [E, ...]."""
+        """Outputs of the members, [E, ...]."""
         return jax.vmap(lambda member: member(x))(self.member)
 
     def first(self, x: Tree) -> jax.Array:
-        """What the first member says."""
+        """Output of the first member."""
         return jax.tree.map(lambda leaf: leaf[0], self.member)(x)
 
 

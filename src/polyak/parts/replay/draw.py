@@ -1,4 +1,4 @@
-"""Which windows of a ring an update sees: the first stage of replay."""
+"""Drawing windows of a ring: the first stage of replay."""
 
 from typing import NamedTuple
 

@@ -31,7 +31,7 @@ def empty(row: Transition, count: int) -> Ring:
 
 
 def planned_bytes(row: Transition, count: int) -> int:
-    """What `empty(row, count)` will allocate."""
+    """Bytes that `empty(row, count)` will allocate."""
     return count * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
 
 
