@@ -108,12 +108,13 @@ def presets_table(name: str) -> str:
 
 def bench_table() -> str:
     """What the last `make bench` found, which its results keep."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+    speed = ROOT / "benchmarks" / "speed"
+    sys.path.insert(0, str(speed))
     try:
         bench = importlib.import_module("bench")
     finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return bench.report(json.loads(read(ROOT / "benchmarks" / "results" / "cpu.json")))
+        sys.path.remove(str(speed))
+    return bench.report(json.loads(read(speed / "results" / "cpu.json")))
 
 
 GENERATED: list[tuple[Path, str, Callable[[], str]]] = [

@@ -1,6 +1,6 @@
 """Does a large replay slow TD3 down? Steps per second with a full ring of 10,000 rows and of 1,000,000, in turn.
 
-    .venv/bin/python benchmarks/ring.py [--steps 300] [--repeats 5]
+    .venv/bin/python benchmarks/speed/ring.py [--steps 300] [--repeats 5]
 
 The rings are filled by hand (the clock is set past their end), so that every write lands over an old row.
 """
