@@ -96,11 +96,29 @@ def algorithms_table() -> str:
     return table(["name", "what", "actions", "data", "more"], cells)
 
 
+def benchmark(name: str) -> Any:
+    """A program of benchmarks/ as a module."""
+    file = ROOT / "benchmarks" / name
+    sys.path.insert(0, str(file.parent))
+    try:
+        return importlib.import_module(file.name)
+    finally:
+        sys.path.remove(str(file.parent))
+
+
 def presets_table(name: str) -> str:
+    """Presets, and what `make score` measured with them."""
     path = ROOT / "src" / "polyak" / "presets" / f"{name}.toml"
     presets = tomllib.loads(read(path)) if path.exists() else {}
+    scores = benchmark("scores")
+    found = scores.read(name)
     cells = [
-        [f"`{env}`", f"{tuned['steps']:,}", tuned["source"], tuned["measured"]]
+        [
+            f"`{env}`",
+            f"{tuned['steps']:,}",
+            tuned["source"],
+            scores.describe(found.get(env), env, tuned["steps"]),
+        ]
         for env, tuned in presets.items()
     ]
     return table(["environment", "steps", "where the values come from", "measured here"], cells)
@@ -108,13 +126,8 @@ def presets_table(name: str) -> str:
 
 def bench_table() -> str:
     """What the last `make bench` found, which its results keep."""
-    speed = ROOT / "benchmarks" / "speed"
-    sys.path.insert(0, str(speed))
-    try:
-        bench = importlib.import_module("bench")
-    finally:
-        sys.path.remove(str(speed))
-    return bench.report(json.loads(read(speed / "results" / "cpu.json")))
+    bench = benchmark("speed/bench")
+    return bench.report(json.loads(read(ROOT / "benchmarks" / "speed" / "results" / "cpu.json")))
 
 
 GENERATED: list[tuple[Path, str, Callable[[], str]]] = [
