@@ -65,6 +65,7 @@ bench-against: .venv/.ready
 score: .venv/.ready
 	@test -n "$(ALGO)" -a -n "$(ENV)" || { echo "make score ALGO=td3 ENV=Pendulum-v1 [SEEDS=10] [STEPS=20000]"; exit 2; }
 	@$(BIN)/python benchmarks/scores.py "$(ALGO)" "$(ENV)" --seeds $(SEEDS) $(if $(STEPS),--steps $(STEPS))
+	@$(BIN)/python tests/test_docs.py  # the tables of the pages
 
 # torch's CPU build is enough: where pip would take another, install that one into benchmarks/.venv first.
 benchmarks/.venv/.ready: benchmarks/speed/rivals.txt
