@@ -1,20 +1,23 @@
 # Everything a person needs: `make demo` and `make test`. Needs only python3 (3.11 to 3.13) and make.
 PYTHON ?= python3
 REPEATS ?= 3
+SEEDS ?= 10
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test check audit docs-tables bench bench-gpu lock clean
+.PHONY: help .venv demo test check audit docs-tables bench bench-gpu bench-against score lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
 	@echo "make docs-tables  write the tables of the pages from the code"
-	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/results"
+	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/speed/results"
+	@echo "make bench-against DIR=...   this checkout beside another one: ratios of speed, nothing is stored"
+	@echo "make score ALGO=td3 ENV=Pendulum-v1 [SEEDS=10] [STEPS=20000]   what a preset earns, into benchmarks/scores"
 	@echo "make lock    pin all dependencies again (needs uv)"
 
 .venv: .venv/.ready
@@ -50,19 +53,29 @@ audit: .venv/.ready-all
 docs-tables: .venv/.ready
 	@$(BIN)/python docs/generate.py
 
-bench: .venv/.ready benchmarks/.venv/.ready
-	@$(BIN)/python benchmarks/bench.py --repeats $(REPEATS)
-	@$(BIN)/python benchmarks/memory.py
-	@$(BIN)/python benchmarks/ring.py
+bench: .venv/.ready
+	@$(MAKE) --no-print-directory benchmarks/.venv/.ready || echo "the rivals cannot be installed: those that are not there are left out"
+	@$(BIN)/python benchmarks/speed/bench.py --repeats $(REPEATS)
+	@$(BIN)/python benchmarks/speed/memory.py
+	@$(BIN)/python benchmarks/speed/ring.py
 
 bench-gpu: .venv/.ready
-	@$(BIN)/python benchmarks/bench.py --label gpu ppo-graph-2048 ppo-agents-64
+	@$(BIN)/python benchmarks/speed/bench.py --label gpu ppo-graph-2048 ppo-agents-64
+
+bench-against: .venv/.ready
+	@test -n "$(DIR)" || { echo "make bench-against DIR=another checkout of polyak [REPEATS=3] [WORKLOADS='ppo-graph ...']"; exit 2; }
+	@$(BIN)/python benchmarks/speed/bench.py --against "$(DIR)" --repeats $(REPEATS) $(WORKLOADS)
+
+score: .venv/.ready
+	@test -n "$(ALGO)" -a -n "$(ENV)" || { echo "make score ALGO=td3 ENV=Pendulum-v1 [SEEDS=10] [STEPS=20000]"; exit 2; }
+	@$(BIN)/python benchmarks/scores.py "$(ALGO)" "$(ENV)" --seeds $(SEEDS) $(if $(STEPS),--steps $(STEPS))
+	@$(BIN)/python docs/generate.py
 
 # torch's CPU build is enough: where pip would take another, install that one into benchmarks/.venv first.
-benchmarks/.venv/.ready: benchmarks/rivals.txt
+benchmarks/.venv/.ready: benchmarks/speed/rivals.txt
 	@echo "installing the rivals into benchmarks/.venv ..."
 	@test -d benchmarks/.venv || $(PYTHON) -m venv benchmarks/.venv
-	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/rivals.txt
+	@benchmarks/.venv/bin/python -m pip --disable-pip-version-check --quiet install -r benchmarks/speed/rivals.txt
 	@touch $@
 
 lock:

@@ -5,7 +5,7 @@ Each stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` on its page.
 - an algorithm's facts: its record;
 - its settings: the fields of its Config, and the comments beside them;
 - its metrics: the comments beside the entries of its dictionaries of metrics;
-- its presets: `src/polyak/presets/NAME.toml`;
+- its presets: `src/polyak/presets/NAME.toml`, and the scores in `benchmarks/scores/NAME.json`;
 - the lists of algorithms in README and index: their records and the first lines of their files;
 - the last column of the tables in slides.md: the lines `**Rows:** A1, A2; in part A3.` of all pages.
 """
@@ -149,11 +149,18 @@ def metrics_table(name: str) -> str:
 
 
 def presets_table(name: str) -> str:
-    """The tuned settings of an algorithm: where they come from, and what they scored."""
+    """The tuned settings of an algorithm: where they come from, and what `make score` measured with them."""
     path = ROOT / "src" / "polyak" / "presets" / f"{name}.toml"
     presets = tomllib.loads(read(path)) if path.exists() else {}
+    scores = benchmark("scores")
+    found = scores.read(name)
     cells = [
-        [f"`{env}`", f"{tuned['steps']:,}", tuned["source"], tuned["measured"]]
+        [
+            f"`{env}`",
+            f"{tuned['steps']:,}",
+            tuned["source"],
+            scores.describe(found.get(env), env, tuned["steps"]),
+        ]
         for env, tuned in presets.items()
     ]
     return table(["environment", "steps", "where the values come from", "measured here"], cells)
@@ -162,14 +169,20 @@ def presets_table(name: str) -> str:
 # ---- benchmarks
 
 
+def benchmark(name: str) -> typing.Any:
+    """A program of benchmarks/ as a module."""
+    file = ROOT / "benchmarks" / name
+    sys.path.insert(0, str(file.parent))
+    try:
+        return importlib.import_module(file.name)
+    finally:
+        sys.path.remove(str(file.parent))
+
+
 def bench_table() -> str:
     """What the last `make bench` found, which its results keep."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        bench: typing.Any = importlib.import_module("bench")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return bench.report(json.loads(read(ROOT / "benchmarks" / "results" / "cpu.json")))
+    results = json.loads(read(ROOT / "benchmarks" / "speed" / "results" / "cpu.json"))
+    return benchmark("speed/bench").report(results)
 
 
 # ---- slides

@@ -89,13 +89,17 @@ def is_code(name: str) -> bool:
     return ":" in name and name.partition(":")[0] not in SOURCES
 
 
+def preset_name(env: str) -> str:
+    """The environment whose preset this one uses: that of `jax:X` is X."""
+    return env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:")) else env
+
+
 def preset(algorithm: str, env: str) -> dict[str, Any]:
     """The tuned settings for an algorithm and environment, {} where there are none; `jax:X` uses X's."""
     path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
     if is_code(algorithm) or not path.is_file():
         return {}
-    name = env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:")) else env
-    return tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
+    return tomllib.loads(path.read_text(encoding="utf-8")).get(preset_name(env), {})
 
 
 def check_ranges(record: Any) -> None:

@@ -1,7 +1,7 @@
-"""One work with a rival, measured: `python benchmarks/rivals.py RIVAL WORK` prints one line of JSON.
+"""One workload with a rival: `python benchmarks/speed/rivals.py RIVAL WORKLOAD` prints one line of JSON.
 
-What turns.py times lies between the lines "begin" and "end". Runs in an environment of the rivals' own (`make bench`
-makes it). Settings are those of works.py, in each rival's words; what is not set is the rival's default.
+What interleave.py times lies between the lines "begin" and "end". Runs in an environment of the rivals' own, which
+`make bench` makes. Settings are those of workloads.py, in each rival's words; what is not set is the rival's default.
 """
 
 import argparse
@@ -10,20 +10,20 @@ import json
 import time
 from typing import Any
 
-from measured import BEGIN, END, announce, peak_memory, versions
-from works import WORKS, Work
+from measure import BEGIN, END, announce, peak_memory, versions
+from workloads import WORKLOADS, Workload
 
 
 class Enough(Exception):
-    """The work's last step was made."""
+    """The workload's last step was made."""
 
 
-def arguments(name: str, work: Work) -> dict:
-    """The work's settings in the words of Stable-Baselines3, which SBX shares."""
-    c, data = work.config, work.config["data"]
+def arguments(name: str, workload: Workload) -> dict:
+    """The workload's settings in the words of Stable-Baselines3, which SBX shares."""
+    c, data = workload.config, workload.config["data"]
     common = {"policy": "MlpPolicy", "gamma": c.get("gamma", 0.99), "verbose": 0, "seed": 0}
     net = {"policy_kwargs": {"net_arch": c["hidden"]}}
-    if work.algorithm == "ppo":
+    if workload.algorithm == "ppo":
         return {
             **common,
             **net,
@@ -42,7 +42,7 @@ def arguments(name: str, work: Work) -> dict:
         "train_freq": data.get("steps", 1),
         "gradient_steps": 1,
     }
-    if work.algorithm == "dqn":
+    if workload.algorithm == "dqn":
         target = {
             "target_update_interval": c["period"] * replay["train_freq"],
             "exploration_fraction": c["epsilon_fraction"],
@@ -52,7 +52,7 @@ def arguments(name: str, work: Work) -> dict:
     return {**common, **net, **replay, "learning_rate": 3e-4, "tau": 0.005, "policy_delay": 2}
 
 
-def baselines(rival: str, work: Work) -> dict:
+def baselines(rival: str, workload: Workload) -> dict:
     """Stable-Baselines3 (PyTorch) or SBX (JAX): their `learn`, watched from a callback."""
     import gymnasium
     import numpy as np
@@ -70,70 +70,70 @@ def baselines(rival: str, work: Work) -> dict:
         begun = False
 
         def _on_step(self) -> bool:
-            if work.algorithm != "ppo":
+            if workload.algorithm != "ppo":
                 self.mark()
             return True
 
         def _on_rollout_start(self) -> None:
-            if work.algorithm == "ppo":
+            if workload.algorithm == "ppo":
                 self.mark()
 
         def mark(self) -> None:
             """Begin, or end."""
-            if not self.begun and self.num_timesteps >= work.begin:
+            if not self.begun and self.num_timesteps >= workload.begin:
                 self.begun = True
                 announce(BEGIN)
-            elif self.num_timesteps >= work.end:
+            elif self.num_timesteps >= workload.end:
                 announce(END)
                 raise Enough
 
-    env = gymnasium.make(work.env)
-    chosen = arguments(rival, work)
-    if work.algorithm == "td3":
+    env = gymnasium.make(workload.env)
+    chosen = arguments(rival, workload)
+    if workload.algorithm == "td3":
         size = env.action_space.shape[0]
         chosen["action_noise"] = NormalActionNoise(np.zeros(size), 0.1 * np.ones(size))
-    model = getattr(library, work.algorithm.upper())(env=env, **chosen)
+    model = getattr(library, workload.algorithm.upper())(env=env, **chosen)
     with contextlib.suppress(Enough):
-        model.learn(10 * work.end, callback=Watch())
-    return {"steps": work.end - work.begin}
+        model.learn(10 * workload.end, callback=Watch())
+    return {"steps": workload.end - workload.begin}
 
 
-def tianshou(work: Work) -> dict:
+def tianshou(workload: Workload) -> dict:
     """tianshou (PyTorch): its collector and its `update` in turn, as in its trainer, which logs and evaluates too."""
     import gymnasium
     from tianshou.algorithm.optim import AdamOptimizerFactory
     from tianshou.data import Collector, ReplayBuffer
     from tianshou.utils.torch_utils import policy_within_training_step
 
-    c, data = work.config, work.config["data"]
-    env = gymnasium.make(work.env)
-    learner = tianshou_learner(work, env, AdamOptimizerFactory)
-    rows = data["steps"] if work.algorithm == "ppo" else data["capacity"]
+    c, data = workload.config, workload.config["data"]
+    env = gymnasium.make(workload.env)
+    learner = tianshou_learner(workload, env, AdamOptimizerFactory)
+    rows = data["steps"] if workload.algorithm == "ppo" else data["capacity"]
     collector = Collector(learner, env, ReplayBuffer(rows), exploration_noise=True)
     collector.reset()
     steps, every, begun = 0, data.get("steps", 1), False
     with policy_within_training_step(learner.policy):
-        while steps < work.end:
-            if steps >= work.begin and not begun:
+        while steps < workload.end:
+            if steps >= workload.begin and not begun:
                 begun = True
                 announce(BEGIN)
             warm = steps < data.get("warmup", 0)
-            if work.algorithm == "dqn":
-                left = 1 - steps / (c["epsilon_fraction"] * 10 * work.end)
+            if workload.algorithm == "dqn":
+                left = 1 - steps / (c["epsilon_fraction"] * 10 * workload.end)
                 learner.policy.set_eps_training(max(c["epsilon_end"], left))
             collector.collect(n_step=every, random=warm)
             steps += every
-            if work.algorithm == "ppo":
+            if workload.algorithm == "ppo":
                 learner.update(buffer=collector.buffer, batch_size=c["minibatch"], repeat=c["epochs"])
                 collector.reset_buffer(keep_statistics=True)
             elif not warm:
                 learner.update(buffer=collector.buffer, sample_size=data["batch_size"])
     announce(END)
-    return {"steps": work.end - work.begin}
+    return {"steps": workload.end - workload.begin}
 
 
-def tianshou_learner(work: Work, env: Any, adam: Any) -> Any:
-    """The work's algorithm and networks in tianshou's words."""
+def tianshou_learner(workload: Workload, env: Any, adam: Any) -> Any:
+    """The workload's algorithm and networks in tianshou's words."""
     from tianshou.algorithm.modelfree.ddpg import ContinuousDeterministicPolicy
     from tianshou.algorithm.modelfree.dqn import DQN, DiscreteQLearningPolicy
     from tianshou.algorithm.modelfree.ppo import PPO
@@ -145,10 +145,10 @@ def tianshou_learner(work: Work, env: Any, adam: Any) -> Any:
     from torch import nn
     from torch.distributions import Independent, Normal
 
-    c, space = work.config, env.action_space
+    c, space = workload.config, env.action_space
     actions = space.n if isinstance(space.shape, tuple) and not space.shape else space.shape
     sizes = {"state_shape": env.observation_space.shape, "hidden_sizes": c["hidden"]}
-    if work.algorithm == "dqn":
+    if workload.algorithm == "dqn":
         policy = DiscreteQLearningPolicy(model=Net(action_shape=actions, **sizes), action_space=space)
         return DQN(
             policy=policy,
@@ -157,7 +157,7 @@ def tianshou_learner(work: Work, env: Any, adam: Any) -> Any:
             is_double=False,
             huber_loss_delta=1.0,
         )
-    if work.algorithm == "ppo":
+    if workload.algorithm == "ppo":
         net = {**sizes, "activation": nn.Tanh}
         if isinstance(actions, tuple):
             actor = continuous.ContinuousActorProbabilistic(
@@ -197,19 +197,19 @@ def tianshou_learner(work: Work, env: Any, adam: Any) -> Any:
     )
 
 
-def rejax(work: Work) -> dict:
+def rejax(workload: Workload) -> dict:
     """rejax: one compiled training, compiled ahead; nothing is evaluated."""
     import jax
     from rejax import PPO
 
-    c = work.config
-    steps = work.end - work.begin
+    c = workload.config
+    steps = workload.end - workload.begin
     algorithm = PPO.create(
         env="CartPole-v1",
-        num_envs=work.num_envs,
+        num_envs=workload.num_envs,
         num_steps=c["data"]["steps"],
         num_epochs=c["epochs"],
-        num_minibatches=work.num_envs * c["data"]["steps"] // c["minibatch"],
+        num_minibatches=workload.num_envs * c["data"]["steps"] // c["minibatch"],
         learning_rate=c["lr"],
         ent_coef=c["entropy"],
         max_grad_norm=0.5,
@@ -241,11 +241,11 @@ def main() -> None:
     """Read the command line."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("rival", choices=PACKAGES)
-    options.add_argument("work", choices=WORKS)
+    options.add_argument("workload", choices=WORKLOADS)
     said = options.parse_args()
-    work = WORKS[said.work]
+    workload = WORKLOADS[said.workload]
     alone = {"rejax": rejax, "tianshou": tianshou}
-    found = alone[said.rival](work) if said.rival in alone else baselines(said.rival, work)
+    found = alone[said.rival](workload) if said.rival in alone else baselines(said.rival, workload)
     print(json.dumps({**found, "peak_mb": peak_memory(), "versions": versions(*PACKAGES[said.rival])}))
 
 

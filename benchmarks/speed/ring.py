@@ -1,6 +1,6 @@
 """Does a large replay slow TD3 down? Steps per second with a full ring of 10,000 rows and of 1,000,000, in turn.
 
-    .venv/bin/python benchmarks/ring.py [--steps 300] [--repeats 5]
+    .venv/bin/python benchmarks/speed/ring.py [--steps 300] [--repeats 5]
 
 The rings are filled by hand (the clock is set past their end), so that every write lands over an old row.
 """
@@ -17,6 +17,7 @@ from polyak.algorithms import td3
 from polyak.drivers.host import Host
 from polyak.envs.find import find
 from polyak.interface import Replay
+from polyak.pytree import Counter
 
 
 def driver(capacity: int) -> tuple[Host, object]:
@@ -26,7 +27,7 @@ def driver(capacity: int) -> tuple[Host, object]:
     spec = dataclasses.replace(factory.spec, num_envs=1)
     host = Host(td3.algorithm, cfg, factory.make(1), spec, [0])
     carry = host.start()
-    full = dataclasses.replace(carry.learner.tree.buffer, clock=jnp.int32(3 * capacity))
+    full = dataclasses.replace(carry.learner.tree.buffer, clock=Counter(jnp.int32(3 * capacity)))
     carry.learner.tree = carry.learner.tree.replace(buffer=full)
     return host, host.advance(carry, 50)
 

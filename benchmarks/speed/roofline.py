@@ -1,6 +1,6 @@
-"""What this machine allows: the rate of each algorithm's matrix products in XLA, of its environment, of dispatch.
+"""Rates that this machine allows: of each algorithm's matrix products in XLA, its environment, dispatch.
 
-    .venv/bin/python benchmarks/limits.py [WORK ...] [--seconds 0.3]
+    .venv/bin/python benchmarks/speed/roofline.py [WORKLOAD ...] [--seconds 0.3]
 
 The products are those of the traced update, each alone in a compiled loop; their time together is the least that an
 update can take with XLA's matrix products. A delayed branch counts as often as it is taken.
@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ours import training_of
-from works import WORKS, Work
+from polyak_side import training_of
+from workloads import WORKLOADS, Workload
 
-from polyak.drivers.learn import row_shape
-from polyak.interface import Batch, OnPolicy
+from polyak.drivers.act import row_shape
+from polyak.interface import Batch
 from polyak.parts import replay
 from polyak.runs.session import Session
 
@@ -37,11 +37,11 @@ def update_of(session: Session) -> Any:
     row = row_shape(algorithm, cfg, spec, state)
 
     def batch() -> Batch:
-        if isinstance(cfg.data, OnPolicy):
+        if not cfg.data.replays:
             rows = jax.tree.map(lambda x: jnp.zeros((cfg.data.steps, *x.shape), x.dtype), row)
             return Batch(*rows, discount=rows.reward, weight=rows.reward)
         ring = replay.empty(row, 1_000)
-        return replay.sample(ring, jax.random.key(0), cfg.data.batch_size, cfg.gamma, cfg.data.n_step)
+        return replay.sample(ring, jax.random.key(0), cfg.data, cfg.gamma)
 
     def update(state: Any, batch: Batch, key: jax.Array) -> Any:
         return algorithm.update(cfg, spec, state, batch, key)
@@ -159,14 +159,14 @@ def dispatch(least: float) -> dict[str, float]:
     return found
 
 
-def limits(work: Work, least: float) -> dict[str, Any]:
-    """The limits of one work."""
-    session = training_of(work).session
+def roofline(workload: Workload, least: float) -> dict[str, Any]:
+    """Rates that no program of this workload can pass."""
+    session = training_of(workload).session
     found = products(update_of(session).jaxpr, delay=getattr(session.cfg, "delay", 1))
     seconds = {product: seconds_of(product, least) for product in found}
     total = sum(seconds[product] * count for product, count in found.items())
     work_done = sum(flops(product) * count for product, count in found.items())
-    per = session.cfg.data.steps * session.spec.num_envs / getattr(session.cfg.data, "updates", 1)
+    per = session.cfg.data.steps * session.spec.num_envs / session.cfg.data.updates
     result = {
         "gflop_per_update": work_done / 1e9,
         "gflops": work_done / total / 1e9,
@@ -181,10 +181,10 @@ def limits(work: Work, least: float) -> dict[str, Any]:
 def main() -> None:
     """Read the command line."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("works", nargs="*", default=list(WORKS))
+    options.add_argument("workloads", nargs="*", default=list(WORKLOADS))
     options.add_argument("--seconds", type=float, default=0.3)
     said = options.parse_args()
-    found: dict[str, Any] = {name: limits(WORKS[name], said.seconds) for name in said.works}
+    found: dict[str, Any] = {name: roofline(WORKLOADS[name], said.seconds) for name in said.workloads}
     found["dispatch_us"] = dispatch(said.seconds)
     print(json.dumps(found))
 

@@ -1,4 +1,4 @@
-"""What both sides of a measurement say of themselves."""
+"""Words, peak memory and versions that every side of a measurement gives of itself."""
 
 import contextlib
 import importlib.metadata
@@ -10,7 +10,7 @@ BEGIN, END = "begin", "end"
 
 
 def peak_memory() -> float:
-    """Of this process since it began, in megabytes."""
+    """Peak memory of this process since it began, in megabytes."""
     unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -22,12 +22,12 @@ def forget_peak() -> None:
 
 
 def announce(word: str) -> None:
-    """BEGIN or END of what is timed: turns.py takes the time, since a process may stand still meanwhile."""
+    """Say BEGIN or END of what is timed: interleave.py takes the time, since a process may stand still meanwhile."""
     print(word, flush=True)
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Versions of those that are installed."""
     found = {}
     for name in packages:
         try:

@@ -1,6 +1,6 @@
-"""One work with polyak, measured: `python benchmarks/ours.py WORK [--seeds K]` prints one line of JSON.
+"""One workload with polyak: `python benchmarks/speed/polyak_side.py WORKLOAD [--seeds K]` prints one line of JSON.
 
-What turns.py times lies between the lines "begin" and "end". The loop is the one of `polyak train` with its log
+What interleave.py times lies between the lines "begin" and "end". The loop is the one of `polyak train` with its log
 lines; evaluations and checkpoints, which the rivals do not make, are left out.
 """
 
@@ -9,8 +9,8 @@ import json
 import time
 
 import jax
-from measured import BEGIN, END, announce, peak_memory, versions
-from works import SEEDS, WORKS, Work
+from measure import BEGIN, END, announce, peak_memory, versions
+from workloads import SEEDS, WORKLOADS, Workload
 
 from polyak.runs.loop import Training
 from polyak.runs.plan import Settings, make_plan
@@ -28,25 +28,27 @@ class Lines(list):
         """Nothing is held back."""
 
 
-def training_of(work: Work, seeds: int = 1, seed: int = 0) -> Training:
+def training_of(workload: Workload, seeds: int = 1, seed: int = 0) -> Training:
     """A run that has not begun."""
     settings = Settings(
-        steps=10 * work.end,
+        steps=10 * workload.end,
         seed=seed,
         seeds=seeds,
-        num_envs=work.num_envs,
-        eval_every=work.end,
-        checkpoint_every=10 * work.end,
+        num_envs=workload.num_envs,
+        eval_every=workload.end,
+        checkpoint_every=10 * workload.end,
         preset=False,
     )
-    plan = make_plan(work.algorithm, work.env, settings, work.config, in_graph=work.env.startswith("jax:"))
+    plan = make_plan(
+        workload.algorithm, workload.env, settings, workload.config, in_graph=workload.env.startswith("jax:")
+    )
     return Training(Session(plan), silent())
 
 
-def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
+def measure(workload: Workload, seeds: int = 1, seed: int = 0) -> dict[str, object]:
     """Seconds to compile, steps of all seeds together in what is timed, peak memory."""
     set_up_jax()
-    training = training_of(work, seeds, seed)
+    training = training_of(workload, seeds, seed)
     training.schedule.evaluation = training.schedule.checkpoint = training.schedule.total + 1
     per = training.session.driver.env_steps
     training.start()
@@ -58,13 +60,13 @@ def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
         lambda event, seconds, **more: compilations.append(event) if "backend_compile" in event else None
     )
     lines = Lines()
-    first = max(2, -(-work.begin // per))
+    first = max(2, -(-workload.begin // per))
     training.run(lines, until=first)
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
     compilations.clear()
     before = training.env_steps
     announce(BEGIN)
-    training.run(lines, until=first + -(-(work.end - work.begin) // per))
+    training.run(lines, until=first + -(-(workload.end - workload.begin) // per))
     jax.block_until_ready(training.session.driver.pack(training.carry)[0])
     announce(END)
     steps = (training.env_steps - before) * seeds
@@ -81,11 +83,11 @@ def measure(work: Work, seeds: int = 1, seed: int = 0) -> dict[str, object]:
 def main() -> None:
     """Read the command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("work", choices=[*WORKS, *SEEDS])
+    options.add_argument("workload", choices=[*WORKLOADS, *SEEDS])
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--seed", type=int, default=0)
     said = options.parse_args()
-    print(json.dumps(measure({**WORKS, **SEEDS}[said.work], said.seeds, said.seed)))
+    print(json.dumps(measure({**WORKLOADS, **SEEDS}[said.workload], said.seeds, said.seed)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a person waits: prints one line of JSON with seconds from the start of the command.
+"""Seconds that a person waits from the start of a command, as one line of JSON.
 
 `help` is `polyak --help`; of `polyak train td3 Pendulum-v1`: `header` the run's name and folder, `facts` the planned
 memory, `progress` the first line of progress. `compile_cached` is what compiling takes when the same run starts a
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 RUN = ["train", "td3", "Pendulum-v1", "--steps", "30000"]
 
@@ -47,11 +48,13 @@ def main() -> None:
     """Measure with an empty cache, then with the one it left."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "polyak", "--help"], stdout=subprocess.DEVNULL, check=True)
-    found: dict[str, object] = {"help": time.perf_counter() - began}
+    found: dict[str, Any] = {"help": time.perf_counter() - began}
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "POLYAK_CACHE": f"{folder}/cache"}
         found["first"] = first_lines(RUN, folder, environment)
         found["second"] = first_lines(RUN, folder, environment)
+    if not all({"header", "facts", "progress"} <= found[name].keys() for name in ("first", "second")):
+        sys.exit("a run ended before its first line of progress")
     print(json.dumps(found))
 
 

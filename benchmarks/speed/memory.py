@@ -1,6 +1,6 @@
 """What a replay of 1,000,000 HalfCheetah transitions takes, beside the bytes of its arrays.
 
-    .venv/bin/python benchmarks/memory.py
+    .venv/bin/python benchmarks/speed/memory.py
 
 Two processes train TD3 for a hundred updates on a full ring, of 1,000,000 rows and of 10,000; the difference of
 their peaks after compiling is what the larger ring took, a second copy during updates included.
@@ -12,7 +12,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from measured import forget_peak, peak_memory
+from measure import forget_peak, peak_memory
 from ring import driver
 
 LARGE, SMALL = 1_000_000, 10_000

@@ -1,4 +1,4 @@
-"""What is measured: the same settings for polyak and its rivals, written down once. Imports nothing heavy.
+"""Workloads: the same settings for polyak and its rivals, written down once. Imports nothing heavy.
 
 TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX in one compiled graph.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One training, timed between two numbers of environment steps, both after everything has compiled.
 
     config   polyak's settings; rivals.py gives the same to each rival in its own words
@@ -39,8 +39,8 @@ ON_POLICY = {
     "data": {"steps": 2048},
 }
 
-WORKS = {
-    "td3-halfcheetah": Work(
+WORKLOADS = {
+    "td3-halfcheetah": Workload(
         title="TD3 HalfCheetah-v5",
         algorithm="td3",
         env="HalfCheetah-v5",
@@ -49,7 +49,7 @@ WORKS = {
         config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
         goals={"sbx": 2.0, "sb3": 4.0, "tianshou": 1.0},
     ),
-    "ppo-halfcheetah": Work(
+    "ppo-halfcheetah": Workload(
         title="PPO HalfCheetah-v5",
         algorithm="ppo",
         env="HalfCheetah-v5",
@@ -58,7 +58,7 @@ WORKS = {
         config=ON_POLICY,
         goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
-    "ppo-cartpole": Work(
+    "ppo-cartpole": Workload(
         title="PPO CartPole-v1",
         algorithm="ppo",
         env="CartPole-v1",
@@ -67,7 +67,7 @@ WORKS = {
         config=ON_POLICY,
         goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
-    "dqn-cartpole": Work(
+    "dqn-cartpole": Workload(
         title="DQN CartPole-v1",
         algorithm="dqn",
         env="CartPole-v1",
@@ -83,7 +83,7 @@ WORKS = {
         },
         goals={"sbx": 5.0, "sb3": 5.0, "tianshou": 1.0},
     ),
-    "ppo-graph": Work(
+    "ppo-graph": Workload(
         title="PPO CartPole in graph",
         algorithm="ppo",
         env="jax:CartPole-v1",
@@ -103,28 +103,28 @@ WORKS = {
 }
 
 # For a GPU, with nothing beside: many environments, and many agents in one program against one.
-WORKS["ppo-graph-2048"] = dataclasses.replace(
-    WORKS["ppo-graph"],
+WORKLOADS["ppo-graph-2048"] = dataclasses.replace(
+    WORKLOADS["ppo-graph"],
     title="PPO CartPole in graph, 2,048 environments",
     end=40 * 2048 * 128,
     num_envs=2048,
-    config=WORKS["ppo-graph"].config | {"minibatch": 2048 * 128 // 4},
+    config=WORKLOADS["ppo-graph"].config | {"minibatch": 2048 * 128 // 4},
     goals={},
 )
 
 # Several seeds in one program against one: polyak's aggregate steps per second.
 SEEDS = {
-    "ppo-seeds": Work(
+    "ppo-seeds": Workload(
         title="PPO CartPole in graph",
         algorithm="ppo",
         env="jax:CartPole-v1",
         begin=2 * 64 * 128,
         end=22 * 64 * 128,
-        config=WORKS["ppo-graph"].config,
+        config=WORKLOADS["ppo-graph"].config,
         num_envs=64,
         goals={"one": 1.0},
     ),
-    "td3-seeds": Work(
+    "td3-seeds": Workload(
         title="TD3 Pendulum in graph, 64-64",
         algorithm="td3",
         env="jax:Pendulum-v1",
@@ -133,7 +133,7 @@ SEEDS = {
         config={"hidden": [64, 64], "data": {"capacity": 100_000, "batch_size": 64, "warmup": 500}},
         goals={"one": 2.0},
     ),
-    "ppo-seeds-host": Work(
+    "ppo-seeds-host": Workload(
         title="PPO CartPole-v1 on the host",
         algorithm="ppo",
         env="CartPole-v1",
@@ -142,17 +142,17 @@ SEEDS = {
         config=ON_POLICY,
         goals={"one": 1.0},
     ),
-    "ppo-agents-64": Work(
+    "ppo-agents-64": Workload(
         title="PPO CartPole in graph",
         algorithm="ppo",
         env="jax:CartPole-v1",
         begin=2 * 64 * 128,
         end=42 * 64 * 128,
-        config=WORKS["ppo-graph"].config,
+        config=WORKLOADS["ppo-graph"].config,
         num_envs=64,
         seeds=64,
         goals={"one": 30.0},
     ),
 }
 
-USUAL = [name for name in [*WORKS, *SEEDS] if name not in ("ppo-graph-2048", "ppo-agents-64")]
+USUAL = [name for name in [*WORKLOADS, *SEEDS] if name not in ("ppo-graph-2048", "ppo-agents-64")]
