@@ -7,12 +7,13 @@ INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test check audit bench bench-gpu lock clean
+.PHONY: help .venv demo test check audit rows bench bench-gpu lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
+	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length"
 	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/results"
 	@echo "make lock    pin all dependencies again (needs uv)"
 
@@ -45,6 +46,9 @@ check: .venv/.ready-all
 
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
+
+rows: .venv/.ready
+	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long)
 
 bench: .venv/.ready benchmarks/.venv/.ready
 	@$(BIN)/python benchmarks/bench.py --repeats $(REPEATS)

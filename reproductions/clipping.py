@@ -33,10 +33,14 @@ def cases() -> Finding:
     for (ratio, advantage), wanted in BY_HAND.items():
         gradient, _ = surrogate([ratio], [advantage])
         errors.append(np.abs(gradient - np.array(wanted)).max())
-        claims[f"ratio {ratio}, advantage {advantage:+g}: the gradient is {np.round(wanted, 3)}"] = errors[-1] < 1e-6
+        claims[f"ratio {ratio}, advantage {advantage:+g}: the gradient is {np.round(wanted, 3)}"] = (
+            errors[-1] < 1e-6
+        )
     ratios, advantages = zip(*BY_HAND, strict=True)
     _, counted = surrogate(ratios, advantages)
-    claims[f"4 of 6 rows are outside 1 +- {EPSILON}: the clip fraction is {counted:.4f}"] = abs(counted - 4 / 6) < 1e-6
+    claims[f"4 of 6 rows are outside 1 +- {EPSILON}: the clip fraction is {counted:.4f}"] = (
+        abs(counted - 4 / 6) < 1e-6
+    )
     lines = [x["update/clip_fraction"] for x in logged() if "update/clip_fraction" in x]
     claims[f"a run logs it, above 0 while it learns ({len(lines)} lines)"] = lines[0] > 0 and max(lines) < 1
     return Finding(

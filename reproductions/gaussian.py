@@ -41,7 +41,9 @@ def agrees_with_scipy() -> Finding:
     for mode, errors in found.items():
         for name in ("log_prob", "entropy"):
             error = getattr(errors, name)
-            claims[f"sigma = {mode}: {name} is SciPy's within {TOLERANCE:g} (found {error:.1e})"] = error < TOLERANCE
+            claims[f"sigma = {mode}: {name} is SciPy's within {TOLERANCE:g} (found {error:.1e})"] = (
+                error < TOLERANCE
+            )
     claims["sigma = parameter is the same in every state"] = found["parameter"].variation == 0
     claims["sigma = state differs between states"] = found["state"].variation > 0.1
     largest = max(max(errors.log_prob, errors.entropy) for errors in found.values())

@@ -21,7 +21,9 @@ def beats_random(env: str, steps: int, seeds: int, needed: float, **said) -> Fin
     listed = ", ".join(f"{mean:.0f}" for mean in means)
     print(f"  random actions return {random:.1f}; the seeds {listed}")
     claims = {
-        "every seed returns more than twice what random actions do": bool((means > 2 * max(random, 1.0)).all()),
+        "every seed returns more than twice what random actions do": bool(
+            (means > 2 * max(random, 1.0)).all()
+        ),
         f"the seeds return at least {needed:,.0f} in the mean": bool(means.mean() >= needed),
     }
     return Finding(

@@ -34,7 +34,9 @@ def tricks(budgets: tuple[int, ...] = (10_000,), picture: str = "") -> Finding:
     for number, steps in enumerate(budgets):
         td3_bias, ddpg_bias = bias["TD3"][number], bias["DDPG"][number]
         claims[f"after {steps:,} steps every seed of DDPG overestimates"] = bool((ddpg_bias > 0).all())
-        claims[f"after {steps:,} steps every seed of TD3 does so less"] = bool(td3_bias.max() < ddpg_bias.min())
+        claims[f"after {steps:,} steps every seed of TD3 does so less"] = bool(
+            td3_bias.max() < ddpg_bias.min()
+        )
     if picture:
         draw(budgets, found, picture)
     last = {name: f"{name} {value[-1].mean():+.1f}" for name, value in bias.items()}
@@ -53,7 +55,9 @@ def draw(budgets: tuple[int, ...], found: dict[str, np.ndarray], path: str) -> N
         for kind, style in enumerate(("-", "--")):
             label = f"{name}, {('estimate', 'true value')[kind]}"
             axes.plot(budgets, value[..., kind].mean(axis=1), style, color=f"C{color}", label=label)
-    axes.set(xlabel="environment steps", ylabel="value", title="Q(s, mu(s)) beside the discounted return: Pendulum")
+    axes.set(
+        xlabel="environment steps", ylabel="value", title="Q(s, mu(s)) beside the discounted return: Pendulum"
+    )
     axes.legend()
     figure.savefig(path, dpi=150)
     print(path)
@@ -123,7 +127,9 @@ def switches() -> dict[str, bool]:
     for smoothing in (0.0, 0.2):
         targets = [updated(smoothing=smoothing, count=1, noise=noise)[1]["target"] for noise in (1, 2)]
         random = bool(targets[0] != targets[1])
-        claims[f"smoothing = {smoothing}: the target is {'' if smoothing else 'not '}random"] = random == bool(smoothing)
+        claims[f"smoothing = {smoothing}: the target is {'' if smoothing else 'not '}random"] = (
+            random == bool(smoothing)
+        )
     single, double = (updated(twin=twin, smoothing=0.0, count=1)[1]["target"] for twin in (False, True))
     claims["twin takes the smaller target: below that of one critic"] = bool(double < single)
     return claims

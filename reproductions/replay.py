@@ -17,7 +17,11 @@ def write_down(rollouts: int, updates: int, n_step: int = 1) -> Log:
     config |= {"data.updates": updates, "data.n_step": n_step}
     steps = rollouts * STEPS * NUM_ENVS
     run = train(
-        "reproductions.stream:algorithm", "reproductions.stream:Patterns", steps=steps, num_envs=NUM_ENVS, config=config
+        "reproductions.stream:algorithm",
+        "reproductions.stream:Patterns",
+        steps=steps,
+        num_envs=NUM_ENVS,
+        config=config,
     )
     return read(run)
 
@@ -28,18 +32,22 @@ def write_down(rollouts: int, updates: int, n_step: int = 1) -> Log:
 def uniform_and_needed() -> Finding:
     """Chi-square over every slot and environment, and DQN with a replay that holds one rollout only."""
     p_values, claims = uniformity()
-    claims["every p-value is between 1e-4 and 1 - 1e-4"] = bool(1e-4 < p_values.min() <= p_values.max() < 1 - 1e-4)
+    claims["every p-value is between 1e-4 and 1 - 1e-4"] = bool(
+        1e-4 < p_values.min() <= p_values.max() < 1 - 1e-4
+    )
     with_replay = last_returns(capacity=50_000)
     without = last_returns(capacity=4)  # one rollout
     for name, means in (("with replay", with_replay), ("without", without)):
         print(f"  {name}: " + ", ".join(f"{mean:.0f}" for mean in means))
-    claims[f"with replay at least 4 of {SEEDS} seeds of DQN solve CartPole"] = (with_replay >= SOLVED).sum() >= 4
+    claims[f"with replay at least 4 of {SEEDS} seeds of DQN solve CartPole"] = (
+        with_replay >= SOLVED
+    ).sum() >= 4
     half = with_replay.mean() / 2
     claims[f"without it at least 4 return less than half of that ({half:.0f})"] = (without < half).sum() >= 4
     return Finding(
         claims,
-        f"p-values {p_values.min():.3f} to {p_values.max():.3f} over {len(p_values)} contents of the ring; DQN's median "
-        f"seed returns {np.median(with_replay):.0f} with replay, {np.median(without):.0f} without ({SEEDS} seeds each)",
+        f"p-values {p_values.min():.3f} to {p_values.max():.3f} over {len(p_values)} contents of the ring; median "
+        f"seed of DQN {np.median(with_replay):.0f} with replay, {np.median(without):.0f} without ({SEEDS} seeds)",
     )
 
 
@@ -54,7 +62,9 @@ def uniformity() -> tuple[np.ndarray, dict[str, bool]]:
         cells = (np.clip(rows, oldest, head - 1) - oldest) * NUM_ENVS + envs
         counts = np.bincount(cells[cells >= 0], minlength=(head - oldest) * NUM_ENVS)
         p_values.append(stats.chisquare(counts).pvalue)
-        print(f"  rows {oldest} to {head - 1}: {counts.sum():,} draws of {len(counts)}, p = {p_values[-1]:.3f}")
+        print(
+            f"  rows {oldest} to {head - 1}: {counts.sum():,} draws of {len(counts)}, p = {p_values[-1]:.3f}"
+        )
     return np.array(p_values), {"only rows that the ring holds are drawn": inside}
 
 
@@ -88,7 +98,9 @@ def windows() -> Finding:
             claims["n = 1 is the one-step transition bit for bit"] = one_step(log)
         worst, shortened = max(worst, error), shortened + short
     claims["some windows were cut short"] = shortened > 0
-    return Finding(claims, f"largest error {worst:.1e} over {checked:,} windows, {shortened:,} of them cut short")
+    return Finding(
+        claims, f"largest error {worst:.1e} over {checked:,} windows, {shortened:,} of them cut short"
+    )
 
 
 def each_window(log: Log, n_step: int):
@@ -107,7 +119,9 @@ def window(stream: Seen, row: int, env: int, head: int, n_step: int, gamma: floa
         discount *= gamma
         if now.terminated or now.truncated or row + step + 1 == head:
             break
-    return now._replace(obs=stream.obs[row, env], reward=reward, discount=0.0 if now.terminated else discount), step + 1
+    return now._replace(
+        obs=stream.obs[row, env], reward=reward, discount=0.0 if now.terminated else discount
+    ), step + 1
 
 
 def one_step(log: Log) -> bool:

@@ -54,13 +54,19 @@ def clipped_and_raw() -> Finding:
             small, large = (learn(algorithm, factor, clip) for factor in (1.0, FACTOR))
             same = digest(small) == digest(large)
             name = f"{algorithm}, {'clipped' if clip else 'not clipped'}"
-            claims[f"{name}: what is learned is {'the same' if clip else 'not the same'} bits"] = same == bool(clip)
+            claims[f"{name}: what is learned is {'the same' if clip else 'not the same'} bits"] = (
+                same == bool(clip)
+            )
             if clip:
                 raw = np.allclose(reported(large), FACTOR * np.array(reported(small)), rtol=1e-6, atol=0)
                 claims[f"{name}: reported returns are {FACTOR:.0f} times as large"] = raw
-                print(f"  {digest(small)[:16]}, mean returns {reported(small)[-1]:.1f} and {reported(large)[-1]:.1f}")
+                print(
+                    f"  {digest(small)[:16]}, mean returns {reported(small)[-1]:.1f} and {reported(large)[-1]:.1f}"
+                )
     held = sum(claims.values())
-    return Finding(claims, f"{held} of {len(claims)} comparisons as claimed, rewards x1 and x{FACTOR:.0f}, dqn and ppo")
+    return Finding(
+        claims, f"{held} of {len(claims)} comparisons as claimed, rewards x1 and x{FACTOR:.0f}, dqn and ppo"
+    )
 
 
 def learn(algorithm: str, factor: float, clip: float | None) -> polyak.Run:

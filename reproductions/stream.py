@@ -13,7 +13,19 @@ import numpy as np
 
 import polyak
 from polyak.envs.environment import Environment, Step
-from polyak.interface import Algorithm, Array, Batch, Box, Discrete, Replay, Spec, Transition, Tree, Update, within
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Box,
+    Discrete,
+    Replay,
+    Spec,
+    Transition,
+    Tree,
+    Update,
+    within,
+)
 from polyak.pytree import Record, pytree, static
 
 
@@ -130,7 +142,10 @@ algorithm = Algorithm(
 
 
 class Log(NamedTuple):
-    """What a run wrote down, in NumPy; `row` and `env` [U, B] say where in the stream a drawn row begins, -1 if nowhere."""
+    """What a run wrote down, in NumPy.
+
+    row, env  [U, B] where in the stream a drawn row begins, -1 if nowhere
+    """
 
     stream: Seen
     drawn: Seen

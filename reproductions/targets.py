@@ -28,8 +28,12 @@ def moves_and_matters() -> Finding:
     largest = {name: largest_q(settings) for name, settings in KINDS.items()}
     for name in ("polyak", "copies"):
         claims[f"{name}: no seed's mean |Q| passes {BOUND:.0f}"] = bool((largest[name] <= BOUND).all())
-    claims[f"none: every seed's mean |Q| passes ten times {BOUND:.0f}"] = bool((largest["none"] > 10 * BOUND).all())
-    shown = ", ".join(f"{value.max() if name != 'none' else value.min():.3g} ({name})" for name, value in largest.items())
+    claims[f"none: every seed's mean |Q| passes ten times {BOUND:.0f}"] = bool(
+        (largest["none"] > 10 * BOUND).all()
+    )
+    shown = ", ".join(
+        f"{value.max() if name != 'none' else value.min():.3g} ({name})" for name, value in largest.items()
+    )
     return Finding(claims, f"mean |Q| on CartPole, where {BOUND:.0f} is the most: {shown}; {SEEDS} seeds")
 
 
