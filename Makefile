@@ -8,12 +8,13 @@ INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test check audit docs-tables bench bench-gpu bench-against score lock clean
+.PHONY: help .venv demo test check audit rows docs-tables bench bench-gpu bench-against score lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
+	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length"
 	@echo "make docs-tables  write the tables of the pages from the code"
 	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/speed/results"
 	@echo "make bench-against DIR=...   this checkout beside another one: ratios of speed, nothing is stored"
@@ -49,6 +50,9 @@ check: .venv/.ready-all
 
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
+
+rows: .venv/.ready
+	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long)
 
 docs-tables: .venv/.ready
 	@$(BIN)/python docs/generate.py
