@@ -4,40 +4,18 @@ import ast
 from pathlib import Path
 
 import pytest
+from house import FLOOR, TOP, House, floor
 
 import polyak
 from polyak.algorithms import names
 
 ROOT = Path(polyak.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
-FLOOR = {
-    "interface": 0,
-    "pytree": 0,
-    "errors": 0,
-    "parts": 1,
-    "envs": 1,
-    "algorithms": 2,
-    "drivers": 3,
-    "runs": 4,
-    "lab": 4,
-    "presets": 4,
-}
+HOUSE = House(ROOT)
+FILES = list(HOUSE.files)
+READING = 500  # lines of code to read to understand an algorithm and how it learns
+EXAMPLES = {"dqn", "ppo", "td3"}  # which pages and tests of other things use to show something
 
-
-TOP = 5  # cli.py, __init__.py and the files beside them
-
-
-def floor(part: str) -> int:
-    return FLOOR.get(part, TOP)
-
-
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def place(path: Path) -> str:
-    """The folder, or the file's own name where it lies at the top."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+name, place = HOUSE.title, HOUSE.place
 
 
 def imported(path: Path) -> set[str]:
@@ -162,12 +140,86 @@ def called(path: Path) -> set[str]:
     return {node.func.id for node in calls if isinstance(node.func, ast.Name)}
 
 
-def test_parts_use_one_another_without_circles():
-    uses = {
-        path.stem: {m.split(".")[2] for m in reaches(imported(path), "polyak.parts") if m.count(".") > 1}
-        for path in inside("parts")
+def test_files_use_one_another_without_circles():
+    assert [[name(path) for path in circle] for circle in HOUSE.circles()] == []
+
+
+@pytest.mark.parametrize("algorithm", names())
+def test_an_algorithm_is_understood_by_reading_a_few_hundred_lines(algorithm):
+    lines = HOUSE.reading(algorithm)
+    assert {ROOT / f"algorithms/{algorithm}.py", ROOT / "drivers/learn.py", ROOT / "interface.py"} <= set(
+        lines
+    )
+    assert sum(code for code, _ in lines.values()) <= READING
+
+
+@pytest.mark.parametrize("algorithm", names())
+def test_an_algorithm_has_its_file_its_test_its_page_and_a_row_of_cases(algorithm):
+    """And nothing else knows of it: what is kept for each algorithm is found, generated, or in its row."""
+    named = HOUSE.mentions(algorithm)
+    assert HOUSE.own(algorithm) <= set(HOUSE.texts)
+    assert "tests/cases.py" in named
+    if algorithm not in EXAMPLES:
+        assert named - HOUSE.own(algorithm) == {"tests/cases.py"}
+
+
+def test_only_the_table_of_cases_lists_the_algorithms():
+    """A file that names all of them, by hand, would have to name the next one too."""
+    everywhere = set.intersection(
+        *(HOUSE.mentions(algorithm) - HOUSE.own(algorithm) for algorithm in names())
+    )
+    assert everywhere == {"tests/cases.py"}
+
+
+# ---- the figures themselves, of a small house
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A house of which everything is known; two files go round in a circle."""
+    root = tmp_path / "src" / "polyak"
+    written = {
+        "interface.py": '"""Doc."""\n\n\ndef used():\n    """Doc."""\n    # why\n    return {\n        1: 2,\n    }\n',
+        "parts/__init__.py": "from polyak.parts.one import first\n",
+        "parts/one.py": "import math\nfrom polyak.parts import two\ndef first(x): return two.second(x)\nspare = 1\n",
+        "parts/two.py": "def second(x):\n    from polyak.interface import used\n    return used\n",
+        "parts/round.py": "from polyak.parts import turn\n",
+        "parts/turn.py": "def f():\n    import polyak.parts.round as r\n",
+        "algorithms/new.py": "from polyak.parts import first\n\nnew = first(1)\n",
+        "algorithms/sum.py": "plus = 1  # unlike new\n",
+        "drivers/learn.py": "def learn():\n    return 1\n\n\ndef more(): pass\n",
     }
-    while uses:
-        free = {part for part, needs in uses.items() if not needs & set(uses) - {part}}
-        assert free, f"a circle among {sorted(uses)}"
-        uses = {part: needs for part, needs in uses.items() if part not in free}
+    for path, text in written.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    for path in ("tests/test_new.py", "docs/algorithms/new.md", "tests/cases.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("new sum")
+    (tmp_path / "README.md").write_text("renewed <!-- list: begin -->\nnew\n<!-- list: end -->\n")
+    return House(root)
+
+
+def test_definitions_are_followed_through_modules_packages_and_functions(small):
+    lines = {small.title(path): counts for path, counts in small.reading("new").items()}
+    assert lines == {
+        "algorithms/new.py": (1, 1),
+        "drivers/learn.py": (2, 0),
+        "interface.py": (4, 0),
+        "parts/one.py": (1, 2),
+        "parts/two.py": (3, 0),
+    }
+
+
+def test_circles_and_imports_by_floor_are_found(small):
+    assert [[small.title(path) for path in circle] for circle in small.circles()] == [
+        ["parts/round.py", "parts/turn.py"]
+    ]
+    files, imports = small.by_floor()
+    assert files == {0: 1, 1: 5, 2: 2, 3: 1}
+    assert imports == {(1, 1): 4, (1, 0): 1, (2, 1): 1}
+
+
+def test_a_file_that_lists_an_algorithm_is_found_and_a_generated_list_is_not(small):
+    assert small.mentions("new") - small.own("new") == {"tests/cases.py"}
+    (small.checkout / "tests/test_all.py").write_text("NAMES = ['new']")
+    assert House(small.root).mentions("new") - small.own("new") == {"tests/cases.py", "tests/test_all.py"}
