@@ -279,7 +279,8 @@ class House:
         for path in found:
             name = path.relative_to(self.checkout).as_posix()
             if path.suffix in (".py", ".md", ".toml") and name not in HISTORY:
-                texts[name] = GENERATED.sub("", path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8")
+                texts[name] = GENERATED.sub("", text) if path.suffix == ".md" else text
         return texts
 
     def mentions(self, algorithm: str) -> set[str]:
@@ -287,6 +288,17 @@ class House:
         others = set().union(*(self.own(name) for name in self.algorithms if name != algorithm))
         word = re.compile(rf"\b{re.escape(algorithm)}\b")
         return {name for name, text in self.texts.items() if word.search(text)} - others
+
+    def tables(self) -> set[str]:
+        """Python files with a literal that holds the name of every algorithm: a list that somebody must keep."""
+        wanted, found = set(self.algorithms), set()
+        for name, text in self.texts.items():
+            for node in ast.walk(ast.parse(text)) if name.endswith(".py") else ():
+                if isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
+                    words = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                    if wanted <= words:
+                        found.add(name)
+        return found
 
 
 HISTORY = {"CHANGELOG.md"}
@@ -317,6 +329,7 @@ def report(house: House) -> Iterator[str]:
     for algorithm in house.algorithms:
         outside = sorted(house.mentions(algorithm) - house.own(algorithm))
         yield f"{algorithm} is named in {len(outside)} files that are not its own: {', '.join(outside)}"
+    yield f"tables of all algorithms, kept by hand: {', '.join(sorted(house.tables())) or 'none'}"
 
 
 def main(words: list[str]) -> None:

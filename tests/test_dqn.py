@@ -183,21 +183,6 @@ def test_without_exploring_the_greedy_action_is_taken():
     assert len(set(np.asarray(action).tolist())) > 1
 
 
-def test_a_time_limit_is_bootstrapped_through():
-    batch = make_batch()
-    assert batch.truncated.any()
-    runs = [
-        updater(CFG)(start(), b, jax.random.key(0))
-        for b in (batch, batch._replace(truncated=batch.truncated & False))
-    ]
-    jax.tree.map(np.testing.assert_array_equal, *runs)
-
-
-def test_the_first_target_is_a_copy():
-    state = init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, state.q, state.q_target)
-
-
 def test_every_departure_of_the_defaults_is_stated():
     """The paper clips the error term and not the gradient's norm (its Methods, "Training algorithm")."""
     if dqn.Config().max_norm < float("inf"):

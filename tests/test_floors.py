@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from cases import FEW
 from house import FLOOR, TOP, House, floor
 
 import polyak
@@ -13,7 +14,6 @@ ROOT = Path(polyak.__file__).parent
 HOUSE = House(ROOT)
 FILES = list(HOUSE.files)
 READING = 500  # lines of code to read to understand an algorithm and how it learns
-EXAMPLES = {"dqn", "ppo", "td3"}  # which pages and tests of other things use to show something
 
 name, place = HOUSE.title, HOUSE.place
 
@@ -155,20 +155,16 @@ def test_an_algorithm_is_understood_by_reading_a_few_hundred_lines(algorithm):
 
 @pytest.mark.parametrize("algorithm", names())
 def test_an_algorithm_has_its_file_its_test_its_page_and_a_row_of_cases(algorithm):
-    """And nothing else knows of it: what is kept for each algorithm is found, generated, or in its row."""
+    """And nothing else knows of it, but for the few that other tests and pages show something with."""
     named = HOUSE.mentions(algorithm)
     assert HOUSE.own(algorithm) <= set(HOUSE.texts)
     assert "tests/cases.py" in named
-    if algorithm not in EXAMPLES:
+    if algorithm not in FEW:
         assert named - HOUSE.own(algorithm) == {"tests/cases.py"}
 
 
-def test_only_the_table_of_cases_lists_the_algorithms():
-    """A file that names all of them, by hand, would have to name the next one too."""
-    everywhere = set.intersection(
-        *(HOUSE.mentions(algorithm) - HOUSE.own(algorithm) for algorithm in names())
-    )
-    assert everywhere == {"tests/cases.py"}
+def test_only_cases_is_a_table_of_all_algorithms():
+    assert HOUSE.tables() == {"tests/cases.py"}
 
 
 # ---- the figures themselves, of a small house
@@ -194,7 +190,7 @@ def small(tmp_path):
         (root / path).write_text(text)
     for path in ("tests/test_new.py", "docs/algorithms/new.md", "tests/cases.py"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text("new sum")
+        (tmp_path / path).write_text("new, sum")
     (tmp_path / "README.md").write_text("renewed <!-- list: begin -->\nnew\n<!-- list: end -->\n")
     return House(root)
 
@@ -219,7 +215,15 @@ def test_circles_and_imports_by_floor_are_found(small):
     assert imports == {(1, 1): 4, (1, 0): 1, (2, 1): 1}
 
 
-def test_a_file_that_lists_an_algorithm_is_found_and_a_generated_list_is_not(small):
+def test_a_file_that_names_an_algorithm_is_found_and_a_generated_list_is_not(small):
     assert small.mentions("new") - small.own("new") == {"tests/cases.py"}
-    (small.checkout / "tests/test_all.py").write_text("NAMES = ['new']")
+    (small.checkout / "tests/test_all.py").write_text("BEST = ['new']")
     assert House(small.root).mentions("new") - small.own("new") == {"tests/cases.py", "tests/test_all.py"}
+
+
+def test_a_table_of_all_algorithms_is_found_and_two_names_apart_are_not(small):
+    (small.checkout / "tests/test_apart.py").write_text("one = ['new']\nother = ['sum']")
+    assert House(small.root).tables() == set()
+    for number, text in enumerate(("{'new': 1, 'sum': 2}", "[('sum', 0), ('new', 1)]", "f({'new', 'sum'})")):
+        (small.checkout / f"tests/test_{number}.py").write_text(text)
+        assert f"tests/test_{number}.py" in House(small.root).tables()

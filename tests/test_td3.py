@@ -203,13 +203,3 @@ def test_exploration_noise_is_gaussian_with_sigma_and_clipped_to_the_action_rang
     silent, _, _ = td3.act(cfg, SPEC, actor, (), obs[:1], jax.random.key(1), False)
     np.testing.assert_allclose(silent[0], mean, rtol=1e-5, atol=1e-6)
     assert math.isclose(float(np.corrcoef(np.asarray(action).T)[0, 1]), 0, abs_tol=0.06)
-
-
-def test_a_time_limit_is_bootstrapped_through():
-    batch = make_batch()
-    assert batch.truncated.any()
-    cfg, state = dataclasses.replace(CFG, smoothing=0.0), start(CFG)
-    none = batch._replace(truncated=np.zeros(B, bool))
-    update = updater(cfg)
-    with_limit, without = (update(state, b, jax.random.key(0)) for b in (batch, none))
-    jax.tree.map(np.testing.assert_array_equal, with_limit, without)
