@@ -65,7 +65,7 @@ def test_help_and_mistakes_in_names_import_nothing_heavy():
     )
     for words in (
         ["--help"],
-        ["trian"],
+        ["trian"],  # codespell:ignore trian
         ["train", "tdd3", "X"],
         ["train", "td3", "X", "--steps", "-1"],
         ["list", "x"],
@@ -177,7 +177,7 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("trian td3 X", "did you mean 'train'?"),
+        ("trian td3 X", "did you mean 'train'?"),  # codespell:ignore trian
         ("train tdd3 Pendulum-v1", "did you mean 'td3'?"),
         ("train td3", "polyak train td3 Pendulum-v1"),
         ("train td3 X Y", "unexpected 'Y'"),
@@ -200,7 +200,7 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
         ("resume nowhere", "nowhere is not a run folder"),
         ("watch nowhere", "nowhere is not a run folder"),
         ("digest nowhere", "nowhere is not a run folder"),
-        ("list algoritms", "did you mean 'algorithms'?"),
+        ("list algoritms", "did you mean 'algorithms'?"),  # codespell:ignore algoritms
     ],
 )
 def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
