@@ -207,6 +207,12 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
     assert says in mistake(*line.split())
 
 
+def fitting(kind):
+    """The advice for a task whose actions are of this kind."""
+    fit = [name for name in algorithms.names() if kind in algorithms.find(name).actions]
+    return f"this task's are {kind}: {', '.join(fit)} would fit"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -218,8 +224,8 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
         ("train ppo jax:CartPole-v1 --env.gravty 1", "did you mean 'gravity'?"),
         ("train ppo jax:CartPole-v1 --driver host", "--driver host"),
         ("train ppo jax:CartPole-v1 --wrap normalise_obs", "did you mean 'normalize_obs'?"),
-        ("train dqn jax:Pendulum-v1", "this task's are continuous: ppo, td3 would fit"),
-        ("train td3 jax:CartPole-v1", "this task's are discrete: dqn, ppo would fit"),
+        ("train dqn jax:Pendulum-v1", fitting("continuous")),
+        ("train td3 jax:CartPole-v1", fitting("discrete")),
     ],
 )
 def test_a_mistake_in_what_they_mean_is_one_line_and_leaves_nothing(mistake, tmp_path, line, says):
