@@ -2,17 +2,20 @@
 PYTHON ?= python3
 REPEATS ?= 3
 SEEDS ?= 10
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test check audit rows docs-tables bench bench-gpu bench-against score lock clean
+.PHONY: help .venv demo test test-long check lint spelling audit rows docs-tables bench bench-gpu bench-against score lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
-	@echo "make test    the whole test suite"
-	@echo "make check   format, lint, types and the fast tests"
+	@echo "make test    the test suite"
+	@echo "make test-long    what it leaves out: every algorithm in every place"
+	@echo "make check   format, lint, types, spelling and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
 	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length"
 	@echo "make docs-tables  write the tables of the pages from the code"
@@ -23,30 +26,38 @@ help:
 
 .venv: .venv/.ready
 
-.venv/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"polyak needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
-	@echo "installing into .venv (half a minute) ..."
-	@$(PYTHON) -m venv .venv
+	@echo "installing into $(VENV) (half a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -r requirements.lock
 	@$(PIP) install --no-index --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/.ready-all: .venv/.ready requirements-all.lock
-	@echo "installing every extra into .venv ..."
+$(VENV)/.ready-all: $(VENV)/.ready requirements-all.lock
+	@echo "installing every extra into $(VENV) ..."
 	@$(INSTALL) -r requirements-all.lock
 	@touch $@
 
 demo: .venv/.ready
 	@$(BIN)/python -m polyak.demo
 
-test: .venv/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 tests
+test: $(VENV)/.ready-all
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m "not long" $(TESTS)
 
-check: .venv/.ready-all
+test-long: $(VENV)/.ready-all
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m long $(TESTS)
+
+check: lint
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not long" $(TESTS)
+
+lint: $(VENV)/.ready-all spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" tests
+
+spelling: $(VENV)/.ready-all
+	@if test -x $(BIN)/codespell; then $(BIN)/codespell; else echo "spelling: skipped, codespell is not installed"; fi
 
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
@@ -87,4 +98,4 @@ lock:
 	@$(LOCK) --extra mujoco --extra classic-control --extra test -c requirements-all.lock -o requirements.lock
 
 clean:
-	rm -rf .venv benchmarks/.venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* benchmarks/.venv build dist .pytest_cache .ruff_cache .hypothesis

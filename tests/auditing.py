@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from polyak.drivers.in_graph import InGraph
 from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Record, pytree
+from polyak.runs import checkpoint
 
 # What XLA needs to compile in a third of the time, for tests in which speed and the last bit do not matter.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -196,6 +198,23 @@ def arrays_of(driver: Any, carry: Any) -> dict[str, np.ndarray]:
     """Every array of a run by its path, copied."""
     leaves = jax.tree_util.tree_flatten_with_path(driver.pack(carry)[0])[0]
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def saved_and_loaded(driver: Any, carry: Any, folder: Path) -> Any:
+    """The run after a checkpoint in a folder was written and read."""
+    tree, extra = driver.pack(carry)
+    rest = {name: value for name, value in tree.items() if name != "buffer"}
+    ring, shape = tree["buffer"], driver.buffer_shape()
+    kept = {"rows": ring.rows, "clock": int(ring.clock)} if jax.tree.leaves(shape) else {}
+    number = len(checkpoint.complete(folder)) if folder.is_dir() else 0
+    checkpoint.save(folder, number, rest, {"driver": extra}, **kept)
+
+    def template(extra: dict) -> Any:
+        return {name: x for name, x in driver.template(extra["driver"]).items() if name != "buffer"}
+
+    loaded = checkpoint.load(folder, template, shape.rows if kept else None)
+    buffer = type(shape)(loaded.rows, np.asarray(loaded.clock, np.int32)) if kept else ()
+    return driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
 
 
 def assert_same_bits(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:

@@ -70,7 +70,7 @@ def test_help_and_mistakes_in_names_import_nothing_heavy():
     )
     for words in (
         ["--help"],
-        ["trian"],
+        ["trian"],  # codespell:ignore trian
         ["train", "tdd3", "X"],
         ["train", "td3", "X", "--steps", "-1"],
         ["list", "x"],
@@ -239,7 +239,7 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("trian td3 X", "did you mean 'train'?"),
+        ("trian td3 X", "did you mean 'train'?"),  # codespell:ignore trian
         ("train tdd3 Pendulum-v1", "did you mean 'td3'?"),
         ("train td3", "polyak train td3 Pendulum-v1"),
         ("train td3 X Y", "unexpected 'Y'"),
@@ -262,11 +262,17 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
         ("resume nowhere", "nowhere is not a run folder"),
         ("watch nowhere", "nowhere is not a run folder"),
         ("digest nowhere", "nowhere is not a run folder"),
-        ("list algoritms", "did you mean 'algorithms'?"),
+        ("list algoritms", "did you mean 'algorithms'?"),  # codespell:ignore algoritms
     ],
 )
 def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
     assert says in mistake(*line.split())
+
+
+def fitting(kind):
+    """The advice for a task whose actions are of this kind."""
+    fit = [name for name in algorithms.names() if kind in algorithms.find(name).actions]
+    return f"this task's are {kind}: {', '.join(fit)} would fit"
 
 
 @pytest.mark.parametrize(
@@ -280,8 +286,8 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
         ("train ppo jax:CartPole-v1 --env.gravty 1", "did you mean 'gravity'?"),
         ("train ppo jax:CartPole-v1 --driver host", "--driver host"),
         ("train ppo jax:CartPole-v1 --wrap normalise_obs", "did you mean 'normalize_obs'?"),
-        ("train dqn jax:Pendulum-v1", "this task's are continuous: ppo, td3 would fit"),
-        ("train td3 jax:CartPole-v1", "this task's are discrete: dqn, ppo would fit"),
+        ("train dqn jax:Pendulum-v1", fitting("continuous")),
+        ("train td3 jax:CartPole-v1", fitting("discrete")),
     ],
 )
 def test_a_mistake_in_what_they_mean_is_one_line_and_leaves_nothing(mistake, tmp_path, line, says):

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from auditing import QUICK
+from cases import CASE, CASES, FEW, KINDS, few_first, few_now, marked
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,16 +30,6 @@ from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 from polyak.wrappers import normalize_obs, normalize_reward
 
-SMALL = {
-    "hidden": (8,),
-    "horizon": 1000,
-    "epochs": 2,
-    "minibatch": 8,
-    "epsilon": 0.5,
-    "epsilon_end": 0.5,
-    "delay": 1,
-    "period": 1,
-}
 OBS = {
     "vector": Box((3,)),
     "dict": {"a": Box((3,)), "b": (Discrete(4), Box((2, 2)))},
@@ -50,7 +42,6 @@ WRAP = {
     "both": lambda algorithm: normalize_reward(normalize_obs(algorithm)),
 }
 T, N, B = 8, 4, 16
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 
 
 def compiled(function, **options):
@@ -69,26 +60,23 @@ class Case:
 
 @functools.cache
 def case(name: str, action: str, wrap: str = "plain", obs: str = "vector") -> Case:
-    plain = find(name)
-    fields = {entry.name for entry in dataclasses.fields(plain.Config)}
-    cfg = plain.Config(**{key: value for key, value in SMALL.items() if key in fields})
-    if isinstance(cfg.data, Replay):
-        data = dataclasses.replace(cfg.data, capacity=64, batch_size=B, warmup=32, steps=T)
-    else:
-        data = dataclasses.replace(cfg.data, steps=T)
-    spec = Spec(OBS[obs], ACTION[action], time_limit=20, num_envs=N)
-    return Case(name, WRAP[wrap](plain), dataclasses.replace(cfg, data=data), spec)
+    chosen, spec = CASE[name], Spec(OBS[obs], ACTION[action], time_limit=20, num_envs=N)
+    data = chosen.data({"steps": T}, {"capacity": 64, "batch_size": B, "warmup": 32, "steps": T})
+    cfg = chosen.config(data, horizon=1000, minibatch=8, **chosen.at_once)
+    return Case(name, WRAP[wrap](find(name)), cfg, spec)
 
 
-PLAIN = [(name, kind) for name in names() for kind in find(name).actions]
-WRAPPED = [(*plain, wrap) for plain in PLAIN for wrap in WRAP]
-each_plain = pytest.mark.parametrize(("name", "kind"), PLAIN)
+def compiles_early(name, kind, wrap):
+    """Both wrappers at once, of the few in `make check`; each by itself when there is time."""
+    return few_first(name) if wrap == "both" else "long"
+
+
+WRAPPED = [(*plain, wrap) for plain in KINDS for wrap in WRAP]
 UNIFORM = [c for c in WRAPPED if getattr(find(c[0]).Config().data, "uniform", False)]
-WORKED = [  # what compiles a whole update: both wrappers at once in `make check`, each by itself when there is time
-    pytest.param(*c, marks=() if c[2] == "both" else pytest.mark.slow) for c in WRAPPED
-]
+each_plain = pytest.mark.parametrize(("name", "kind"), marked(KINDS, few_first))
+each_of_few = pytest.mark.parametrize(("name", "kind"), marked(KINDS, few_now))
 each_wrapped = pytest.mark.parametrize(("name", "kind", "wrap"), WRAPPED)
-each_worked = pytest.mark.parametrize(("name", "kind", "wrap"), WORKED)
+each_worked = pytest.mark.parametrize(("name", "kind", "wrap"), marked(WRAPPED, compiles_early))
 
 
 def point(space, rng, lead):
@@ -214,7 +202,7 @@ def test_no_two_leaves_of_a_new_state_share_memory(name, kind, how):
     assert len(places) == len(set(places))
 
 
-@each_plain
+@each_of_few
 def test_an_updated_state_can_be_donated(name, kind):
     c = case(name, kind)
     state = jax.tree.map(jnp.array, state_of(c))
@@ -235,7 +223,10 @@ def test_an_update_from_device_arrays_and_from_numpy_arrays_has_the_same_bits(na
     jax.tree.map(np.testing.assert_array_equal, host, device)
 
 
-@each_worked
+@pytest.mark.parametrize(
+    ("name", "kind", "wrap"),
+    marked(WRAPPED, lambda name, kind, wrap: few_now(name) if wrap == "both" else "long"),
+)
 def test_an_update_sharded_over_two_devices_is_the_same(name, kind, wrap):
     c = case(name, kind, wrap)
     if len(jax.devices()) < 2:
@@ -272,6 +263,68 @@ def test_seeds_in_one_program_are_single_runs(name, kind):
         assert_close(map_seeded(lambda x, i=i: x[i], together), alone)
 
 
+# ---- time limits and targets
+
+
+@pytest.mark.parametrize(("name", "kind"), marked([c for c in KINDS if CASE[c[0]].bootstraps], few_first))
+def test_a_time_limit_is_bootstrapped_through_and_a_true_end_is_not(name, kind):
+    """The future of a truncated row is read; what stands behind a row that terminated changes nothing."""
+    c = case(name, kind, "both")
+    limit = batch(c)
+    rows = limit.truncated.copy()
+    assert rows.any()
+    assert not rows.all()
+    end = limit._replace(
+        terminated=limit.terminated | rows,
+        truncated=np.zeros_like(rows),
+        discount=np.where(rows, 0, limit.discount).astype(np.float32),
+    )
+
+    def updated(data):
+        return jax.tree.map(np.asarray, update(c)(state_of(c), data, jax.random.key(1)).state)
+
+    def elsewhere(data):
+        """The same with other successors of the rows that a time limit cut."""
+        mask = rows.reshape(rows.shape + (1,) * len(c.spec.obs.shape))
+        return data._replace(next_obs=np.where(mask, data.next_obs + 1, data.next_obs))
+
+    assert differ(updated(limit), updated(end))
+    assert differ(updated(limit), updated(elsewhere(limit)))
+    assert not differ(updated(end), updated(elsewhere(end)))
+    if getattr(c.cfg.data, "length", 0) == 1:  # a row by itself has no trace to cut
+        assert not differ(updated(limit), updated(limit._replace(truncated=np.zeros_like(rows))))
+
+
+def differ(a, b) -> bool:
+    """Whether two trees of equal structure differ in a bit."""
+    return any(
+        x.tobytes() != y.tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def targets_of(state) -> list[str]:
+    """The fields of a state that are slow copies: `X_target` beside `X`."""
+    names = [entry.name for entry in dataclasses.fields(state)]
+    return [name for name in names if name.endswith("_target") and name.removesuffix("_target") in names]
+
+
+@each_plain
+def test_the_first_targets_are_copies_that_share_no_memory(name, kind):
+    c = case(name, kind)
+    key = jax.random.key(0)
+    state = c.algorithm.init(c.cfg, c.spec, key)
+    for target in targets_of(state):
+        online, slow = getattr(state, target.removesuffix("_target")), getattr(state, target)
+        jax.tree.map(np.testing.assert_array_equal, online, slow)
+        for a, b in zip(jax.tree.leaves(online), jax.tree.leaves(slow), strict=True):
+            assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()
+
+
+def test_targets_are_found_by_their_names():
+    state = dataclasses.make_dataclass("State", ["q", "q_target", "moving_target", "target"])(1, 1, 1, 1)
+    assert targets_of(state) == ["q_target"]
+
+
 # ---- acting
 
 
@@ -302,8 +355,26 @@ def test_actions_have_the_kind_shape_and_range_of_the_border(name, kind, wrap):
         else:
             assert action.dtype == np.float32
             assert np.isfinite(action).all()
-            if c.algorithm.Config.__module__.endswith(("td3", "sac", "ddpg")):
+            if CASE[name].squashed:
                 assert np.abs(action).max() <= 1
+
+
+@each_worked
+def test_far_out_observations_give_finite_actions_and_squashed_ones_stay_in_range(name, kind, wrap):
+    c = case(name, kind, wrap)
+    actor = c.algorithm.actor(state_of(c))
+    near = point(c.spec.obs, np.random.default_rng(1), (N,))
+    for scale in (1e3, 1e6):
+        obs = jax.tree.map(lambda x, scale=scale: (scale * x).astype(x.dtype), near)
+        for explore in (True, False):
+            action = np.asarray(act(c, explore)(actor, obs, jax.random.key(3))[0])
+            if kind == "discrete":
+                assert action.min() >= 0
+                assert action.max() < c.spec.action.n
+            else:
+                assert np.isfinite(action).all()
+                if CASE[name].squashed:
+                    assert np.abs(action).max() <= 1
 
 
 @each_worked
@@ -351,6 +422,18 @@ def test_dependencies_are_found():
 
 
 @each_plain
+def test_dict_and_tuple_observations_fit(name, kind):
+    """Traced only: the next test computes it."""
+    c = case(name, kind, "both", "dict")
+    state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))
+    row = row_shape(c.algorithm, c.cfg, c.spec, state)
+    assert row.action.shape == (N, *c.spec.action.shape)
+    updated = jax.eval_shape(update(c), state, batch(c), jax.random.key(1))
+    observed = jax.eval_shape(observe(c), state, rollout(c))
+    assert describe(updated.state) == describe(observed) == describe(state)
+
+
+@each_of_few
 def test_dict_and_tuple_observations_work(name, kind):
     c = case(name, kind, "both", "dict")
     state = state_of(c)
@@ -362,7 +445,7 @@ def test_dict_and_tuple_observations_work(name, kind):
     assert action.shape == (N, *c.spec.action.shape)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in PLAIN if kind == "continuous"])
+@pytest.mark.parametrize("name", [name for name, kind in KINDS if kind == "continuous"])
 def test_real_actions_of_any_shape_are_one_row_of_numbers(name):
     c = case(name, "continuous")
     for shape in ((2, 2), ()):
@@ -380,6 +463,11 @@ def test_real_actions_of_any_shape_are_one_row_of_numbers(name):
 
 
 # ---- the config and the file
+
+
+def test_every_algorithm_has_a_row_of_cases():
+    assert [each.name for each in CASES] == names()
+    assert set(FEW) <= set(names())
 
 
 @pytest.mark.parametrize("name", names())

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import hashlib
 import re
@@ -12,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, arrays_of, assert_same_bits, drive, state_of
+from auditing import QUICK, arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
+from cases import CASE, CASES, FEW, few_first, few_now, marked
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
@@ -25,35 +25,40 @@ from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.find import find
 from polyak.envs.worlds import probes
-from polyak.interface import OnPolicy, Replay
 from polyak.wrappers import normalize_obs, normalize_reward
 
 ROWS = 9973  # of a ring: a prime, so that a compiled text shows which arrays are rings
 N = 2
-SMALL = {
-    "dqn": {"hidden": (8,), "horizon": 200, "epsilon_fraction": 0.5, "period": 3, "lr": 1e-3},
-    "ppo": {"hidden": (8,), "horizon": 1000, "epochs": 2, "minibatch": 4, "data": OnPolicy(steps=4)},
-    "td3": {"hidden": (8,)},
-}
-REPLAY = Replay(capacity=N * ROWS, batch_size=8, warmup=6, steps=1)
-WORLDS = {"dqn": "CartPole-v1", "ppo": "CartPole-v1", "td3": "Pendulum-v1"}
-CASES = [(name, place) for name in SMALL for place in ("graph", "host")]
-each_case = pytest.mark.parametrize(("name", "place"), CASES)
-FOUR = [
-    ("td3", "graph"),
-    ("dqn", "host"),
-]  # of which four seeds are compiled in `make check`; the others are slow
-each_of_four = pytest.mark.parametrize(
-    ("name", "place"), [pytest.param(*c, marks=() if c in FOUR else pytest.mark.slow) for c in CASES]
-)
+RING = {"capacity": N * ROWS, "batch_size": 8, "warmup": 6, "steps": 1, "clip": None}
+PLACES = ("graph", "host")
+EACH = [(case.name, place) for case in CASES for place in PLACES]
+GRAPH = [(case.name, "graph") for case in CASES]
+
+
+def graph_first(name, place):
+    """The few in both places at once; every other algorithm in graph in `make test`, else in `make test-long`."""
+    return None if name in FEW else "slow" if place == "graph" else "long"
+
+
+def two_first(name, place):
+    """Two of the few in `make check`, the others of them in `make test`: it compiles four seeds."""
+    if (name, place) in (("td3", "graph"), ("dqn", "host")):
+        return None
+    return "slow" if name in FEW else "long"
+
+
+each_case = pytest.mark.parametrize(("name", "place"), marked(EACH, graph_first))
+each_of_few = pytest.mark.parametrize(("name", "place"), marked(EACH, few_now))
+each_of_four = pytest.mark.parametrize(("name", "place"), marked(EACH, two_first))
+each_few = pytest.mark.parametrize("name", marked([case.name for case in CASES], few_now))
 
 
 def make(name, place, seeds, env=None, algorithm=None, num_envs=N, **values):
     """A driver of an algorithm with a small config; rings have ROWS rows."""
-    plain = find_algorithm(name)
-    cfg = plain.Config(**{"data": REPLAY, **SMALL[name], **values})
-    world = find(("jax:" if place == "graph" else "") + WORLDS[name]) if env is None else env
-    return drive(algorithm or plain, cfg, world, seeds, num_envs)
+    data = CASE[name].data({"steps": 4}, RING) | values.pop("data", {})
+    cfg = CASE[name].config(data, **{"minibatch": 4, "horizon": 1000, **values})
+    world = find(("jax:" if place == "graph" else "") + CASE[name].world) if env is None else env
+    return drive(algorithm or find_algorithm(name), cfg, world, seeds, num_envs)
 
 
 def driver_of(name, place, count):
@@ -112,6 +117,22 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     other = arrays_of(driver, run(seeded(driver, (1,)), 20))
     floats = [key for key, x in whole.items() if key.startswith("['state']") and x.dtype.kind == "f"]
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
+
+
+@pytest.mark.parametrize(("name", "place"), marked(GRAPH, few_first))
+def test_a_run_that_is_saved_and_loaded_goes_on_to_the_same_bits(name, place, tmp_path):
+    """Every algorithm's short form of what test_resume.py does with whole runs: through files, in the middle."""
+    driver = driver_of(name, place, 1)
+    whole = arrays_of(driver, run(driver, 20))
+    carry, done = driver.start(), 0
+    for stop in (
+        1,
+        driver.warmup + 2,
+        19,
+    ):  # in the warm-up where there is one, just after it, and near the end
+        carry = saved_and_loaded(driver, driver.advance(carry, stop - done), tmp_path)
+        done = stop
+    assert_same_bits(arrays_of(driver, driver.advance(carry, 1)), whole)
 
 
 def mine(arrays, index):
@@ -192,13 +213,13 @@ def assert_in_place(name, place, count):
         driver.compile(warm)
     texts = dict(programs(driver))
     texts.pop("begin ", None)  # runs once; there a copy is how two rings of zeros are made
-    assert len(texts) == (2 if name != "ppo" else 1) * (1 if place == "graph" else 2)
+    assert len(texts) == (2 if driver.warmup else 1) * (1 if place == "graph" else 2)
     rings = 0
     for which, text in texts.items():
         assert not LAPACK.findall(text), which
         assert not whole_copies(text, ROWS), which
         rings += bool(re.search(rf"[\[,]{ROWS}[,\]]", text))
-    assert rings >= (2 if name != "ppo" else 0)
+    assert rings >= (2 if jax.tree.leaves(driver.buffer_shape()) else 0)
 
 
 def test_the_search_finds_a_copied_ring_and_a_lapack_call():
@@ -231,15 +252,25 @@ def compilations():
 
 def evaluator_of(driver, name, place, episodes, lanes=2):
     """An evaluator for a driver on environments of its own, on the host so many for each seed."""
-    world = driver.env if place == "graph" else find(WORLDS[name]).make(len(driver.seeds) * lanes)
+    world = driver.env if place == "graph" else find(CASE[name].world).make(len(driver.seeds) * lanes)
     return Evaluator(driver.algorithm, driver.cfg, driver.spec, driver.seeds, episodes, world)
 
 
+@each_of_few
+def test_training_compiles_nothing_after_the_third_update(name, place):
+    assert_compiles_nothing_more(driver_of(name, place, 1))
+
+
+@pytest.mark.long
 @quickly
-@pytest.mark.parametrize("wrap", [False, pytest.param(True, marks=pytest.mark.slow)])
-@each_case
-def test_training_compiles_nothing_after_the_third_update(name, place, wrap):
-    driver, carry = warmed_up(name, place, wrap)
+@pytest.mark.parametrize(("name", "place"), EACH)
+def test_training_with_normalisers_compiles_nothing_after_the_third_update(name, place):
+    algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
+    assert_compiles_nothing_more(make(name, place, (0,), algorithm=algorithm))
+
+
+def assert_compiles_nothing_more(driver):
+    carry = warmed_up(driver)
     with compilations() as seen:
         for _ in range(2):
             carry = driver.advance(carry, 10)
@@ -247,10 +278,10 @@ def test_training_compiles_nothing_after_the_third_update(name, place, wrap):
     assert len(seen) == 0
 
 
-@quickly
-@each_case
+@each_of_few
 def test_evaluation_compiles_nothing_after_the_first(name, place):
-    driver, carry = warmed_up(name, place, False)
+    driver = driver_of(name, place, 1)
+    carry = warmed_up(driver)
     evaluator = evaluator_of(driver, name, place, 1)
     evaluator(driver.actor(carry))
     with compilations() as seen:
@@ -261,11 +292,9 @@ def test_evaluation_compiles_nothing_after_the_first(name, place):
     assert len(seen) == 0
 
 
-def warmed_up(name, place, wrap):
-    """A driver after three updates and a report."""
-    algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
-    driver = make(name, place, (0,), algorithm=algorithm) if wrap else driver_of(name, place, 1)
-    return driver, driver.report(run(driver, driver.warmup + 3))[0]
+def warmed_up(driver):
+    """A run after three updates and a report."""
+    return driver.report(run(driver, driver.warmup + 3))[0]
 
 
 @quickly
@@ -292,7 +321,7 @@ def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_see
     assert after == before
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert first.total.shape == first.length.shape == (2, 3)
-    if name == "td3":
+    if CASE[name].continuous:
         assert len(np.unique(first.total)) == 6
 
 
@@ -329,7 +358,7 @@ def test_episodes_of_an_evaluation_are_the_same_side_by_side_and_one_after_the_o
 def test_warm_up_updates_and_target_updates_come_when_they_should(
     place, warmup, steps, updates, period, warm, target
 ):
-    data = Replay(capacity=40, batch_size=4, warmup=warmup, steps=steps, updates=updates)
+    data = {"capacity": 40, "batch_size": 4, "warmup": warmup, "steps": steps, "updates": updates}
     driver = make("dqn", place, (0,), data=data, period=period, lr=0.01)
     assert driver.warmup == warm
     carry, seen = driver.start(), ""
@@ -350,7 +379,7 @@ def test_warm_up_updates_and_target_updates_come_when_they_should(
 
 @quickly
 def test_delayed_policy_updates_are_every_second_one():
-    driver = make("td3", "graph", (0,), data=dataclasses.replace(REPLAY, capacity=40))
+    driver = make("td3", "graph", (0,), data={"capacity": 40})
     carry, seen = driver.start(), ""
     for _ in range(9):
         before = jax.tree.map(np.array, (state_of(carry).actor, state_of(carry).critics_target))
@@ -383,63 +412,29 @@ class ConstantGym(gymnasium.Env):
         return np.zeros(1, np.float32), 1.0, False, False, {}
 
 
-FAST = {
-    "dqn": {
-        **{
-            "huber": 0.0,
-            "lr": 0.01,
-            "tau": 1.0,
-            "period": 4,
-            "epsilon": 0.5,
-            "epsilon_end": 0.5,
-            "max_norm": 1e3,
-        },
-        "data": Replay(capacity=200, batch_size=16, warmup=40, steps=4, updates=40),
-    },
-    "ppo": {
-        **{"lr": 0.05, "lr_end": 0.02, "horizon": 20_000, "minibatch": 20, "epochs": 8, "max_norm": 1e3},
-        **{"lam": 1.0, "data": OnPolicy(steps=20)},
-    },
-    "td3": {
-        **{
-            "actor_lr": 3e-3,
-            "critic_lr": 3e-3,
-            "tau": 0.3,
-            "exploration": 0.5,
-            "delay": 1,
-            "hidden": (32, 32),
-        },
-        "data": Replay(capacity=1000, batch_size=32, warmup=100, steps=4, updates=40),
-    },
-}
-LONG = {"dqn": 250, "ppo": 500, "td3": 250}  # iterations until 100 is reached
-
-
 def value(name, carry, obs):
-    """V(obs) of what was learned."""
+    """V(obs) of what was learned, by the first seed."""
     state = map_seeded(lambda x: x[0], state_of(carry))
-    obs = jnp.asarray([obs], jnp.float32)
-    if name == "ppo":
-        return float(state.value(obs)[0])
-    if name == "dqn":
-        return float(state.q(obs).max())
-    action = jnp.tanh(state.actor(obs))
-    return float(state.critics((obs, action)).min())
+    return float(CASE[name].value(state, jnp.asarray([[obs]], jnp.float32))[0])
 
 
-@pytest.mark.slow
+def few_in_graph(name, place):
+    """The few in graph in `make test`; of every algorithm the contract has the short form."""
+    return "slow" if name in FEW and place == "graph" else "long"
+
+
 @quickly
-@each_case
+@pytest.mark.parametrize(("name", "place"), marked(EACH, few_in_graph))
 def test_a_time_limit_is_not_the_end_of_the_world(name, place):
-    continuous = name == "td3"
+    continuous = CASE[name].continuous
     env = probes.Constant(continuous=continuous)
     if place == "host":
         env = GymnasiumFactory(
             "Constant", {"continuous": continuous, "max_episode_steps": 10}, entry=ConstantGym
         )
     assert env.spec.time_limit == 10
-    driver = make(name, place, (0,), env, **FAST[name])
-    carry = run(driver, LONG[name])
+    driver = make(name, place, (0,), env, **CASE[name].learns)
+    carry = run(driver, CASE[name].constant)
     driver.close()
     assert abs(value(name, carry, 0.0) - 100) < 1
 
@@ -453,15 +448,18 @@ PROBES = [
 ]
 
 
-@pytest.mark.slow
+LADDER = [(case.name, probe) for case in CASES for probe in PROBES]
+
+
 @quickly
-@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
-@pytest.mark.parametrize("name", list(SMALL))
+@pytest.mark.parametrize(  # who stands on the highest rung has climbed: the others say where one fell
+    ("name", "probe"), marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] else "long")
+)
 def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
-    env = probe(continuous=name == "td3")
+    env = probe(continuous=CASE[name].continuous)
     seen = {probes.ObsReward: (-1.0, 1.0), probes.TwoStep: (0.0, 1.0), probes.ObsActionReward: (-1.0, 1.0)}
-    driver = make(name, "graph", (0,), env, num_envs=4, **FAST[name], gamma=0.9)
-    carry = run(driver, {"dqn": 60, "ppo": 200, "td3": 300}[name])
+    driver = make(name, "graph", (0,), env, num_envs=4, **CASE[name].learns, gamma=0.9)
+    carry = run(driver, CASE[name].rungs)
     for obs in seen.get(probe, (0.0,)):
         at = jnp.asarray([obs], jnp.float32)
         want = float(env.action_value(at, env.best_action(at), 0.9))
@@ -478,7 +476,7 @@ def side_by_side(name, seeds):
     return SideBySide(one.algorithm, one.cfg, one.env, one.spec, seeds, threads=2)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each_few
 def test_seeds_side_by_side_are_their_single_runs_to_the_bit(name):
     driver, alone = side_by_side(name, (5, 0, 3)), driver_of(name, "graph", 1)
     iterations = driver.warmup + 9
@@ -516,7 +514,7 @@ def test_seeds_side_by_side_are_compiled_once_packed_and_unpacked():
 # ---- what was made fast, beside what is plain
 
 
-@pytest.mark.parametrize("name", SMALL)
+@each_few
 def test_the_compiled_learn_of_the_host_is_the_plain_one(name):
     """Donated, batched over seeds and with other products, against `learn` as it is written, rollout by rollout."""
     driver = driver_of(name, "host", 1)

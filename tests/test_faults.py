@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import QUICK, assert_same_bits, drive, state_of
+from cases import CASE
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
@@ -19,7 +20,7 @@ from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
 from polyak.envs.find import find
 from polyak.errors import EnvironmentFault
-from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
+from polyak.interface import Box, Discrete, Spec
 from polyak.pytree import pytree, static
 from polyak.runs.run import load, train
 from polyak.store import checkpoint
@@ -117,11 +118,10 @@ class FaultyGym(gymnasium.Env):
 
 def config(name):
     """An algorithm with small networks: rollouts of 5 rows, 3 environments."""
-    algorithm = find_algorithm(name)
-    if name == "ppo":
-        return algorithm, algorithm.Config(hidden=(4,), epochs=1, minibatch=15, data=OnPolicy(steps=5))
-    data = Replay(capacity=60, batch_size=4, warmup=15, steps=5)
-    return algorithm, algorithm.Config(hidden=(4,), horizon=100, data=data)
+    data = CASE[name].data(
+        {"steps": 5}, {"capacity": 60, "batch_size": 4, "warmup": 15, "steps": 5, "clip": None}
+    )
+    return find_algorithm(name), CASE[name].config(data, hidden=(4,), epochs=1, minibatch=15, horizon=100)
 
 
 def gym_of(how, at, lane=1, length=50):

@@ -4,43 +4,18 @@ import ast
 from pathlib import Path
 
 import pytest
+from cases import FEW
+from house import FLOOR, TOP, House, floor
 
 import polyak
 from polyak.algorithms import names
 
 ROOT = Path(polyak.__file__).parent
-FILES = sorted(ROOT.rglob("*.py"))
-FLOOR = {
-    "interface": 0,
-    "pytree": 0,
-    "errors": 0,
-    "parts": 1,
-    "envs": 1,
-    "wrappers": 2,
-    "algorithms": 2,
-    "drivers": 3,
-    "store": 4,
-    "show": 4,
-    "lab": 4,
-    "presets": 4,
-    "runs": 5,
-}
+HOUSE = House(ROOT)
+FILES = list(HOUSE.files)
+READING = 500  # lines of code to read to understand an algorithm and how it learns
 
-
-TOP = 6  # cli.py, __init__.py and the files beside them
-
-
-def floor(part: str) -> int:
-    return FLOOR.get(part, TOP)
-
-
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def place(path: Path) -> str:
-    """The folder, or the file's own name where it lies at the top."""
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+name, place = HOUSE.title, HOUSE.place
 
 
 def imported(path: Path) -> set[str]:
@@ -165,24 +140,90 @@ def called(path: Path) -> set[str]:
     return {node.func.id for node in calls if isinstance(node.func, ast.Name)}
 
 
-def test_no_file_needs_itself_by_way_of_others():
-    """Circles of imports at the top of files; what a function imports when it is called makes none."""
-    uses = {module_of(path): needed_at_once(path) for path in FILES}
-    while uses:
-        free = {file for file, needs in uses.items() if not needs & set(uses) - {file}}
-        assert free, f"a circle among {sorted(uses)}"
-        uses = {file: needs for file, needs in uses.items() if file not in free}
+def test_files_use_one_another_without_circles():
+    assert [[name(path) for path in circle] for circle in HOUSE.circles()] == []
 
 
-def module_of(path: Path) -> str:
-    return ".".join(["polyak", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+@pytest.mark.parametrize("algorithm", names())
+def test_an_algorithm_is_understood_by_reading_a_few_hundred_lines(algorithm):
+    lines = HOUSE.reading(algorithm)
+    assert {ROOT / f"algorithms/{algorithm}.py", ROOT / "drivers/learn.py", ROOT / "interface.py"} <= set(
+        lines
+    )
+    assert sum(code for code, _ in lines.values()) <= READING
 
 
-def needed_at_once(path: Path) -> set[str]:
-    """Our modules that a file imports at its top."""
-    known, found = {module_of(file) for file in FILES}, set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            inside = {f"{node.module}.{alias.name}" for alias in node.names} & known
-            found |= inside or {node.module} & known
-    return found
+@pytest.mark.parametrize("algorithm", names())
+def test_an_algorithm_has_its_file_its_test_its_page_and_a_row_of_cases(algorithm):
+    """And nothing else knows of it, but for the few that other tests and pages show something with."""
+    named = HOUSE.mentions(algorithm)
+    assert HOUSE.own(algorithm) <= set(HOUSE.texts)
+    assert "tests/cases.py" in named
+    if algorithm not in FEW:
+        assert named - HOUSE.own(algorithm) == {"tests/cases.py"}
+
+
+def test_only_cases_is_a_table_of_all_algorithms():
+    assert HOUSE.tables() == {"tests/cases.py"}
+
+
+# ---- the figures themselves, of a small house
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A house of which everything is known; two files go round in a circle."""
+    root = tmp_path / "src" / "polyak"
+    written = {
+        "interface.py": '"""Doc."""\n\n\ndef used():\n    """Doc."""\n    # why\n    return {\n        1: 2,\n    }\n',
+        "parts/__init__.py": "from polyak.parts.one import first\n",
+        "parts/one.py": "import math\nfrom polyak.parts import two\ndef first(x): return two.second(x)\nspare = 1\n",
+        "parts/two.py": "def second(x):\n    from polyak.interface import used\n    return used\n",
+        "parts/round.py": "from polyak.parts import turn\n",
+        "parts/turn.py": "def f():\n    import polyak.parts.round as r\n",
+        "algorithms/new.py": "from polyak.parts import first\n\nnew = first(1)\n",
+        "algorithms/sum.py": "plus = 1  # unlike new\n",
+        "drivers/learn.py": "def learn():\n    return 1\n\n\ndef more(): pass\n",
+    }
+    for path, text in written.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    for path in ("tests/test_new.py", "docs/algorithms/new.md", "tests/cases.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("new, sum")
+    (tmp_path / "README.md").write_text("renewed <!-- list: begin -->\nnew\n<!-- list: end -->\n")
+    return House(root)
+
+
+def test_definitions_are_followed_through_modules_packages_and_functions(small):
+    lines = {small.title(path): counts for path, counts in small.reading("new").items()}
+    assert lines == {
+        "algorithms/new.py": (1, 1),
+        "drivers/learn.py": (2, 0),
+        "interface.py": (4, 0),
+        "parts/one.py": (1, 2),
+        "parts/two.py": (3, 0),
+    }
+
+
+def test_circles_and_imports_by_floor_are_found(small):
+    assert [[small.title(path) for path in circle] for circle in small.circles()] == [
+        ["parts/round.py", "parts/turn.py"]
+    ]
+    files, imports = small.by_floor()
+    assert files == {0: 1, 1: 5, 2: 2, 3: 1}
+    assert imports == {(1, 1): 4, (1, 0): 1, (2, 1): 1}
+
+
+def test_a_file_that_names_an_algorithm_is_found_and_a_generated_list_is_not(small):
+    assert small.mentions("new") - small.own("new") == {"tests/cases.py"}
+    (small.checkout / "tests/test_all.py").write_text("BEST = ['new']")
+    assert House(small.root).mentions("new") - small.own("new") == {"tests/cases.py", "tests/test_all.py"}
+
+
+def test_a_table_of_all_algorithms_is_found_and_two_names_apart_are_not(small):
+    (small.checkout / "tests/test_apart.py").write_text("one = ['new']\nother = ['sum']")
+    assert House(small.root).tables() == set()
+    for number, text in enumerate(("{'new': 1, 'sum': 2}", "[('sum', 0), ('new', 1)]", "f({'new', 'sum'})")):
+        (small.checkout / f"tests/test_{number}.py").write_text(text)
+        assert f"tests/test_{number}.py" in House(small.root).tables()

@@ -168,7 +168,7 @@ def test_networks_of_one_structure_share_one_compiled_program():
     ("call", "message"),
     [
         (lambda: mlp(jax.random.key(0), Box((2,)), 1, activation="relo"), "did you mean 'relu'"),
-        (lambda: mlp(jax.random.key(0), Box((2,)), 1, init="ortogonal"), "did you mean 'orthogonal'"),
+        (lambda: mlp(jax.random.key(0), Box((2,)), 1, init="orthogonl"), "did you mean 'orthogonal'"),
         (lambda: build("mpl"), "did you mean 'mlp'"),
     ],
 )

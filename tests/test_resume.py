@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from auditing import QUICK, assert_same_bits
+from cases import CASE, CASES, FEW, marked
 
 from polyak.drivers import program
 from polyak.errors import CheckpointError, UserError
@@ -22,27 +23,38 @@ from polyak.runs.run import Run, load, train
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
 
-KILLS = int(os.environ.get("POLYAK_KILLS", "0"))  # of every algorithm in both places; usually five of two
+KILLS = int(os.environ.get("POLYAK_KILLS", "5"))
 REPLAY = {"capacity": 90, "batch_size": 8, "warmup": 30, "steps": 2}  # 15 rows of 3 environments, so 14
-SMALL = {
-    "dqn": {"hidden": [8], "period": 3, "epsilon_fraction": 0.5, "data": REPLAY},
-    "ppo": {"hidden": [8], "epochs": 2, "minibatch": 6, "data": {"steps": 8}},
-    "td3": {"hidden": [8], "data": {**REPLAY, "n_step": 3}},
-}
-# What is trained, and after which iterations it stops: in the warm-up, in the middle of episodes, when the ring has
-# wrapped.
-CASES = {
-    ("dqn", "jax:CartPole-v1"): (3, 20, 41),
-    ("dqn", "CartPole-v1"): (3, 20, 41),
-    ("ppo", "jax:CartPole-v1"): (1, 4, 7),
-    ("ppo", "CartPole-v1"): (1, 4, 7),
-    ("td3", "jax:Pendulum-v1"): (3, 20, 41),
-    ("td3", "Pendulum-v1"): (3, 20, 41),
-}
-ITERATIONS = {"dqn": 50, "ppo": 10, "td3": 50}
-ROWS = {"dqn": 2, "ppo": 8, "td3": 2}
+ROLLOUT = {"steps": 8}
+TASKS = [(case.name, place + case.world) for case in CASES for place in ("jax:", "")]
 N = 3
 WEIGHT = "state/inner/inner/policy/net/layers/0/weight"
+
+
+def config_of(name):
+    """What a user would give: small networks, and whatever else makes a run short."""
+    small = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in CASE[name].small.items()
+    }
+    cut = {"minibatch": 6} if hasattr(CASE[name].config(), "minibatch") else {}
+    windows = {"n_step": 3} if CASE[name].continuous else {}
+    return {**small, **cut, "data": CASE[name].data(ROLLOUT, {**REPLAY, **windows})}
+
+
+def replays(name):
+    """Whether a run has a ring."""
+    return "capacity" in config_of(name)["data"]
+
+
+def rows_of(name):
+    """Rows of a rollout."""
+    return config_of(name)["data"]["steps"]
+
+
+def stops_of(name):
+    """Iterations after which a run stops, and how many it has: in the warm-up, in the middle of episodes, and when
+    the ring has wrapped."""
+    return ((3, 20, 41), 50) if replays(name) else ((1, 4, 7), 10)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,15 +69,15 @@ def _compile_quickly():
 
 def settings(name, out, run, **more):
     """Three environments, two seeds, both normalisers; log lines and checkpoints at intervals of their own."""
-    per = N * ROWS[name]
+    per = N * rows_of(name)
     return {
-        **{"steps": ITERATIONS[name] * per, "seeds": 2, "num_envs": N, "preset": False, "verbose": False},
+        **{"steps": stops_of(name)[1] * per, "seeds": 2, "num_envs": N, "preset": False, "verbose": False},
         **{"eval_every": 5 * per, "eval_episodes": 2, "checkpoint_every": 4 * per},
         **{
             "wrap": ("normalize_reward", "normalize_obs"),
             "out": str(out),
             "name": run,
-            "config": SMALL[name],
+            "config": config_of(name),
         },
         **more,
     }
@@ -90,24 +102,26 @@ def stops(monkeypatch):
 # ---- in one process
 
 
-QUICKEST = [("dqn", "jax:CartPole-v1"), ("ppo", "jax:CartPole-v1"), ("td3", "Pendulum-v1")]
+def three_first(name, env):
+    """Each of the few in one place in `make check`, in the other in `make test`; of the others see test_drivers.py."""
+    if name not in FEW:
+        return "long"
+    return None if env.startswith("jax:") != CASE[name].continuous else "slow"
 
 
-@pytest.mark.parametrize(
-    ("name", "env"), [pytest.param(*c, marks=() if c in QUICKEST else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize(("name", "env"), marked(TASKS, three_first))
 def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_path, stops):
     whole = train(name, env, **settings(name, tmp_path, "whole"))
-    stops |= set(CASES[name, env])
+    stops |= set(stops_of(name)[0])
     lengths = []
-    for stop in CASES[name, env]:
+    for stop in stops_of(name)[0]:
         with pytest.raises(loop.Interrupted):
             train(name, env, **settings(name, tmp_path, "parts"))
         arrays, manifest = checkpoint.read(tmp_path / "parts" / "checkpoints")
         assert manifest["extra"]["iteration"] == stop
         lengths.append(arrays["episodes/length"])
-        if name != "ppo":
-            assert manifest["clock"] == stop * ROWS[name]
+        if replays(name):
+            assert manifest["clock"] == stop * rows_of(name)
     assert (np.concatenate(lengths) > 0).any()  # in the middle of episodes
     parts = train(name, env, **settings(name, tmp_path, "parts"))
     assert parts.finished
@@ -116,7 +130,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_
     assert not parts._raw[1].get("inexact")
     assert untimed(parts) == untimed(whole)
     assert parts.digest() == whole.digest()
-    if name != "ppo":
+    if replays(name):
         manifest = checkpoint.read(parts.folder.checkpoints)[1]
         assert manifest["clock"] > 2 * manifest["capacity"]  # the ring has wrapped
 
@@ -148,7 +162,7 @@ def test_a_name_that_is_used_again_is_the_same_run_and_with_other_settings_an_er
     again = train("ppo", "jax:CartPole-v1", **settings("ppo", out, "one"))
     assert again.path == finished.path
     assert files_of(finished.path) == before
-    for other in ({"seed": 1}, {"steps": 24}, {"config": {**SMALL["ppo"], "gamma": 0.9}}):
+    for other in ({"seed": 1}, {"steps": 24}, {"config": {**config_of("ppo"), "gamma": 0.9}}):
         with pytest.raises(UserError, match="choose another --name"):
             train("ppo", "jax:CartPole-v1", **settings("ppo", out, "one", **other))
     assert files_of(finished.path) == before
@@ -232,7 +246,7 @@ class Listener(Terminal):
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name, tmp_path, stops):
     env = "counting_gym:ForgetfulGym"
-    stop = 20 if name == "dqn" else 4
+    stop = stops_of(name)[0][1]
     stops |= {stop}
     random.seed(3)
     chosen = settings(name, tmp_path, "one", wrap=())
@@ -256,7 +270,7 @@ def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name,
     assert set(inexact) >= set(np.flatnonzero(running > 0))
     np.testing.assert_array_equal(lanes.length[inexact], 0)
     np.testing.assert_array_equal(lanes.number[inexact], episodes[inexact] + 1)
-    if name == "dqn":
+    if replays(name):
         newest = (manifest["clock"] - 1) % manifest["capacity"]
         rows = training.carry.learner.tree.buffer.rows
         last = np.asarray(rows.truncated | rows.terminated)[:, newest].reshape(-1)
@@ -268,7 +282,7 @@ def test_an_environment_that_forgets_is_found_out_and_its_episodes_are_cut(name,
     done = Run(tmp_path / "one", env, name).resume()
     assert done.finished
     assert done._raw[1]["inexact"]
-    if name == "dqn":
+    if replays(name):
         audit_joins(done)
 
 
@@ -295,7 +309,7 @@ def command(*words, cwd):
         env={
             **os.environ,
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -306,11 +320,11 @@ def command(*words, cwd):
 
 def line_of(name, env, iterations, **more):
     """The command line of a small run that saves at every iteration."""
-    per = N * ROWS[name]
+    per = N * rows_of(name)
     words = ["train", name, env, "--no-preset", "--num-envs", str(N), "--seeds", "2"]
     words += ["--steps", str(iterations * per), "--eval-every", str(50 * per), "--eval-episodes", "1"]
     words += ["--checkpoint-every", str(per), "--wrap", "normalize_reward,normalize_obs"]
-    for field, value in SMALL[name].items():
+    for field, value in config_of(name).items():
         for inner, v in value.items() if isinstance(value, dict) else [("", value)]:
             flag = f"--config.{field}" + (f".{inner}" if inner else "")
             words += [flag, *map(str, v if isinstance(v, list) else [v])]
@@ -341,13 +355,14 @@ def kill_at_random(process, folder, rng, spread):
     return in_time
 
 
-KILLED = list(CASES) if KILLS else [("td3", "jax:Pendulum-v1"), ("dqn", "CartPole-v1")]
+def two_killed(name, env):
+    """Two in `make test`, the others in `make test-long`; POLYAK_KILLS says how often."""
+    return "slow" if (name, env) in (("td3", "jax:Pendulum-v1"), ("dqn", "CartPole-v1")) else "long"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "env"), KILLED)
+@pytest.mark.parametrize(("name", "env"), marked(TASKS, two_killed))
 def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, env, tmp_path):
-    kills, iterations = KILLS or 5, 400
+    iterations = 400
     words = line_of(name, env, iterations)
     whole = command(*words, "--name", "whole", cwd=tmp_path)
     _, errors = whole.communicate(timeout=300)
@@ -355,7 +370,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_if_it_never_was(name, en
     rng, killed, writing = random.Random(f"{name} {env}"), 0, 0
     folder = tmp_path / "runs" / "parts"
     process = command(*words, "--name", "parts", cwd=tmp_path)
-    while killed < kills:
+    while killed < KILLS:
         assert kill_at_random(process, folder, rng, 0.2), "the run is too short for so many kills"
         killed += 1
         writing += any(p.name.startswith(".tmp") for p in folder.glob("checkpoints/**/*"))

@@ -4,6 +4,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,46 +34,12 @@ def arrays(reward, terminated, truncated):
     return jnp.asarray(reward), jnp.asarray(discount), jnp.asarray(terminated | truncated)
 
 
-def slow_lambda_return(reward, terminated, truncated, next_value, lam):
-    """The weighted average of all n-step returns (Sutton & Barto 2018, eq. 12.3), each summed by itself."""
-    T, N = reward.shape
-    G = np.zeros((T, N))
-    for t in range(T):
-        for i in range(N):
-            n_step, total, end = [], 0.0, t
-            while True:
-                total += GAMMA ** (end - t) * float(reward[end, i])
-                future = 0.0 if terminated[end, i] else float(next_value[end, i])
-                n_step.append(total + GAMMA ** (end - t + 1) * future)
-                if terminated[end, i] or truncated[end, i] or end == T - 1:
-                    break
-                end += 1
-            for n, value in enumerate(n_step[:-1]):
-                G[t, i] += (1 - lam) * lam**n * value
-            G[t, i] += lam ** (len(n_step) - 1) * n_step[-1]
-    return G
-
-
-def slow_gae(reward, terminated, truncated, value, next_value, lam):
-    """sum_l (gamma lam)^l delta_{t+l} until the episode or the rollout ends."""
-    T, N = reward.shape
-    A = np.zeros((T, N))
-    for t in range(T):
-        for i in range(N):
-            for s in range(t, T):
-                future = 0.0 if terminated[s, i] else GAMMA * float(next_value[s, i])
-                A[t, i] += (GAMMA * lam) ** (s - t) * (float(reward[s, i]) + future - float(value[s, i]))
-                if terminated[s, i] or truncated[s, i]:
-                    break
-    return A
-
-
 @settings(max_examples=60, deadline=None)
 @given(rollouts(), st.sampled_from(LAMS))
 def test_lambda_return_is_the_weighted_average_of_n_step_returns(rollout, lam):
     reward, _, next_value, terminated, truncated = rollout
     got = lambda_return_(*arrays(reward, terminated, truncated), jnp.asarray(next_value), lam)
-    want = slow_lambda_return(reward, terminated, truncated, next_value, lam)
+    want = oracles.lambda_return(reward, terminated, truncated, next_value, GAMMA, lam)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -82,7 +49,7 @@ def test_gae_is_the_sum_of_td_errors_to_the_end_of_the_episode(rollout, lam):
     reward, value, next_value, terminated, truncated = rollout
     reward_, discount, last = arrays(reward, terminated, truncated)
     got = gae_(reward_, discount, last, jnp.asarray(value), jnp.asarray(next_value), lam)
-    want = slow_gae(reward, terminated, truncated, value, next_value, lam)
+    want = oracles.gae(reward, terminated, truncated, value, next_value, GAMMA, lam)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -91,7 +58,7 @@ def test_gae_is_the_sum_of_td_errors_to_the_end_of_the_episode(rollout, lam):
 def test_discounted_return_sums_rewards_to_the_end_of_each_episode(rollout):
     reward, _, next_value, terminated, truncated = rollout
     got = discounted_return_(*arrays(reward, terminated, truncated), jnp.asarray(next_value))
-    want = slow_lambda_return(reward, terminated, truncated, next_value, 1.0)
+    want = oracles.lambda_return(reward, terminated, truncated, next_value, GAMMA, 1.0)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 

@@ -1,7 +1,10 @@
 """Errors of a person or of an environment: one line with what is wrong, what was given and what would be right."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -22,3 +25,10 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
     listed = ", ".join(valid[:12]) + (", ..." if len(valid) > 12 else "")
     return (f"did you mean {close[0]!r}? " if close else "") + (f"Valid: {listed}" if valid else "")
+
+
+def chosen(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of a table that a user named; UserError with the nearest name for one that is not there."""
+    if name not in table:
+        raise UserError(f"unknown {what} {name!r}: {nearest(name, table)}")
+    return table[name]

@@ -90,12 +90,9 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
     key_policy, key_critic = jax.random.split(key)
 
     def network(key: Array, outputs: int, scale: float) -> Tree:
-        shape = cfg.hidden, cfg.activation
-        return build(cfg.network)(key, spec.obs, outputs, *shape, "orthogonal", scale)
+        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
 
-    policy = build_policy(
-        lambda outputs: network(key_policy, outputs, 0.01), spec.action, cfg.sigma, cfg.log_sigma
-    )
+    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
     critic = network(key_critic, 1, 1.0)
     return State(policy, critic, optimizer(cfg).init((policy, critic)), start_clock())
 

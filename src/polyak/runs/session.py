@@ -20,7 +20,7 @@ from polyak.drivers.learn import initial_states
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find
-from polyak.errors import UserError, nearest
+from polyak.errors import UserError, chosen
 from polyak.interface import Algorithm, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
@@ -126,9 +126,7 @@ def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
     algorithm = algorithms.find(plan.algorithm)
     for name in reversed(plan.wrap):
-        if name not in WRAPPERS:
-            raise UserError(f"unknown wrapper {name!r}: {nearest(name, WRAPPERS)}")
-        algorithm = WRAPPERS[name](algorithm)
+        algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
     return algorithm
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from polyak.errors import UserError, nearest
+from polyak.errors import chosen
 from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
@@ -15,6 +15,4 @@ BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
 
 def build(name: str) -> Callable[..., Tree]:
     """The builder that `cfg.network` names; UserError for an unknown one."""
-    if name not in BUILDERS:
-        raise UserError(f"unknown network {name!r}: {nearest(name, BUILDERS)}")
-    return BUILDERS[name]
+    return chosen(BUILDERS, name, "network")

@@ -4,7 +4,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, nearest
+from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layout, Linear, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
@@ -48,14 +48,10 @@ def mlp(
     "orthogonal" runs one QR decomposition per layer: call it outside any vmap, since batched LAPACK kernels
     can block XLA's CPU threads for ever.
     """
-    if activation not in ACTIVATIONS:
-        raise UserError(f"unknown activation {activation!r}: {nearest(activation, ACTIVATIONS)}")
-    if init not in INITS:
-        raise UserError(f"unknown init {init!r}: {nearest(init, INITS)}")
+    chosen(ACTIVATIONS, activation, "activation")
+    layer = chosen(INITS, init, "init")
     sizes = (num_features(space), *hidden, out)
-    keys = jax.random.split(key, len(sizes) - 1)
-    layers = [
-        INITS[init](keys[i], sizes[i], sizes[i + 1], scale if i == len(hidden) else None)
-        for i in range(len(sizes) - 1)
-    ]
+    scales = [None] * len(hidden) + [scale]
+    keys = jax.random.split(key, len(scales))
+    layers = [layer(*each) for each in zip(keys, sizes[:-1], sizes[1:], scales, strict=True)]
     return MLP(tuple(layers), layout(space), activation)

@@ -1,0 +1,156 @@
+"""The algorithms as tests that are the same for all see them: one row each, and nothing else kept by hand.
+
+A new algorithm adds its row to `CASES`. What can be found in the code is not said here: which actions it takes,
+which settings it has, which kind of data it asks for.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from polyak.algorithms import find
+from polyak.interface import OnPolicy, Replay
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row.
+
+    name        as a user types it
+    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells
+    learns      settings with which it climbs the ladder of `polyak.envs.probes`, `data` as a dict
+    rungs       iterations, of four environments, until it has climbed each of its rungs
+    constant    iterations, of two environments, until it knows that 1 for ever is worth 100
+    small       settings with which it compiles in no time and does all that it can do
+    at_once     settings with which even its first update moves everything
+    squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
+    bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
+    few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
+    """
+
+    name: str
+    value: Callable[[Any, Any], Any]
+    learns: dict[str, Any]
+    rungs: int
+    constant: int
+    small: dict[str, Any] = field(default_factory=dict)
+    at_once: dict[str, Any] = field(default_factory=dict)
+    squashed: bool = False
+    bootstraps: bool = True
+    few: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of actions that it takes, the one that tests of drivers give it first."""
+        return find(self.name).actions
+
+    @property
+    def continuous(self) -> bool:
+        """Whether tests of drivers give it a task with real actions."""
+        return self.kinds[0] == "continuous"
+
+    @property
+    def world(self) -> str:
+        """The task of those tests, on the host; with `jax:` before it in graph."""
+        return "Pendulum-v1" if self.continuous else "CartPole-v1"
+
+    def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
+        """The sizes that fit its kind of data."""
+        kinds = {OnPolicy: on_policy, Replay: replay}
+        return kinds.get(type(find(self.name).Config().data), {})
+
+    def config(self, data: dict[str, Any] | None = None, **values: Any) -> Any:
+        """A small Config: with those of `values` that it has, and with `data` in place of its data's own."""
+        Config = find(self.name).Config
+        has = {entry.name for entry in dataclasses.fields(Config)}
+        chosen = {name: value for name, value in values.items() if name in has}
+        cfg = Config(**{**self.small, **chosen})
+        return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **(data or {})))
+
+
+SMALL = {"hidden": (8,)}
+CASES = [
+    Case(
+        name="dqn",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={
+            **{"huber": 0.0, "lr": 0.01, "tau": 1.0, "period": 4, "max_norm": 1e3},
+            **{"epsilon": 0.5, "epsilon_end": 0.5},
+            "data": {
+                "capacity": 200,
+                "batch_size": 16,
+                "warmup": 40,
+                "steps": 4,
+                "updates": 40,
+                "clip": None,
+            },
+        },
+        rungs=60,
+        constant=250,
+        small={**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3},
+        at_once={"period": 1},
+        few=True,
+    ),
+    Case(
+        name="ppo",
+        value=lambda state, obs: state.value(obs)[..., 0],
+        learns={
+            **{"lr": 0.05, "lr_end": 0.02, "horizon": 20_000, "minibatch": 20, "epochs": 8, "max_norm": 1e3},
+            **{"lam": 1.0, "data": {"steps": 20}},
+        },
+        rungs=200,
+        constant=500,
+        small={**SMALL, "epochs": 2},
+        few=True,
+    ),
+    Case(
+        name="td3",
+        value=lambda state, obs: state.critics((obs, jnp.tanh(state.actor(obs))))[..., 0].min(axis=0),
+        learns={
+            **{"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "exploration": 0.5, "delay": 1},
+            **{"hidden": (32, 32)},
+            "data": {"capacity": 1000, "batch_size": 32, "warmup": 100, "steps": 4, "updates": 40},
+        },
+        rungs=300,
+        constant=250,
+        small=SMALL,
+        at_once={"delay": 1},
+        squashed=True,
+        few=True,
+    ),
+]
+
+
+CASE = {case.name: case for case in CASES}
+FEW = [case.name for case in CASES if case.few]
+KINDS = [(case.name, kind) for case in CASES for kind in case.kinds]
+
+
+# ---- which tests run when
+
+
+def marked(params: Iterable[Any], later: Callable[..., str | None]) -> list[Any]:
+    """Parameters of a test, each with the mark that `later` gives it.
+
+    later  (*param) -> "slow" for what `make check` leaves out, "long" for what `make test` leaves out too, or None
+    """
+    chosen = []
+    for param in params:
+        words = param if isinstance(param, tuple) else (param,)
+        mark = later(*words)
+        chosen.append(pytest.param(*words, marks=[getattr(pytest.mark, mark)] if mark else []))
+    return chosen
+
+
+def few_now(name: str, *more: Any) -> str | None:
+    """The few at once, every other algorithm in `make test-long`."""
+    return None if name in FEW else "long"
+
+
+def few_first(name: str, *more: Any) -> str | None:
+    """The few at once, every other algorithm in `make test`."""
+    return None if name in FEW else "slow"

@@ -1,0 +1,221 @@
+"""Slow float64 oracles that tests of algorithms share: networks, Adam, batches, returns, a schedule.
+
+Written from the equations, in NumPy and with loops; nothing here calls what it is there to check. A tree of a
+network's parameters is read by its structure alone: `layers`, each with `weight` [in, out] and `bias` [out].
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from polyak.interface import Batch, Discrete, Space, Transition
+
+Layers = list[tuple[np.ndarray, np.ndarray]]  # W [in, out] and b [out] of each layer, float64
+SLOPE = {
+    "relu": (lambda x: np.maximum(x, 0), lambda y: (y > 0).astype(float)),
+    "tanh": (np.tanh, lambda y: 1 - y**2),
+}  # an activation, and its slope at the place where it is y
+
+
+def float64(tree: Any) -> Any:
+    """A tree of arrays as float64 NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def layers_of(net: Any, member: int | None = None) -> Layers:
+    """The layers of a network, or of one member of an ensemble."""
+    layers = [(np.asarray(each.weight, float), np.asarray(each.bias, float)) for each in net.layers]
+    return layers if member is None else [(w[member], b[member]) for w, b in layers]
+
+
+def mlp(net: Any, x: np.ndarray, activation: str = "relu", member: int | None = None) -> np.ndarray:
+    """... act(x W1 + b1) W2 + b2 for x [..., in].
+
+    net  a network, or its `Layers`
+    """
+    layers = net if isinstance(net, list) else layers_of(net, member)
+    x = np.asarray(x, float)
+    for i, (w, b) in enumerate(layers):
+        x = x @ w + b
+        if i < len(layers) - 1:
+            x = SLOPE[activation][0](x)
+    return x
+
+
+def mlp_gradient(
+    net: Any, x: np.ndarray, slope: np.ndarray, activation: str = "relu"
+) -> tuple[Layers, np.ndarray]:
+    """Back-propagation: the gradient of sum(slope * mlp(net, x)) in every W and b, and in x.
+
+    x      [B, in]
+    slope  [B, out], the gradient of a loss in what the network says
+    """
+    layers = net if isinstance(net, list) else layers_of(net)
+    seen = [np.asarray(x, float)]  # what each layer reads
+    for w, b in layers[:-1]:
+        seen.append(SLOPE[activation][0](seen[-1] @ w + b))
+    grads: Layers = []
+    for i in reversed(range(len(layers))):
+        grads.append((seen[i].T @ slope, slope.sum(axis=0)))
+        slope = slope @ layers[i][0].T
+        if i:
+            slope = slope * SLOPE[activation][1](seen[i])
+    return grads[::-1], slope
+
+
+def finite_differences(function: Callable[[Any], float], tree: Any, width: float = 1e-5) -> Any:
+    """The gradient of a number in every entry of a tree of float64 arrays, by central differences."""
+    leaves, structure = jax.tree.flatten(float64(tree))
+    slopes = []
+    for i, leaf in enumerate(leaves):
+        slope = np.zeros_like(leaf)
+        for index in np.ndindex(leaf.shape):
+            ends = []
+            for step in (width, -width):
+                moved = leaf.copy()
+                moved[index] += step
+                ends.append(function(jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]])))
+            slope[index] = (ends[0] - ends[1]) / (2 * width)
+        slopes.append(slope)
+    return jax.tree.unflatten(structure, slopes)
+
+
+def global_norm(tree: Any) -> float:
+    """The Euclidean norm of all numbers of a tree together."""
+    return math.sqrt(sum(float((np.asarray(x, float) ** 2).sum()) for x in jax.tree.leaves(tree)))
+
+
+class Adam:
+    """Algorithm 1 of Kingma & Ba 2015 (arXiv:1412.6980), step by step, after clipping by the global norm."""
+
+    def __init__(
+        self, lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, max_norm: float | None = None
+    ):
+        self.lr, self.b1, self.b2, self.eps, self.max_norm = lr, b1, b2, eps, max_norm
+        self.t, self.m, self.v = 0, None, None
+
+    def step(self, params: Any, grads: Any, lr: float | None = None) -> Any:
+        """The parameters after one more step of descent; `lr` where it changes."""
+        params, grads = float64(params), float64(grads)
+        if self.max_norm is not None:
+            shrink = min(1.0, self.max_norm / max(global_norm(grads), 1e-300))
+            grads = jax.tree.map(lambda g: g * shrink, grads)
+        if self.m is None:
+            self.m = self.v = jax.tree.map(np.zeros_like, grads)
+        self.t += 1
+        self.m = jax.tree.map(lambda m, g: self.b1 * m + (1 - self.b1) * g, self.m, grads)
+        self.v = jax.tree.map(lambda v, g: self.b2 * v + (1 - self.b2) * g**2, self.v, grads)
+        rate = self.lr if lr is None else lr
+
+        def descend(p: np.ndarray, m: np.ndarray, v: np.ndarray) -> np.ndarray:
+            m, v = m / (1 - self.b1**self.t), v / (1 - self.b2**self.t)
+            return p - rate * m / (np.sqrt(v) + self.eps)
+
+        return jax.tree.map(descend, params, self.m, self.v)
+
+
+def averaged(tau: float, online: Any, target: Any) -> Any:
+    """theta' <- tau theta + (1 - tau) theta'."""
+    return jax.tree.map(lambda o, t: tau * o + (1 - tau) * t, float64(online), float64(target))
+
+
+def linear_schedule(step: float, start: float, end: float, duration: float) -> float:
+    """A line from `start` at step 0 to `end` at step `duration`, flat outside."""
+    if step >= duration:
+        return end
+    return start + (end - start) * max(step, 0) / duration
+
+
+# ---- data
+
+
+def rows(
+    obs: int, action: Space, lead: tuple[int, ...], seed: int = 0, scale: float = 1.0, ends: float = 0.25
+) -> Transition:
+    """Random rows [*lead, ...] with both kinds of ends.
+
+    obs     numbers in an observation
+    action  a Discrete, or a Box whose actions are drawn in (-1, 1)
+    scale   standard deviation of the reward
+    ends    share of rows that terminated, and of rows that were truncated
+    """
+    rng = np.random.default_rng(seed)
+    end = rng.choice(3, size=lead, p=[1 - 2 * ends, ends, ends])
+    flat = end.reshape(-1)
+    flat[[1, -2]] = 1, 2  # there are always both, and rows of neither
+    flat[0] = 0
+    if isinstance(action, Discrete):
+        acted = rng.integers(action.n, size=lead, dtype=np.int32)
+    else:
+        acted = np.tanh(rng.normal(size=(*lead, *action.shape))).astype(np.float32)
+    here, after = (rng.normal(size=(*lead, obs)).astype(np.float32) for _ in range(2))
+    reward = rng.normal(scale=scale, size=lead).astype(np.float32)
+    return Transition(here, acted, reward, after, end == 1, end == 2, ())
+
+
+def as_batch(transition: Transition, gamma: float, seed: int | None = None) -> Batch:
+    """Rows with their discount, gamma and 0 where the world ended, and a weight of 1, or random with a seed."""
+    lead = transition.reward.shape
+    weight = np.ones(lead) if seed is None else np.random.default_rng(seed).uniform(0.2, 1.5, lead)
+    discount = np.where(transition.terminated, 0.0, gamma)
+    return Batch(*transition, discount.astype(np.float32), weight.astype(np.float32))
+
+
+def make_batch(obs: int, action: Space, size: int, gamma: float, seed: int = 0, scale: float = 1.0) -> Batch:
+    """What replay gives: rows [B, ...] with random weights."""
+    return as_batch(rows(obs, action, (size,), seed, scale), gamma, seed)
+
+
+# ---- returns
+
+
+def lambda_return(
+    reward: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    next_value: np.ndarray,
+    gamma: float,
+    lam: float,
+) -> np.ndarray:
+    """The weighted average of all n-step returns (Sutton & Barto 2018, eq. 12.3), each summed by itself; [T, N]."""
+    T, N = reward.shape
+    G = np.zeros((T, N))
+    for t in range(T):
+        for i in range(N):
+            n_step, total, end = [], 0.0, t
+            while True:
+                total += gamma ** (end - t) * float(reward[end, i])
+                future = 0.0 if terminated[end, i] else float(next_value[end, i])
+                n_step.append(total + gamma ** (end - t + 1) * future)
+                if terminated[end, i] or truncated[end, i] or end == T - 1:
+                    break
+                end += 1
+            for n, value in enumerate(n_step[:-1]):
+                G[t, i] += (1 - lam) * lam**n * value
+            G[t, i] += lam ** (len(n_step) - 1) * n_step[-1]
+    return G
+
+
+def gae(
+    reward: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    value: np.ndarray,
+    next_value: np.ndarray,
+    gamma: float,
+    lam: float,
+) -> np.ndarray:
+    """sum_l (gamma lam)^l delta_{t+l} until the episode or the rollout ends; [T, N]."""
+    T, N = reward.shape
+    A = np.zeros((T, N))
+    for t in range(T):
+        for i in range(N):
+            for s in range(t, T):
+                future = 0.0 if terminated[s, i] else gamma * float(next_value[s, i])
+                A[t, i] += (gamma * lam) ** (s - t) * (float(reward[s, i]) + future - float(value[s, i]))
+                if terminated[s, i] or truncated[s, i]:
+                    break
+    return A
