@@ -57,7 +57,7 @@ lint: $(VENV)/.ready-all spelling
 	@$(BIN)/pyright
 
 spelling: $(VENV)/.ready-all
-	@if test -x $(BIN)/codespell; then $(BIN)/codespell; else echo "spelling: skipped, codespell is not installed"; fi
+	@$(BIN)/codespell
 
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py

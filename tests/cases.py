@@ -97,7 +97,7 @@ CASES = [
     ),
     Case(
         name="ppo",
-        value=lambda state, obs: state.value(obs)[..., 0],
+        value=lambda state, obs: state.critic(obs)[..., 0],
         learns={
             **{"lr": 0.05, "lr_end": 0.02, "horizon": 20_000, "minibatch": 20, "epochs": 8, "max_norm": 1e3},
             **{"lam": 1.0, "data": {"steps": 20}},
