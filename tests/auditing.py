@@ -15,7 +15,7 @@ from polyak.drivers.in_graph import InGraph
 from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Record, pytree
-from polyak.runs import checkpoint
+from polyak.store import checkpoint
 
 # What XLA needs to compile in a third of the time, for tests in which speed and the last bit do not matter.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

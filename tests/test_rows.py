@@ -77,8 +77,8 @@ def test_a_program_runs_the_row_and_the_form_that_it_is_asked_for(monkeypatch, c
 
 
 def test_a_field_that_is_none_is_named(tmp_path):
-    with pytest.raises(UserError, match="C4 has no field 'minuts': did you mean 'minutes'"):
-        rows.read_rows(written(tmp_path, C4={"minuts": 1}))
+    with pytest.raises(UserError, match="C4 has no field 'minits': did you mean 'minutes'"):
+        rows.read_rows(written(tmp_path, C4={"minits": 1}))
     (tmp_path / "rows.toml").write_text('[C4]\ntitle = "x"\nclaim = "x"\nminutes = 1\n')
     with pytest.raises(UserError, match="C4 has no 'check'"):
         rows.read_rows(tmp_path / "rows.toml")

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from polyak.runs.curve import bootstrap_interval, interquartile_mean
+from polyak.show.curve import bootstrap_interval, interquartile_mean
 
 import polyak
 from polyak import algorithms
 from polyak.errors import EnvironmentFault, UserError
-from polyak.runs import checkpoint
+from polyak.store import checkpoint
 from polyak.runs.loop import Interrupted
 
 ROOT = Path(__file__).parents[1]
