@@ -196,7 +196,7 @@ def test_in_graph_nothing_is_learned_from_a_bad_rollout_or_after_it():
     good = values_of(driver.advance(driver.start(), 2))
     carry = driver.program[False](driver.start(), driver.seed_array, 5)
     jax.tree.map(np.testing.assert_array_equal, values_of(carry).policy, good.policy)
-    jax.tree.map(np.testing.assert_array_equal, values_of(carry).critic, good.value)
+    jax.tree.map(np.testing.assert_array_equal, values_of(carry).critic, good.critic)
     assert np.asarray(carry.fault).tolist() == [[LATE, 1, 1]]
 
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from polyak.show.curve import bootstrap_interval, interquartile_mean
 
 import polyak
 from polyak import algorithms
 from polyak.errors import EnvironmentFault, UserError
-from polyak.store import checkpoint
 from polyak.runs.loop import Interrupted
+from polyak.show.curve import bootstrap_interval, interquartile_mean
+from polyak.store import checkpoint
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
