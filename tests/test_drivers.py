@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import QUICK, arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
-from cases import CASE, CASES, FEW, few_first, few_now, marked
+from cases import CASE, CASES, FEW, few_now, marked
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
@@ -31,12 +31,11 @@ N = 2
 RING = {"capacity": N * ROWS, "batch_size": 8, "warmup": 6, "steps": 1, "clip": None}
 PLACES = ("graph", "host")
 EACH = [(case.name, place) for case in CASES for place in PLACES]
-GRAPH = [(case.name, "graph") for case in CASES]
 
 
-def graph_first(name, place):
-    """The few in both places at once; every other algorithm in graph in `make test`, else in `make test-long`."""
-    return None if name in FEW else "slow" if place == "graph" else "long"
+def host_first(name, place):
+    """The few in both places at once; every other algorithm on the host in `make test`, where less is compiled."""
+    return None if name in FEW else "slow" if place == "host" else "long"
 
 
 def two_first(name, place):
@@ -46,7 +45,7 @@ def two_first(name, place):
     return "slow" if name in FEW else "long"
 
 
-each_case = pytest.mark.parametrize(("name", "place"), marked(EACH, graph_first))
+each_case = pytest.mark.parametrize(("name", "place"), marked(EACH, host_first))
 each_of_few = pytest.mark.parametrize(("name", "place"), marked(EACH, few_now))
 each_of_four = pytest.mark.parametrize(("name", "place"), marked(EACH, two_first))
 each_few = pytest.mark.parametrize("name", marked([case.name for case in CASES], few_now))
@@ -61,34 +60,13 @@ def make(name, place, seeds, env=None, algorithm=None, num_envs=N, **values):
 
 
 def driver_of(name, place, count):
-    """The driver of `count` seeds, whose programs the tests share that compile with the same options.
-
-    An algorithm that is not of the few has one for all that `make test` asks of it: it climbs the highest rung.
-    """
-    if name not in FEW and (place, count) == ("graph", 1):
-        return climber(name, probes.ObsActionReward)
+    """The driver of `count` seeds, whose programs the tests share that compile with the same options."""
     return _driver_of(name, place, count, tuple(program.COMPILER_OPTIONS.items()))
 
 
 @functools.cache
 def _driver_of(name, place, count, _options):
     return make(name, place, tuple(range(count)))
-
-
-@functools.cache
-def climber(name, probe):
-    """The driver of a rung of the ladder, compiled quickly; of an algorithm that is not of the few without warm-up,
-    which is a program less."""
-    learns = {**CASE[name].learns, "gamma": 0.9}
-    if name not in FEW:
-        learns["data"] = learns["data"] | CASE[name].data({}, {"warmup": 0, "capacity": 4 * ROWS})
-    with pytest.MonkeyPatch.context() as patch:
-        for option, chosen in QUICK.items():
-            patch.setitem(program.COMPILER_OPTIONS, option, chosen)
-        driver = make(name, "graph", (0,), probe(continuous=CASE[name].continuous), num_envs=4, **learns)
-        for warm in (True, False) if driver.warmup else (False,):
-            driver.compile(warm)
-    return driver
 
 
 def seeded(driver, seeds):
@@ -139,7 +117,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
-@pytest.mark.parametrize(("name", "place"), marked(GRAPH, few_first))
+@each_case
 def test_a_run_that_is_saved_and_loaded_goes_on_to_the_same_bits(name, place, tmp_path):
     """Every algorithm's short form of what test_resume.py does with whole runs: through files, in the middle."""
     driver = driver_of(name, place, 1)
@@ -234,14 +212,12 @@ def assert_in_place(name, place, count):
     texts = dict(programs(driver))
     texts.pop("begin ", None)  # runs once; there a copy is how two rings of zeros are made
     assert len(texts) == (2 if driver.warmup else 1) * (1 if place == "graph" else 2)
-    ring = jax.tree.leaves(driver.buffer_shape())
-    rows = ring[0].shape[1] if ring else ROWS  # [S, C, N, ...]
     rings = 0
     for which, text in texts.items():
         assert not LAPACK.findall(text), which
-        assert not whole_copies(text, rows), which
-        rings += bool(re.search(rf"[\[,]{rows}[,\]]", text))
-    assert rings >= (len(texts) // (1 if place == "graph" else 2) if ring else 0)
+        assert not whole_copies(text, ROWS), which
+        rings += bool(re.search(rf"[\[,]{ROWS}[,\]]", text))
+    assert rings >= (2 if jax.tree.leaves(driver.buffer_shape()) else 0)
 
 
 def test_the_search_finds_a_copied_ring_and_a_lapack_call():
@@ -473,16 +449,21 @@ PROBES = [
 LADDER = [(case.name, probe) for case in CASES for probe in PROBES]
 
 
+@quickly
 @pytest.mark.parametrize(  # who stands on the highest rung has climbed: the others say where one fell
     ("name", "probe"), marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] else "long")
 )
 def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
-    driver = climber(name, probe)
+    learns = {**CASE[name].learns, "gamma": 0.9}
+    if name not in FEW:  # a warm-up is a program more to compile
+        learns["data"] = learns["data"] | CASE[name].data({}, {"warmup": 0})
+    env = probe(continuous=CASE[name].continuous)
+    driver = make(name, "graph", (0,), env, num_envs=4, **learns)
     seen = {probes.ObsReward: (-1.0, 1.0), probes.TwoStep: (0.0, 1.0), probes.ObsActionReward: (-1.0, 1.0)}
     carry = run(driver, CASE[name].rungs)
     for obs in seen.get(probe, (0.0,)):
         at = jnp.asarray([obs], jnp.float32)
-        want = float(driver.env.action_value(at, driver.env.best_action(at), 0.9))
+        want = float(env.action_value(at, env.best_action(at), 0.9))
         got = value(name, carry, obs)
         assert abs(got - want) < 0.05
 
