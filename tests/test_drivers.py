@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import QUICK, arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
-from cases import CASE, CASES, FEW, few_first, few_now, marked
+from cases import CASE, CASES, FEW, few_now, marked
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
@@ -32,12 +32,11 @@ N = 2
 RING = {"capacity": N * ROWS, "batch_size": 8, "warmup": 6, "steps": 1, "clip": None}
 PLACES = ("graph", "host")
 EACH = [(case.name, place) for case in CASES for place in PLACES]
-GRAPH = [(case.name, "graph") for case in CASES]
 
 
-def graph_first(name, place):
-    """The few in both places at once; every other algorithm in graph in `make test`, else in `make test-long`."""
-    return None if name in FEW else "slow" if place == "graph" else "long"
+def host_first(name, place):
+    """The few in both places at once; every other algorithm on the host in `make test`, where less is compiled."""
+    return None if name in FEW else "slow" if place == "host" else "long"
 
 
 def two_first(name, place):
@@ -47,7 +46,7 @@ def two_first(name, place):
     return "slow" if name in FEW else "long"
 
 
-each_case = pytest.mark.parametrize(("name", "place"), marked(EACH, graph_first))
+each_case = pytest.mark.parametrize(("name", "place"), marked(EACH, host_first))
 each_of_few = pytest.mark.parametrize(("name", "place"), marked(EACH, few_now))
 each_of_four = pytest.mark.parametrize(("name", "place"), marked(EACH, two_first))
 each_few = pytest.mark.parametrize("name", marked([case.name for case in CASES], few_now))
@@ -119,7 +118,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
-@pytest.mark.parametrize(("name", "place"), marked(GRAPH, few_first))
+@each_case
 def test_a_run_that_is_saved_and_loaded_goes_on_to_the_same_bits(name, place, tmp_path):
     """Every algorithm's short form of what test_resume.py does with whole runs: through files, in the middle."""
     driver = driver_of(name, place, 1)
@@ -456,9 +455,12 @@ LADDER = [(case.name, probe) for case in CASES for probe in PROBES]
     ("name", "probe"), marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] else "long")
 )
 def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
+    learns = {**CASE[name].learns, "gamma": 0.9}
+    if name not in FEW:  # a warm-up is a program more to compile
+        learns["data"] = learns["data"] | CASE[name].data({}, {"warmup": 0})
     env = probe(continuous=CASE[name].continuous)
+    driver = make(name, "graph", (0,), env, num_envs=4, **learns)
     seen = {probes.ObsReward: (-1.0, 1.0), probes.TwoStep: (0.0, 1.0), probes.ObsActionReward: (-1.0, 1.0)}
-    driver = make(name, "graph", (0,), env, num_envs=4, **CASE[name].learns, gamma=0.9)
     carry = run(driver, CASE[name].rungs)
     for obs in seen.get(probe, (0.0,)):
         at = jnp.asarray([obs], jnp.float32)
