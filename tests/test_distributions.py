@@ -192,7 +192,7 @@ def test_the_log_prob_of_a_stored_action_has_finite_gradients_up_to_the_bounds(u
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.7, 0.3), (-1.2, 0.6)])
 def test_tanh_normal_integrates_to_one_on_any_bounds(low, high, mean, std):
     action = np.linspace(-1, 1, 40_001)[1:-1]
-    world = np.asarray(to_bounds(Box((), low, high, dtype="float64"), action))
+    world = to_bounds(Box((), low, high, dtype="float64"), action[:, None])
     log_prob = TanhNormal(f32([mean]), f32([std])).log_prob(f32(action)[:, None])
     density = np.exp(np.asarray(log_prob, np.float64)) / ((high - low) / 2)
     np.testing.assert_allclose(integrate.trapezoid(density, world), 1.0, atol=2e-4)

@@ -173,7 +173,7 @@ def test_epsilon_follows_the_environment_steps_that_were_observed():
         state = dqn.observe(CFG, SPEC, saved_and_loaded(state), rows)
         assert int(state.clock.env_steps) == 10 * i
         assert int(state.clock.updates) == 0
-        assert int(dqn.actor(state).env_steps) == 10 * i
+        assert int(dqn.actor(state).clock.env_steps) == 10 * i
     assert ANNEALED.anneal == 200
 
 

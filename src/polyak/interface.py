@@ -299,3 +299,5 @@ class Algorithm(NamedTuple):
     wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
+    family: str = ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
+    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
