@@ -6,6 +6,7 @@ a row that terminates is its reward. Where the surrogate is r A the gradient of 
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def cases() -> Finding:
     )
 
 
-def surrogate(ratios, advantages) -> tuple[np.ndarray, float]:
+def surrogate(ratios: Sequence[float], advantages: Sequence[float]) -> tuple[np.ndarray, float]:
     """The gradient of the policy's loss by the logits' biases [3], and the clip fraction, of rows [T, 1]."""
     rows = len(ratios)
     spec = Spec(Box((2,)), Discrete(3))

@@ -62,7 +62,10 @@ def train(algorithm: str, env: str, *, seeds: int = 1, **said: Any) -> polyak.Ru
     """`polyak.train` into a folder that is deleted when the program ends; evaluates at the end only."""
     began = time.monotonic()
     settings = ", ".join(f"{name} {value}" for name, value in said.get("config", {}).items())
-    print(f"{algorithm} on {env}, {seeds} seeds{': ' if settings else ''}{settings} ...", flush=True)
+    print(
+        f"{algorithm} on {env}, {seeds} seed{'s' if seeds > 1 else ''}{': ' if settings else ''}{settings} ...",
+        flush=True,
+    )
     live = sys.stdout.isatty()
     if "steps" in said:
         said.setdefault("eval_every", said["steps"])

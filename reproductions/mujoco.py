@@ -14,10 +14,10 @@ from reproductions.finding import Finding, main, train
 EPISODES = 20
 
 
-def beats_random(env: str, steps: int, seeds: int, needed: float, **said) -> Finding:
+def beats_random(env: str, steps: int, seeds: int, needed: float) -> Finding:
     """Train TD3 and play without exploration; `needed` is the mean return that is asked for."""
     random = random_returns(env)
-    means = train("td3", env, steps=steps, seeds=seeds, **said).evaluate(EPISODES).returns.mean(axis=1)
+    means = train("td3", env, steps=steps, seeds=seeds).evaluate(EPISODES).returns.mean(axis=1)
     listed = ", ".join(f"{mean:,.1f}" for mean in means)
     claims = {
         f"every seed is better than the best of {EPISODES} random episodes ({random.max():,.1f})": bool(

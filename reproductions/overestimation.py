@@ -17,7 +17,7 @@ import polyak
 from polyak import algorithms
 from polyak.envs.environment import to_bounds
 from polyak.envs.find import find
-from polyak.interface import Batch, Box, Spec
+from polyak.interface import Batch, Box, Spec, Update
 from reproductions.finding import Finding, main, train
 
 SEEDS, EPISODES, LENGTH, HORIZON = 3, 8, 100, 600
@@ -84,9 +84,9 @@ def estimate_and_truth(run: polyak.Run, seed: int) -> tuple[float, float]:
         return td3.act(policy.cfg, policy.spec, policy.actor, (), obs, key, explore)[0]
 
     def step(now: tuple, key: jax.Array, explore: bool) -> tuple[tuple, tuple]:
-        key_act, *keys = jax.random.split(key, 1 + len(now[1]))
+        key_act, key_env = jax.random.split(key)
         action = to_bounds(policy.spec.action, act(now[1], key_act, explore))
-        stepped = jax.vmap(PENDULUM.step)(now[0], action, jnp.stack(keys))
+        stepped = jax.vmap(PENDULUM.step)(now[0], action, jax.random.split(key_env, len(now[1])))
         return (stepped.state, stepped.obs), (now, stepped.reward)
 
     @jax.jit
@@ -115,35 +115,34 @@ def switches() -> dict[str, bool]:
     """What each of them changes in single updates on a batch of noise, and what it leaves alone."""
     claims = {}
     for twin in (True, False):
-        first, _ = updated(twin=twin, count=1)
-        claims[f"twin = {twin}: {1 + twin} critics"] = {
-            x.shape[0] for x in jax.tree.leaves(first.critics)
-        } == {1 + twin}
+        critics = updated(1, twin=twin)[0].state.critics
+        count = {leaf.shape[0] for leaf in jax.tree.leaves(critics)}
+        claims[f"twin = {twin}: {1 + twin} critic{'s' if twin else ''}"] = count == {1 + twin}
     for delay in (1, 2, 3):
-        actors = [flat(td3.actor(updated(delay=delay, count=count)[0])) for count in range(7)]
-        moved = [count for count in range(1, 7) if (actors[count] != actors[count - 1]).any()]
-        wanted = list(range(delay, 7, delay))
-        claims[f"delay = {delay}: the actor moves at updates {wanted}"] = moved == wanted
+        actors = [flat(td3.actor(update.state)) for update in updated(7, delay=delay)]
+        moved = [number for number in range(2, 8) if (actors[number - 1] != actors[number - 2]).any()]
+        wanted = [number for number in range(2, 8) if number % delay == 0]
+        claims[f"delay = {delay}: of updates 2 to 7 the actor moves at {wanted}"] = moved == wanted
     for smoothing in (0.0, 0.2):
-        targets = [updated(smoothing=smoothing, count=1, noise=noise)[1]["target"] for noise in (1, 2)]
-        random = bool(targets[0] != targets[1])
-        claims[f"smoothing = {smoothing}: the target is {'' if smoothing else 'not '}random"] = (
-            random == bool(smoothing)
+        first, second = (updated(1, noise, smoothing=smoothing)[0].metrics["target"] for noise in (1, 2))
+        word = "is" if smoothing else "is not"
+        claims[f"smoothing = {smoothing}: the target {word} random"] = bool(first != second) == (
+            smoothing > 0
         )
-    single, double = (updated(twin=twin, smoothing=0.0, count=1)[1]["target"] for twin in (False, True))
-    claims["twin takes the smaller target: below that of one critic"] = bool(double < single)
+    one, two = (updated(1, twin=twin, smoothing=0.0)[0].metrics["target"] for twin in (False, True))
+    claims["twin takes the smaller target: below that of one critic"] = bool(two < one)
     return claims
 
 
-def updated(count: int, noise: int = 0, **settings: Any) -> tuple[Any, dict]:
-    """State and metrics after `count` updates; `noise` chooses the random numbers of the updates."""
-    spec = Spec(Box((3,)), Box((2,), -1.0, 1.0))
-    cfg = td3.Config(hidden=(16,), **settings)
-    state, metrics = td3.init(cfg, spec, jax.random.key(0)), {}
-    update = jax.jit(lambda state, batch, key: td3.update(cfg, spec, state, batch, key)[:2])
+def updated(count: int, noise: int = 0, **settings: Any) -> list[Update]:
+    """The first `count` updates of a fresh state; `noise` chooses their random numbers."""
+    cfg, spec = td3.Config(hidden=(16,), **settings), Spec(Box((3,)), Box((2,), -1.0, 1.0))
+    state, updates = td3.init(cfg, spec, jax.random.key(0)), []
+    update = jax.jit(partial(td3.update, cfg, spec))
     for number in range(count):
-        state, metrics = update(state, random_batch(number), jax.random.key(100 * noise + number))
-    return state, metrics
+        updates.append(update(state, random_batch(number), jax.random.key(100 * noise + number)))
+        state = updates[-1].state
+    return updates
 
 
 def flat(network: Any) -> np.ndarray:

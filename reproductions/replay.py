@@ -1,5 +1,7 @@
 """Experience replay: draws are uniform and DQN needs it (C4), and n-step windows are what they should be (D13)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import stats
 
@@ -88,22 +90,22 @@ def windows() -> Finding:
         for drawn, wanted, rows in each_window(log, n_step):
             same &= drawn.next_obs.tobytes() == wanted.next_obs.tobytes()
             same &= drawn.terminated == wanted.terminated and drawn.truncated == wanted.truncated
-            error = max(error, abs(drawn.reward - wanted.reward) / max(1.0, abs(wanted.reward)))
-            error = max(error, abs(drawn.discount - wanted.discount))
+            of_reward = abs(drawn.reward - wanted.reward) / max(1.0, abs(wanted.reward))
+            error = np.max([error, of_reward, abs(drawn.discount - wanted.discount)])
             short += rows < n_step
             checked += 1
         claims[f"n = {n_step}: windows end where they should ({short} are shorter than n)"] = same
         claims[f"n = {n_step}: rewards and discounts within 1e-6 (found {error:.1e})"] = error < 1e-6
         if n_step == 1:
             claims["n = 1 is the one-step transition bit for bit"] = one_step(log)
-        worst, shortened = max(worst, error), shortened + short
+        worst, shortened = np.maximum(worst, error), shortened + short
     claims["some windows were cut short"] = shortened > 0
     return Finding(
         claims, f"largest error {worst:.1e} over {checked:,} windows, {shortened:,} of them cut short"
     )
 
 
-def each_window(log: Log, n_step: int):
+def each_window(log: Log, n_step: int) -> Iterator[tuple[Seen, Seen, int]]:
     """Of each drawn row: the row, the one that a loop over the stream makes, and how many steps it spans."""
     for place in np.ndindex(log.row.shape):
         drawn = Seen(*(field[place] for field in log.drawn))

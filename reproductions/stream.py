@@ -64,7 +64,7 @@ class Patterns(Environment):
 class Config:
     """Nothing but what replay reads."""
 
-    gamma: float = within(0.99, 0, 1)
+    gamma: float = within(0.99, 0, 1)  # discount
     horizon: int = within(0, 0)  # environment steps of the whole run
     data: Replay = field(default_factory=lambda: Replay(capacity=256, batch_size=64, warmup=0, steps=16))
 

@@ -4,6 +4,8 @@ On CartPole every reward is 1, so no return is larger than 1 / (1 - gamma) = 100
 is being changed chases its own tail: |Q| passes that bound and does not come back.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,11 +78,11 @@ def follow(tau: float, period: int) -> tuple[list[int], float]:
         if (before != target).any():
             moved.append(count)
         wanted = tau * online + (1 - tau) * before if count % period == 0 else before
-        error = max(error, float(np.abs(target - wanted).max()))
+        error = float(np.maximum(error, np.abs(target - wanted).max()))
     return moved, error
 
 
-def flat(network) -> np.ndarray:
+def flat(network: Any) -> np.ndarray:
     """All of its weights, in float64."""
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(network)])
 
