@@ -170,7 +170,7 @@ def test_epsilon_follows_the_environment_steps_that_were_observed():
     rows = Transition(np.zeros((5, 2, 3)), flag, np.zeros((5, 2)), np.zeros((5, 2, 3)), flag, flag)
     state = start()
     for i in range(1, 4):
-        state = dqn.observe(CFG, SPEC, saved_and_loaded(state), rows)
+        state = dqn.algorithm.observe(CFG, SPEC, saved_and_loaded(state), rows)
         assert int(state.clock.env_steps) == 10 * i
         assert int(state.clock.updates) == 0
         assert int(dqn.actor(state).clock.env_steps) == 10 * i

@@ -293,11 +293,9 @@ class Algorithm(NamedTuple):
     update: Callable  # (cfg, spec, state, batch, key) -> Update
     memory: Callable = no_memory  # (cfg, spec, env_ids, episode, key) -> [N, ...] carried by environment
     observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
+    gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
+    apply: Callable | None = None  # (cfg, spec, state, grads) -> state
     family: str = (
         ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
     )
-    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
-    gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
-    apply: Callable | None = None  # (cfg, spec, state, grads) -> state
-    family: str = ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
     wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
