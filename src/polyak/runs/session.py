@@ -11,6 +11,7 @@ import jax
 
 from polyak import algorithms
 from polyak.drivers.act import row_shape
+from polyak.drivers import check
 from polyak.drivers.check import check_data
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
@@ -73,6 +74,16 @@ class Session:
                 f"the replay would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: "
                 f"lower --config.data.capacity (now {self.cfg.data.capacity:,}) or --seeds"
             )
+
+    def check_budget(self) -> None:
+        """UserError, one line, where the run would end before its first update."""
+        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
+            raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
+
+    def notes(self) -> list[str]:
+        """Lines that a person should read before the run begins."""
+        budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
+        return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
 
     @cached_property
     def planned_bytes(self) -> int:
