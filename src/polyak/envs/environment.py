@@ -62,6 +62,9 @@ class HostEnvs(Protocol):
     """L environments on the host, stepped together; they never reset themselves."""
 
     spec: Spec  # num_envs = L
+    exact_reset: (
+        bool  # an episode is a function of its seed and actions; else of all since they were made or closed
+    )
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""

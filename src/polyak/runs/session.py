@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from polyak import algorithms
-from polyak.drivers.act import row_shape
 from polyak.drivers import check
+from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for

@@ -27,9 +27,10 @@ class Scaled(Record):
 def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -> Algorithm:
     """The algorithm on rewards / sqrt(var + eps), clipped to [-clip, clip]; scaled, never shifted.
 
-    Single rewards are scaled and clipped, before any n-step sum. var is the variance of the discounted sum of rewards that each environment has collected since its
-    episode began (Engstrom et al. 2020, arXiv:2005.12729; with `cfg.gamma`). It needs one sum
-    for each of the N environments, so rollouts must be of all of them, in their order.
+    Single rewards are scaled and clipped, before any n-step sum. var is the variance of the discounted sum of
+    rewards that each environment has collected since its episode began (Engstrom et al. 2020, arXiv:2005.12729;
+    with `cfg.gamma`). It needs one sum for each of the N environments, so rollouts must be of all of them, in
+    their order.
     """
 
     def scaled(moments: Moments, reward: Array) -> Array:
