@@ -27,6 +27,8 @@ class Case:
     constant    iterations, of two environments, until it knows that 1 for ever is worth 100
     small       settings with which it compiles in no time and does all that it can do
     at_once     settings with which even its first update moves everything
+    whole       settings with which a few rollouts show all that its whole update does: every schedule falls within
+                48 steps, and no two settings are equal by accident
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
@@ -39,6 +41,7 @@ class Case:
     constant: int
     small: dict[str, Any] = field(default_factory=dict)
     at_once: dict[str, Any] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
     squashed: bool = False
     bootstraps: bool = True
     few: bool = False
@@ -93,6 +96,7 @@ CASES = [
         constant=250,
         small={**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3},
         at_once={"period": 1},
+        whole={"period": 3, "tau": 0.4, "lr": 1e-2, "lr_end": 0.1, "horizon": 48, "max_norm": 0.5},
         few=True,
     ),
     Case(
@@ -105,6 +109,10 @@ CASES = [
         rungs=200,
         constant=500,
         small={**SMALL, "epochs": 2},
+        whole={
+            **{"epochs": 3, "minibatch": 4, "lr": 1e-2, "lr_end": 0.1, "horizon": 48},
+            **{"entropy": 0.05, "clip": 0.3},
+        },
         few=True,
     ),
     Case(
@@ -119,6 +127,7 @@ CASES = [
         constant=250,
         small=SMALL,
         at_once={"delay": 1},
+        whole={"actor_lr": 1e-2, "critic_lr": 3e-3, "tau": 0.1, "delay": 2},
         squashed=True,
         few=True,
     ),

@@ -189,3 +189,34 @@ def test_every_departure_of_the_defaults_is_stated():
     """The paper clips the error term and not the gradient's norm (its Methods, "Training algorithm")."""
     if dqn.Config().max_norm < float("inf"):
         assert "norm" in dqn.__doc__.split("Departures:")[1]
+
+
+# ---- the whole update, which test_updates.py runs
+
+
+class Whole(oracles.Whole):
+    """Algorithm 1 of Mnih et al. 2015, on Adam, with a learning rate that falls."""
+
+    def __init__(self, cfg, spec, state):
+        super().__init__(cfg, spec, state)
+        self.adam = oracles.Adam(cfg.lr, max_norm=cfg.max_norm)
+
+    @staticmethod
+    def read(state):
+        return {"q": oracles.layers_of(state.q), "q_target": oracles.layers_of(state.q_target)}
+
+    def update(self, batch, key):
+        cfg, q, target = self.cfg, self.networks["q"], self.networks["q_target"]
+        size = len(batch.reward)
+        slope = np.zeros((size, self.spec.action.n))
+        for b in range(size):
+            y = float(batch.reward[b])
+            if not batch.terminated[b]:
+                y += cfg.gamma * oracles.mlp(target, batch.next_obs[b]).max()
+            error = oracles.mlp(q, batch.obs[b])[batch.action[b]] - y
+            slope[b, batch.action[b]] = batch.weight[b] * np.clip(error, -cfg.huber, cfg.huber) / size
+        q = self.adam.step(q, oracles.mlp_gradient(q, batch.obs, slope)[0], cfg.lr * self.share_of_lr())
+        self.updates += 1
+        if self.updates % cfg.period == 0:
+            target = oracles.averaged(cfg.tau, q, target)
+        self.networks = {"q": q, "q_target": target}

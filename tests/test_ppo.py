@@ -397,3 +397,85 @@ def test_the_learning_rate_falls_linearly_over_the_horizon(lr_end, env_steps, sh
         int(ppo.algorithm.observe(cfg, REAL, done.state, make_rollout(REAL)).clock.env_steps)
         == env_steps + T * N
     )
+
+
+# ---- the whole update, which test_updates.py runs
+
+
+class Whole(oracles.Whole):
+    """Algorithm 1 of Schulman et al. 2017, with the settings that `ppo.py` states: K epochs, each in its own order."""
+
+    def __init__(self, cfg, spec, state):
+        super().__init__(cfg, spec, state)
+        self.adam = oracles.Adam(cfg.lr, eps=1e-5, max_norm=cfg.max_norm)
+
+    @staticmethod
+    def read(state):
+        log_sigma = np.asarray(getattr(state.policy, "log_sigma", np.zeros(0)), float)
+        return {
+            "policy": oracles.layers_of(state.policy.net),
+            "log_sigma": log_sigma,
+            "critic": oracles.layers_of(state.critic),
+        }
+
+    def policy(self, obs, action):
+        """For rows [M]: log pi(a|s), its slope in the network's output and in log sigma, likewise of the entropy."""
+        out = oracles.mlp(self.networks["policy"], obs, "tanh")
+        if isinstance(self.spec.action, Discrete):
+            log_p = out - np.log(np.exp(out).sum(axis=1, keepdims=True))
+            p, rows = np.exp(log_p), np.arange(len(out))
+            entropy = -(p * log_p).sum(axis=1, keepdims=True)
+            none = np.zeros((len(out), 0))
+            return log_p[rows, action], np.eye(out.shape[1])[action] - p, none, -p * (log_p + entropy), none
+        log_sigma = self.networks["log_sigma"]
+        z = (action - out) / np.exp(log_sigma)
+        log_prob = (-(z**2) / 2 - log_sigma - math.log(2 * math.pi) / 2).sum(axis=1)
+        return log_prob, z / np.exp(log_sigma), z**2 - 1, np.zeros_like(out), np.ones_like(z)
+
+    def update(self, batch, key):
+        cfg, (times, num_envs) = self.cfg, batch.reward.shape
+        value, after = (
+            oracles.mlp(self.networks["critic"], obs, "tanh")[..., 0] for obs in (batch.obs, batch.next_obs)
+        )
+        advantage = oracles.gae(
+            batch.reward, batch.terminated, batch.truncated, value, after, cfg.gamma, cfg.lam
+        )
+        lr, each = cfg.lr * self.share_of_lr(), max(1, round(cfg.minibatch / num_envs))
+        for epoch in range(cfg.epochs):
+            order = np.argsort(np.asarray(jax.random.uniform(jax.random.fold_in(key, epoch), times)))
+            for first in range(0, times, each):
+                chosen = order[first : first + each]
+                self.descend(
+                    lr,
+                    *(
+                        np.asarray(x)[chosen].reshape(len(chosen) * num_envs, *x.shape[2:])
+                        for x in (
+                            batch.obs,
+                            batch.action,
+                            batch.extras["log_prob"],
+                            advantage,
+                            advantage + value,
+                        )
+                    ),
+                )
+        self.updates += 1
+
+    def descend(self, lr, obs, action, old_log_prob, advantage, target):
+        """One step on minus eq. 9, on rows [M]."""
+        cfg, nets, size = self.cfg, self.networks, len(advantage)
+        if size > 1:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        log_prob, by_out, by_sigma, entropy_by_out, entropy_by_sigma = self.policy(obs, action)
+        ratio = np.exp(log_prob - old_log_prob)
+        gone = np.where(advantage > 0, ratio > 1 + cfg.clip, ratio < 1 - cfg.clip)
+        slope = (np.where(gone, 0.0, ratio * advantage))[:, None]
+        out = -(slope * by_out + cfg.entropy * entropy_by_out) / size
+        v = oracles.mlp(nets["critic"], obs, "tanh")
+        grads = {
+            "policy": oracles.mlp_gradient(nets["policy"], obs, out, "tanh")[0],
+            "log_sigma": -(slope * by_sigma + cfg.entropy * entropy_by_sigma).sum(axis=0) / size,
+            "critic": oracles.mlp_gradient(
+                nets["critic"], obs, 2 * cfg.value_loss * (v - target[:, None]) / size, "tanh"
+            )[0],
+        }
+        self.networks = self.adam.step(nets, grads, lr)

@@ -203,3 +203,54 @@ def test_exploration_noise_is_gaussian_with_sigma_and_clipped_to_the_action_rang
     silent, _, _ = td3.act(cfg, SPEC, actor, (), obs[:1], jax.random.key(1), False)
     np.testing.assert_allclose(silent[0], mean, rtol=1e-5, atol=1e-6)
     assert math.isclose(float(np.corrcoef(np.asarray(action).T)[0, 1]), 0, abs_tol=0.06)
+
+
+# ---- the whole update, which test_updates.py runs
+
+
+class Whole(oracles.Whole):
+    """Algorithm 1 of Fujimoto et al. 2018."""
+
+    def __init__(self, cfg, spec, state):
+        super().__init__(cfg, spec, state)
+        self.actor_adam, self.critic_adam = oracles.Adam(cfg.actor_lr), oracles.Adam(cfg.critic_lr)
+
+    @staticmethod
+    def read(state):
+        def members(critics):
+            return [oracles.layers_of(critics.member, i) for i in range(2)]
+
+        return {
+            "actor": oracles.layers_of(state.actor),
+            "critics": members(state.critics),
+            "actor_target": oracles.layers_of(state.actor_target),
+            "critics_target": members(state.critics_target),
+        }
+
+    def update(self, batch, key):
+        cfg, nets = self.cfg, dict(self.networks)
+        size, weight = len(batch.reward), batch.weight.astype(float)[:, None]
+        noise = cfg.smoothing * np.asarray(jax.random.normal(key, batch.action.shape), float)
+        noise = np.clip(noise, -cfg.smoothing_clip, cfg.smoothing_clip)
+        after = np.clip(np.tanh(oracles.mlp(nets["actor_target"], batch.next_obs)) + noise, -1, 1)
+        after = np.concatenate([batch.next_obs, after], axis=1)
+        smaller = np.minimum(*(oracles.mlp(critic, after) for critic in nets["critics_target"]))
+        alive = ~np.asarray(batch.terminated)[:, None]
+        y = batch.reward.astype(float)[:, None] + np.where(alive, cfg.gamma * smaller, 0.0)
+        taken = np.concatenate([batch.obs, batch.action], axis=1)
+        grads = [
+            oracles.mlp_gradient(critic, taken, 2 * weight * (oracles.mlp(critic, taken) - y) / size)[0]
+            for critic in nets["critics"]
+        ]
+        nets["critics"] = self.critic_adam.step(nets["critics"], grads)
+        self.updates += 1
+        if self.updates % cfg.delay == 0:
+            mu = np.tanh(oracles.mlp(nets["actor"], batch.obs))
+            first = nets["critics"][0]  # after its step
+            _, slope = oracles.mlp_gradient(first, np.concatenate([batch.obs, mu], axis=1), weight / size)
+            slope = -slope[:, batch.obs.shape[1] :] * (1 - mu**2)
+            grads = oracles.mlp_gradient(nets["actor"], batch.obs, slope)[0]
+            nets["actor"] = self.actor_adam.step(nets["actor"], grads)
+            for name in ("actor", "critics"):
+                nets[f"{name}_target"] = oracles.averaged(cfg.tau, nets[name], nets[f"{name}_target"])
+        self.networks = nets

@@ -1,6 +1,6 @@
 """Replay as a pipeline: draw windows of the ring, make transitions of them; one file for each stage."""
 
-from collections.abc import Callable
+from typing import Any
 
 from polyak.interface import Array, Batch, Replay
 from polyak.parts.replay.draw import Windows, uniform
@@ -21,12 +21,10 @@ __all__ = [
 ]
 
 
-def sample(
-    ring: Ring, key: Array, data: Replay, gamma: Array, seen: Callable[[Array], Array] | None = None
-) -> Batch:
+def sample(ring: Ring, key: Array, data: Replay, gamma: Array, seen: Any = None) -> Batch:
     """Draw a batch as `data` says: [B, ...], or [B, L, ...] where its length is more than one row.
 
-    seen  what learning sees of single rewards, once they are clipped and before they are summed; None: all
+    seen  from single rewards, clipped and not yet summed, to those that learning sees; None: as they are
     """
     windows = uniform(ring, key, data.batch_size, data.length)
     return n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
