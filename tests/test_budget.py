@@ -1,0 +1,118 @@
+"""A run that cannot learn says so before it starts, and an environment without a preset gets settings that can."""
+
+import dataclasses
+
+import pytest
+from cases import FEW
+
+from polyak import algorithms
+from polyak.cli import main
+from polyak.drivers.check import check_data, notes, wrong_budget
+from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
+from polyak.runs.plan import Settings, make_plan, preset
+from polyak.runs.values import amend
+
+SPEC = Spec(obs=Box((3,)), action=Discrete(2))
+
+
+@pytest.mark.parametrize(
+    ("data", "num_envs", "steps", "learns"),
+    [
+        (Replay(warmup=1_000), 1, 1_000, False),
+        (Replay(warmup=1_000), 1, 1_001, True),
+        (Replay(warmup=1_001, steps=4), 1, 1_002, False),  # both are rounded up to 251 rollouts
+        (Replay(warmup=1_000, steps=4), 1, 1_001, True),
+        (Replay(warmup=1_000), 3, 1_002, False),
+        (Replay(warmup=0), 1, 1, True),
+        (OnPolicy(steps=2048), 1, 100, True),
+    ],
+)
+def test_a_warm_up_that_fills_the_run_is_said_with_its_flag(data, num_envs, steps, learns):
+    spec = dataclasses.replace(SPEC, num_envs=num_envs)
+    said = wrong_budget(data, spec, steps)
+    assert bool(said) != learns
+    assert data.warmup_rollouts(num_envs) * data.steps * num_envs < steps if learns else True
+    assert all("--config.data.warmup" in line and "--steps" in line and f"{steps:,}" in line for line in said)
+
+
+def test_a_run_that_would_learn_nothing_is_refused_in_one_line_and_leaves_no_folder(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    line = "train dqn jax:CartPole-v1 --steps 20000 --config.data.warmup 20000 --name here"
+    assert main(line.split()) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    assert "the warm-up takes 20,000 steps" in said
+    assert "--config.data.warmup" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "steps", "flag"),
+    [
+        (Replay(capacity=100, batch_size=256, warmup=10), 10_000, "--config.data.batch_size"),
+        (Replay(batch_size=256, warmup=10), 200, "--config.data.batch_size"),
+        (Replay(batch_size=32, warmup=10, clip=1.0), 10_000, "--config.data.clip None"),
+        (Replay(batch_size=32, warmup=10), 10_000, None),
+        (Replay(capacity=256, batch_size=256, warmup=10), 10_000, None),
+    ],
+)
+def test_what_is_not_as_it_seems_is_noted_in_one_line_with_the_flag(data, steps, flag):
+    algorithm = algorithms.find("dqn")
+    said = notes(algorithm, dataclasses.replace(algorithm.Config(), data=data), SPEC, steps)
+    assert len(said) == (flag is not None)
+    assert all(flag in line and "\n" not in line for line in said)
+
+
+def test_notes_are_said_before_the_run(capsys, tmp_path):
+    line = "train ppo jax:CartPole-v1 --no-preset --num-envs 3 --steps 24 --eval-episodes 1 --name here"
+    sizes = "--config.hidden 4 --config.epochs 1 --config.data.steps 4 --config.minibatch 8"
+    assert main([*line.split(), *sizes.split(), "--out", str(tmp_path)]) == 0
+    assert "note: a gradient step takes 9 rows, not the 8 of --config.minibatch" in capsys.readouterr().err
+
+
+# ---- settings for environments that have none of their own
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("steps", [20_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("num_envs", [1, 8, 64])
+def test_the_default_preset_learns_within_the_budget_and_clips_no_reward(name, steps, num_envs):
+    plan = make_plan(name, "somewhere:Else-v0", Settings(steps=steps, num_envs=num_envs))
+    algorithm = algorithms.find(name)
+    cfg = amend(algorithm.Config(), plan.config, "config.")
+    action = SPEC.action if "discrete" in algorithm.actions else Box((2,), -1.0, 1.0)
+    spec = dataclasses.replace(SPEC, action=action, num_envs=num_envs)
+    check_data(name, algorithm, cfg, spec)
+    assert wrong_budget(cfg.data, spec, steps) == []
+    assert cfg.data.clip is None
+    if isinstance(cfg.data, Replay):
+        assert 0 < cfg.data.warmup <= min(0.05 * steps, algorithm.Config().data.warmup)
+    assert notes(algorithm, cfg, spec, steps) == []
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_default_preset_is_of_environments_without_one_and_no_preset_is_the_papers(name):
+    tuned = preset(name, "somewhere:Else-v0")
+    assert tuned["source"].startswith("of every other environment")
+    assert preset(name, "Pendulum-v1" if name != "dqn" else "CartPole-v1") != tuned
+    assert preset("my_module:algorithm", "Else-v0") == {}
+    plan = make_plan(name, "Else-v0", Settings(preset=False, steps=1000))
+    paper = algorithms.find(name).Config()
+    horizon = {"horizon": 1000} if hasattr(paper, "horizon") else {}
+    assert amend(paper, plan.config) == dataclasses.replace(paper, **horizon)
+
+
+def test_a_share_of_the_steps_is_at_most_the_algorithms_own_and_a_flag_wins():
+    def warmup(steps, **config):
+        return make_plan("td3", "Else-v0", Settings(steps=steps), config).config["data"]["warmup"]
+
+    assert [warmup(steps) for steps in (20_000, 100_000, 1_000_000, 9_000_000)] == [
+        500,
+        2_500,
+        25_000,
+        25_000,
+    ]
+    assert warmup(None) == 2_500
+    assert warmup(20_000, **{"data.warmup": 7}) == 7
