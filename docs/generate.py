@@ -25,6 +25,7 @@ from pathlib import Path
 from polyak import algorithms
 from polyak.drivers.check import UNSERVED
 from polyak.flags import comment_of, comments, comments_by_line
+from polyak.runs.plan import DEFAULT
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -156,7 +157,7 @@ def presets_table(name: str) -> str:
     found = scores.read(name)
     cells = [
         [
-            f"`{env}`",
+            "any other" if env == DEFAULT else f"`{env}`",
             f"{tuned['steps']:,}",
             tuned["source"],
             scores.describe(found.get(env), env, tuned["steps"]),
