@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,14 @@ class CheckpointError(UserError):
 
 
 class EnvironmentFault(UserError):
-    """An environment broke its contract; names the step, the environment and the field."""
+    """An environment broke its contract; names the step, the environment and the field.
+
+    run  the driver's run as it is after the fault, where a run was in progress
+    """
+
+    def __init__(self, text: str = "", run: Any = None):
+        super().__init__(text)
+        self.run = run
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -233,14 +233,29 @@ class Batch(NamedTuple):
         return self.terminated | self.truncated
 
 
+WORD = 2**30  # environment steps that the clock's lower word counts
+
+
 class Clock(NamedTuple):
     """Counters that do not depend on data; seeds that run side by side share them, recognised by this type.
 
-    Both are int32 scalars, and mean the same in every algorithm: of one seed, since its run began.
+    Both mean the same in every algorithm: of one seed, since its run began. Environment steps are counted in two
+    words, exactly and beyond 2^32.
     """
 
-    updates: Array  # calls of `update`
-    env_steps: Array  # environment steps that `observe` has seen, warm-up included
+    updates: Array  # uint32 scalar, calls of `update`
+    low: Array  # int32 scalar below WORD, environment steps that `observe` has seen, warm-up included
+    high: Array  # int32 scalar, how often WORD of them were passed
+
+    @property
+    def env_steps(self) -> Array:
+        """Environment steps as a float32 scalar, which is what schedules are drawn over."""
+        return self.high.astype("float32") * float(WORD) + self.low.astype("float32")
+
+    def at(self, env_steps: int) -> "Clock":
+        """The same updates, at so many environment steps."""
+        zero = self.low - self.low
+        return self._replace(low=zero + env_steps % WORD, high=zero + env_steps // WORD)
 
     def updated(self) -> "Clock":
         """One update on."""
@@ -248,7 +263,8 @@ class Clock(NamedTuple):
 
     def observed(self, rollout: Transition) -> "Clock":
         """One rollout [T, N, ...] on."""
-        return self._replace(env_steps=self.env_steps + rollout.reward.size)
+        low = self.low + rollout.reward.size
+        return self._replace(low=low % WORD, high=self.high + low // WORD)
 
 
 class Update(NamedTuple):

@@ -4,6 +4,7 @@ An environment cannot be saved. What can be saved is the seed and the actions of
 all that it gave: playing the actions again brings it back, and the CRC tells whether it really did.
 """
 
+import copy
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -63,6 +64,14 @@ class HostEpisodes:
         self.check = np.zeros((count, len(jax.tree.leaves(spec.obs)) + 2), np.uint32)  # CRCs, likewise
         self.recent: list[HostStep] = []  # steps that are not yet in `total` and `check`
         self.actions: list[np.ndarray] = []  # the last steps' [L, ...]; an episode is its last `length`
+
+    def copied(self) -> "HostEpisodes":
+        """The episodes as they are; the environments, which both would step, go on with these."""
+        other = copy.copy(self)
+        for name in ("number", "begun", "total", "check", "recent", "actions"):
+            setattr(other, name, getattr(self, name).copy())
+        other.measures = {name: value.copy() for name, value in self.measures.items()}
+        return other
 
     @property
     def count(self) -> int:
@@ -207,6 +216,11 @@ def episode_seed(run: int, env: int, episode: int) -> int:
     return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
 
 
+def word(count: int) -> np.uint32:
+    """A count as the word of 32 bits that keys are folded with."""
+    return np.uint32(count % 2**32)
+
+
 def first_checksums(obs: Tree, slot: Any) -> list[int]:
     """Where the CRCs of a slot begin: its first observation, no reward, no end."""
     return [zlib.crc32(np.ascontiguousarray(leaf[slot]).data) for leaf in jax.tree.leaves(obs)] + [0, 0]
@@ -252,7 +266,7 @@ class HostMemory:
             return memory
         shape = len(self.seed_array), self.spec.num_envs
         mask = np.isin(np.arange(number.size), slots).reshape(shape)
-        return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, row)
+        return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, word(row))
 
     def _reset(self, memory: Tree, mask: Array, number: Array, seed: Array, row: Array) -> Tree:
         fresh = self.begin(jax.random.fold_in(Keys.of(seed).memory, row + 1), number)

@@ -14,8 +14,9 @@ from polyak.drivers.act import act_or_warm_up, actors
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
-from polyak.drivers.program import Program, anywhere, over_seeds, zeros
+from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import Environment
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.pytree import Counter, Record, pytree, strip_weak_types
 
@@ -71,6 +72,7 @@ class InGraph:
         self.read = actors(algorithm)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # a JAX environment always comes back exactly
+        self.watch = None  # a compiled rollout is not left
 
     def of(self, seeds: Sequence[int]) -> "InGraph":
         """The same programs for other seeds, of which there must be as many."""
@@ -93,16 +95,34 @@ class InGraph:
 
     def advance(self, run: GraphRun, iterations: int) -> GraphRun:
         """The run, `iterations` rollouts on."""
-        warm = min(max(self.warmup - int(run.iteration.value), 0), iterations)
+        warm = min(max(self.warmup - int(run.iteration), 0), iterations)
         for is_warm, count in ((True, warm), (False, iterations - warm)):
             if count:
                 run = self.program[is_warm](run, self.seed_array, count)
+        try:
+            self._check(run)
+        except EnvironmentFault as fault:
+            fault.run = run
+            raise
+        return run
+
+    def _check(self, run: GraphRun) -> None:
+        """Raise EnvironmentFault for what the programs found."""
         fault = np.asarray(run.fault)
         for seed, (row, env, field) in zip(self.seeds, fault.tolist(), strict=True):
             if row != validate.NOTHING:
-                raise validate.error_for(self.spec, row, env, field, seed)
-        validate.check_metrics(run.sums.metrics, int(run.iteration.value))
-        return run
+                raise validate.error_for(self.spec, row % 2**32, env, field, seed)
+        validate.check_metrics(run.sums.metrics, int(run.iteration))
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        self.cfg = cfg
+        for warm, program in self.program.items():
+            program.renew(self._chunk(warm))
+
+    def restart(self, run: GraphRun) -> GraphRun:
+        """The run with every clock at environment step 0."""
+        return run.replace(state=at_step_zero(run.state))
 
     def pack(self, run: GraphRun) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays by field, and plain values."""

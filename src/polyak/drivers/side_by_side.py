@@ -17,6 +17,7 @@ from polyak.drivers.in_graph import GraphRun, InGraph
 from polyak.drivers.learn import initial_states
 from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Spec, Tree
 from polyak.pytree import Concatenated
 
@@ -37,6 +38,7 @@ class SideBySide:
             first.warmup,
         )
         self.inexact: list[int] = []
+        self.watch = None  # a compiled rollout is not left
         self.pool = ThreadPoolExecutor(threads, "polyak-seed")
 
     def start(self) -> list[GraphRun]:
@@ -60,7 +62,24 @@ class SideBySide:
             for single, one in zip(self.singles, run, strict=True)
         ]
         wait(going)
-        return [one.result() for one in going]
+        faults = [one.exception() for one in going]
+        first = next(filter(None, faults), None)
+        if first is None:
+            return [one.result() for one in going]
+        if all(isinstance(fault, EnvironmentFault | None) for fault in faults):
+            newest = [fault.run if fault else one.result() for one, fault in zip(going, faults, strict=True)]
+            raise EnvironmentFault(str(first), newest) from first
+        raise first
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        for each in (*self.singles, self.all):
+            each.cfg = cfg
+        self.singles[0].refit(cfg)  # its programs are those of all
+
+    def restart(self, run: list[GraphRun]) -> list[GraphRun]:
+        """The runs with every clock at environment step 0."""
+        return [single.restart(one) for single, one in zip(self.singles, run, strict=True)]
 
     def pack(self, run: list[GraphRun]) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""

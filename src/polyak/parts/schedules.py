@@ -9,7 +9,7 @@ from polyak.interface import Clock
 
 def start_clock() -> Clock:
     """The clock of a run that has not stepped."""
-    return Clock(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    return Clock(jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def linear_schedule(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration: ArrayLike) -> jax.Array:

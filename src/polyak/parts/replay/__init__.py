@@ -2,7 +2,7 @@
 
 from polyak.interface import Array, Batch, Replay
 from polyak.parts.replay.draw import Windows, uniform
-from polyak.parts.replay.ring import Ring, add, cut, empty, planned_bytes
+from polyak.parts.replay.ring import Ring, add, clock_at, cut, empty, planned_bytes
 from polyak.parts.replay.window import clip_reward, n_step_batch
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Windows",
     "add",
     "clip_reward",
+    "clock_at",
     "cut",
     "empty",
     "n_step_batch",
