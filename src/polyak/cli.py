@@ -1,6 +1,6 @@
 """The command line. Importing this imports no JAX; a command imports what it needs once its words are right."""
 
-import dataclasses
+import contextlib
 import os
 import shutil
 import sys
@@ -48,8 +48,11 @@ Exit codes: 0 done, 2 your mistake (one line says which), 1 ours, 130 stopped by
 
 @dataclass(frozen=True)
 class ResumeOptions:
-    """Where, and what may run."""
+    """Where, how far, and what may run."""
 
+    steps: int | None = within(
+        None, 1
+    )  # another budget, all steps of each seed counted; lengthens a finished run
     out: str = "runs"  # the folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
 
@@ -61,6 +64,9 @@ class EvaluateOptions:
     episodes: int = within(20, 1)  # of each seed
     seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
     sample: bool = False  # act with exploration
+    at: int | None = within(None, 0)  # of the checkpoint after so many steps; usually the newest
+    best: bool = False  # of the checkpoint that evaluated best, of those that are kept
+    limit: int | None = within(None, 1)  # steps where an episode is cut; usually the run's --eval-limit
     json: bool = False  # one line of JSON, the last on stdout
     out: str = "runs"  # the folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
@@ -155,18 +161,22 @@ def train(said: flags.Said, settings: Settings) -> int:
     algorithm, env = said.words
     algorithms.check(algorithm)
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
-    settings = dataclasses.replace(settings, name=name)
-    say_header(Path(settings.out) / name)
-    from polyak.runs.run import Run, facts, open_run
+    path = Path(settings.out) / name
+    say_header(path)
+    from polyak.runs.run import Run, facts, placed, plan_run
     from polyak.runs.setup import set_up_jax
 
     set_up_jax()
     fields = flags.literals(said.groups.get("env", {}))
     own = flags.literals(said.groups["eval_env"]) if "eval_env" in said.groups else None
     config = said.groups.get("config", {})
-    session, folder, there, note = open_run(algorithm, env, settings, config, fields, own)
-    run = Run(folder.path, env, algorithm)
-    return go_on(run, session, facts(session, note), there)
+    session, note = plan_run(algorithm, env, settings, config, fields, own)
+    with placed(path, settings.name is not None, session, note) as (folder, there):
+        if folder.path != path:
+            say_header(folder.path)
+        run = Run(folder.path, env, algorithm)
+        run.folder = folder  # which is held
+        return go_on(run, session, facts(session, note), there)
 
 
 def resume(said: flags.Said, options: ResumeOptions) -> int:
@@ -176,11 +186,15 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     say_header(folder.path)
     from polyak.runs.run import facts
     from polyak.runs.setup import set_up_jax
+    from polyak.show.terminal import Terminal
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
-    session = run.trust()
-    return go_on(run, session, facts(session, run.config.get("preset", "")), True)
+    with run.folder.held() if options.steps is not None or not run.finished else contextlib.nullcontext():
+        if options.steps is not None:
+            run.lengthen(options.steps, Terminal())
+        session = run.trust()
+        return go_on(run, session, facts(session, run.config.get("preset", "")), True)
 
 
 def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
@@ -261,9 +275,14 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
 
     set_up_jax()
     run = open_trusted(path, options.trust)
+    if options.best and options.at is not None:
+        raise UserError("--at and --best each choose a checkpoint: give one of them")
+    if options.best or options.at is not None:
+        run = run.best() if options.best else run.at(options.at or 0)
+        print(f"the checkpoint after {run.step:,} steps", file=sys.stderr)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
-        evaluation = run.evaluate(options.episodes, options.seed, options.sample)
+        evaluation = run.evaluate(options.episodes, options.seed, options.sample, options.limit)
     if options.json:
         print(as_json(evaluation))
     else:

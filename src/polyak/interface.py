@@ -96,6 +96,9 @@ def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
     return lines
 
 
+MOST_SLOTS = 2**29  # rows of time that a ring holds at most: with twice as many its clock still fits an int32
+
+
 @dataclass(frozen=True)
 class Hindsight:
     """Goals of replayed windows replaced by achieved ones (Andrychowicz et al. 2017)."""

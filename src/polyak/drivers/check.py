@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Discrete, Planning, Spec, out_of_range
+from polyak.interface import MOST_SLOTS, Algorithm, Discrete, Planning, Spec, out_of_range
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
@@ -66,6 +66,10 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
             f"{spec.num_envs} environments: give at least {data.steps * spec.num_envs}"
         ]
     wrong = []
+    if held > MOST_SLOTS:
+        wrong.append(
+            f"data.capacity is {data.capacity}: at most {MOST_SLOTS} rows of each environment are held"
+        )
     if data.warmup > data.capacity:
         wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
     rows = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)  # before the first update

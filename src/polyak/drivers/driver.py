@@ -28,7 +28,9 @@ class Driver(Protocol):
     env_steps: int  # of one seed in one iteration
     warmup: int  # iterations before the first update
     inexact: list[int]  # environments that the last `unpack` could not bring back exactly
-    watch: Callable[[int], bool] | None  # told a few times a second how many rows a rollout has; true: leave it
+    watch: (
+        Callable[[int], bool] | None
+    )  # told a few times a second how many rows a rollout has; true: leave it
 
     def start(self) -> Any:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""

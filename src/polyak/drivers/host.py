@@ -24,7 +24,6 @@ from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import Counter, Flattened, Leaves, Record, copy, flat, pytree, strip_weak_types
 
-
 LOOK_SECONDS = 0.25  # between two looks at Ctrl-C during a rollout
 SLOW_SECONDS = 0.5  # a rollout that takes longer may have to be left
 FINISH_SECONDS = 1.0  # what is left of a rollout is finished if it takes no longer

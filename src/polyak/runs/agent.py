@@ -9,19 +9,25 @@ import jax
 import numpy as np
 
 from polyak.drivers.program import map_seeded
+from polyak.envs.adapters.gymnasium import check_main_guard
 from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.interface import Box
 from polyak.runs.folder import RunFolder
-from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
+from polyak.runs.loop import Interrupted, Training, draw, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
-from polyak.runs.run import Policy, Run, device, silent
+from polyak.runs.run import Policy, Run, device, say_horizon, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
 from polyak.runs.values import amend
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
+
+
+def budget_of(plan: Plan) -> dict[str, int]:
+    """What each call of `learn` chooses anew."""
+    return {name: getattr(plan, name) for name in ("steps", "eval_every", "checkpoint_every")}
 
 
 class Agent:
@@ -42,33 +48,50 @@ class Agent:
         env_fields: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
+        check_main_guard()
         self.algorithm, self.env, self.config, self.env_fields = algorithm, env, config, env_fields
         self.settings = amend(Settings(), {**settings, "seed": seed})
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
         self._policy: Policy | None = None
-        self._plan(1)  # mistakes are said here and not in `learn`
+        self._plan()  # mistakes are said here and not in `learn`
 
     # ---- learn
 
-    def learn(self, total_timesteps: int, verbose: bool = True) -> Self:
-        """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned."""
+    def learn(self, total_timesteps: int, verbose: bool = True, reset_num_timesteps: bool = False) -> Self:
+        """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned.
+
+        Schedules run to the end of these steps unless `config` has a horizon: that of a second call goes on from
+        where it was, over all steps so far and these. A call whose schedules end elsewhere compiles again; who
+        learns in many short calls gives the horizon of all.
+
+        reset_num_timesteps  count steps, schedules and metrics from 0 again; what was learned stays
+        """
         set_up_jax()
         terminal = Terminal() if verbose else silent()
+        before = 0 if reset_num_timesteps else self.env_steps
+        plan = self._plan(before + total_timesteps, total_timesteps)
         if self.training is None:
-            self._begin(self._plan(total_timesteps), terminal)
+            self._begin(plan if self._resume_from is None else self._resume_from.plan, terminal)
         training = self.training
         assert training is not None
         training.terminal = terminal
-        plan = dataclasses.replace(training.session.plan, steps=training.env_steps + total_timesteps)
-        training.session.plan = plan
-        training.schedule = Schedule(training.session)
+        session = training.session
+        if training.iteration and not reset_num_timesteps:
+            say_horizon(session.plan, plan, session.algorithm, terminal)
+        training.replan(plan, reset_num_timesteps)
+        if reset_num_timesteps:
+            self.metrics.clear()
         training.stop.clear()
-        with interruptible(training.stop, terminal):
-            with terminal.status("compiling"):
-                training.compile()
-            training.run(self)
-        self._policy = None
+        try:
+            with interruptible(training.stop, terminal):
+                with terminal.status("compiling"):
+                    training.compile()
+                training.run(self)
+        except Interrupted:
+            terminal.say(f"stopped at step {training.env_steps:,}")
+        finally:
+            self._policy = None
         return self
 
     @property
@@ -97,7 +120,7 @@ class Agent:
         """The policy as it is now."""
         if self._policy is None:
             if self.training is None:
-                self._begin(self._plan(1), silent())
+                self._begin(self._plan(), silent())
             training = self.training
             assert training is not None
             tree, _ = training.session.driver.pack(training.carry)
@@ -111,15 +134,21 @@ class Agent:
         """Make a run folder of it, with everything that is needed to go on; UserError if it is another's."""
         folder = RunFolder(Path(path))
         if self.training is None:
-            self._begin(self._plan(1), silent())
+            self._begin(self._plan(), silent())
         assert self.training is not None
-        if not folder.path.exists():
-            folder.create(self.training.session.plan, "", device())
-        elif dataclasses.replace(folder.plan(), steps=1) != dataclasses.replace(
-            self.training.session.plan, steps=1
-        ):
-            raise UserError(f"{folder.path} holds a run with other settings: choose another path")
-        save_checkpoint(folder, self.training)
+        plan = self.training.session.plan
+        with folder.held():
+            if not folder.begun:
+                folder.create(plan, "", device())
+            elif (there := folder.plan()) != plan:
+                if differences := dataclasses.replace(there, **budget_of(plan)).differences(plan):
+                    raise UserError(
+                        f"{folder.path} holds a run with other settings ({differences}): choose another path"
+                    )
+                folder.replan(plan, self.env_steps)
+            folder.keep(self.metrics)
+            save_checkpoint(folder, self.training)
+            draw(folder, silent())
         return folder.path
 
     @classmethod
@@ -158,15 +187,19 @@ class Agent:
 
     _resume_from: Run | None = None
 
-    def _plan(self, steps: int) -> Plan:
+    def _plan(self, steps: int | None = None, more: int = 0) -> Plan:
+        """The plan of a budget, of which `more` steps are to come; without one what is usual, which is never run."""
         if self._resume_from is not None:
-            return self._resume_from.plan
+            plan = self._resume_from.plan
+            return plan if steps is None else dataclasses.replace(plan, steps=steps)
         world = find(self.env, self.env_fields or {}, self.settings.measures)
-        settings = dataclasses.replace(self.settings, steps=self.settings.steps or max(steps, 1), seeds=1)
+        settings = dataclasses.replace(self.settings, seeds=1)
+        if steps is not None:
+            settings = dataclasses.replace(settings, steps=more)
         in_graph = isinstance(world, Environment)
         plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, in_graph)
         Session(plan).check()
-        return plan
+        return plan if steps is None else dataclasses.replace(plan, steps=steps)
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:
         session = self._resume_from.trust() if self._resume_from is not None else Session(plan)

@@ -23,9 +23,13 @@ class Settings:
     num_envs: int | None = within(None, 1)  # environments of each seed
     driver: Literal["auto", "graph", "host"] = "auto"  # auto: JAX environments in graph, others on the host
     vectorization: Literal["sync", "async"] = "sync"  # host environments in this process, or one process each
-    eval_every: int | None = within(None, 1)  # environment steps; usually a twentieth of the run
+    eval_every: int | None = within(None, 0)  # environment steps; usually a twentieth of the run; 0: never
     eval_episodes: int = within(10, 1)  # of each seed
+    eval_limit: int | None = within(
+        None, 1
+    )  # steps where evaluation cuts an episode; 10,000 if it has no end
     checkpoint_every: int | None = within(None, 1)  # environment steps; usually eval_every
+    deadline: float = within(60.0, 0.001)  # seconds that a step of an asynchronous environment may take
     out: str = "runs"  # the folder that run folders are made in
     name: str | None = None  # the run folder's own name; one that exists with the same plan is resumed
     preset: bool = True  # use tuned settings where there are any
@@ -45,9 +49,11 @@ class Plan:
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host"] = "host"
     vectorization: Literal["sync", "async"] = "sync"
-    eval_every: int = within(5_000, 1)
+    eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
+    eval_limit: int | None = within(None, 1)
     checkpoint_every: int = within(5_000, 1)
+    deadline: float = within(60.0, 0.001)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
@@ -58,6 +64,19 @@ class Plan:
     def all_seeds(self) -> range:
         """The seeds that run side by side."""
         return range(self.seed, self.seed + self.seeds)
+
+    def settle(self, config: Any) -> Any:
+        """The Config of this run: one with the plan's values, whose horizon, where it is 0, is the budget."""
+        config = amend(config, self.config, "config.")
+        if getattr(config, "horizon", None) == 0:
+            return dataclasses.replace(config, horizon=self.steps)
+        return config
+
+    def differences(self, other: "Plan") -> str:
+        """What other settings there are, by name: "steps is 2000 there, 3000 here"."""
+        mine, theirs = flattened(plain(self)), flattened(plain(other))
+        names = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+        return ", ".join(f"{name} is {mine.get(name)} there, {theirs.get(name)} here" for name in names)
 
     @property
     def imports(self) -> list[str]:
@@ -79,6 +98,14 @@ class Plan:
         except UserError as error:
             raise CheckpointError(f"{where}: {error}") from error
         return plan
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with names like config.data.steps."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx")
@@ -132,8 +159,6 @@ def make_plan(
     if config is None or isinstance(config, Mapping):
         config = amend(default_config(algorithm, tuned), config or {}, "config.")
     steps = settings.steps or tuned.get("steps", 100_000)
-    if getattr(config, "horizon", None) == 0:
-        config = dataclasses.replace(config, horizon=steps)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(
@@ -147,7 +172,8 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
-    eval_every = settings.eval_every or max(1, steps // 20)
+    usual = max(1, steps // 20)
+    eval_every = usual if settings.eval_every is None else settings.eval_every
     return Plan(
         algorithm=algorithm,
         env=env,
@@ -159,7 +185,9 @@ def make_plan(
         vectorization=settings.vectorization,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
-        checkpoint_every=settings.checkpoint_every or eval_every,
+        eval_limit=settings.eval_limit,
+        checkpoint_every=settings.checkpoint_every or eval_every or usual,
+        deadline=settings.deadline,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
         config=plain(config),

@@ -1,8 +1,10 @@
 """Runs, for Python and the command line: train, resume, load, evaluate."""
 
+import dataclasses
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +16,15 @@ import numpy as np
 
 from polyak.drivers.act import actors
 from polyak.drivers.learn import initial_states
+from polyak.envs.adapters.gymnasium import check_main_guard
 from polyak.envs.environment import Environment, flat_actions, to_bounds
 from polyak.envs.find import find
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Spec
-from polyak.runs.folder import RunFolder, check_name, name_run, versions
+from polyak.interface import Algorithm, Spec
+from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
-from polyak.runs.session import Session, gigabytes, wrapped
+from polyak.runs.session import Session, close, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_spec, show_space
 from polyak.runs.values import amend
@@ -64,7 +67,7 @@ class Policy:
 
     def __init__(self, plan: Plan, spec: Spec, state: Any):
         self.algorithm, self.spec, self.flat = wrapped(plan), spec, flat_actions(spec)
-        self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
+        self.cfg = plan.settle(self.algorithm.Config())
         self.actor = self.algorithm.actor(state)
         self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
 
@@ -98,6 +101,7 @@ class Run:
         self.config = self.folder.config()
         self.plan = self.folder.plan()
         self.trusted = {name for name in (env, algorithm) if name}
+        self.step: int | None = None  # of the checkpoint that is looked at; None: the newest
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -115,9 +119,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget is spent."""
+        """Whether the whole budget is spent, and what came of it evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        return newest is not None and int(newest.name) >= self.plan.steps
+        if newest is None or int(newest.name) < self.plan.steps:
+            return False
+        return not self.plan.eval_every or self.folder.evaluated(int(newest.name), self.plan.seeds)
 
     def trust(self) -> Session:
         """The session of this run; UserError where that would import code which only the folder names."""
@@ -136,11 +142,38 @@ class Run:
 
     @cached_property
     def _raw(self) -> tuple[dict[str, np.ndarray], dict]:
-        newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None:
+        if checkpoint.latest(self.folder.checkpoints) is None:
             raise CheckpointError(f"{self.path} has no complete checkpoint yet")
-        arrays, manifest = checkpoint.read_whole(self.folder.checkpoints, self.warn)
+        if self.step is not None:
+            arrays, manifest = checkpoint.read(self.kept[self.step])
+        else:
+            arrays, manifest = checkpoint.read_whole(self.folder.checkpoints, self.warn)
         return arrays, manifest["extra"]
+
+    @property
+    def kept(self) -> dict[int, Path]:
+        """The checkpoints that are kept, by their steps."""
+        return {int(path.name): path for path in checkpoint.complete(self.folder.checkpoints)}
+
+    def at(self, step: int) -> "Run":
+        """The same run as its checkpoint after so many steps has it; UserError names those that are kept."""
+        if step not in self.kept:
+            raise UserError(
+                f"{self.path} has no checkpoint at step {step}: kept are {', '.join(map(str, self.kept)) or 'none'}"
+            )
+        other = Run(self.path)
+        other.trusted, other.warn, other.step = self.trusted, self.warn, step
+        return other
+
+    def best(self) -> "Run":
+        """The run as the checkpoint has it that evaluated best, mean over seeds, of those that are kept."""
+        totals: dict[int, list[float]] = {}
+        for line in self.metrics:
+            if line["env_steps"] in self.kept and line.get("eval/return") is not None:
+                totals.setdefault(line["env_steps"], []).append(line["eval/return"])
+        if not totals:
+            raise UserError(f"{self.path} has no checkpoint that was evaluated: name one with --at STEP")
+        return self.at(max(totals, key=lambda step: (float(np.mean(totals[step])), step)))
 
     def state(self) -> Any:
         """The algorithm's state [S, ...] of the last checkpoint."""
@@ -150,7 +183,7 @@ class Run:
                 f"{self.path} names code to import: if you trust it, load it with algorithm={name!r}"
             )
         algorithm = wrapped(self.plan)
-        cfg = amend(algorithm.Config(), self.plan.config, "config.")
+        cfg = self.plan.settle(algorithm.Config())
         seeds = list(self.plan.all_seeds)
         template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(self.spec), seeds))
         prefix = "state/"
@@ -169,27 +202,67 @@ class Run:
         index = seed - self.plan.seed
         return Policy(self.plan, self.spec, map_seeded(lambda x: x[index], self.state()))
 
-    def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
-        """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores."""
+    def evaluate(
+        self, episodes: int = 20, seed: int | None = None, sample: bool = False, limit: int | None = None
+    ) -> Evaluation:
+        """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores.
+
+        limit  steps where an episode is cut, instead of the run's `eval_limit`
+        """
         session = self.trust()
-        evaluator = session.make_evaluator(episodes, seed, sample)
+        evaluator = session.make_evaluator(episodes, seed, sample, limit)
         try:
             played = evaluator(actors(session.algorithm)(self.state()))
         finally:
-            evaluator.close()
+            close(evaluator, self.warn)
+        assert played is not None  # nobody stops it
+        if played.cut:
+            self.warn(f"{played.cut} episodes were cut at {evaluator.limit:,} steps (--limit)")
         return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)
 
-    def resume(self, terminal: Terminal | None = None) -> "Run":
-        """Go on to the end of its budget, bit for bit as if it had never stopped."""
-        session = self.trust()
-        if not self.finished:
-            set_up_jax()
-            run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
+    def resume(self, terminal: Terminal | None = None, steps: int | None = None) -> "Run":
+        """Go on to the end of its budget, bit for bit as if it had never stopped.
+
+        steps  another budget: schedules over the whole run are stretched to it
+        """
+        with self.folder.held() if steps is not None else nullcontext():
+            terminal = terminal or silent()
+            if steps is not None:
+                self.lengthen(steps, terminal)
+            session = self.trust()
+            if not self.finished:
+                set_up_jax()
+                run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
         return self
+
+    def lengthen(self, steps: int, terminal: Terminal) -> None:
+        """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
+        newest = checkpoint.latest(self.folder.checkpoints)
+        done = 0 if newest is None else int(newest.name)
+        if steps == self.plan.steps:
+            return
+        if steps <= done:
+            raise UserError(f"--steps is {steps:,}, but {self.path} has made {done:,}: give more")
+        plan = dataclasses.replace(self.plan, steps=steps)
+        terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
+        say_horizon(self.plan, plan, wrapped(plan), terminal) if not is_code(plan.algorithm) else None
+        self.folder.replan(plan, done)
+        self.plan, self.config = plan, self.folder.config()
+
+
+def say_horizon(before: Plan, plan: Plan, algorithm: Algorithm, terminal: Terminal) -> None:
+    """Say how far schedules run under a new plan, where there are any."""
+    old, new = (getattr(each.settle(algorithm.Config()), "horizon", None) for each in (before, plan))
+    if old is None or new is None:
+        return
+    if old != new:
+        terminal.say(f"schedules run to step {new:,}, before to step {old:,}")
+    elif new < plan.steps:
+        terminal.say(f"config.horizon is {new:,}: from that step on schedules stand at their end")
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
@@ -232,32 +305,47 @@ def silent() -> Terminal:
     return Terminal(io.StringIO(), live=False)
 
 
-def open_run(
+def plan_run(
     algorithm: str,
     env: str,
     settings: Settings,
     config: Any = None,
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
-) -> tuple[Session, RunFolder, bool, str]:
-    """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
+) -> tuple[Session, str]:
+    """The session of a run that is to begin, checked, and a note on its preset; nothing is written yet."""
     tuned = preset(algorithm, env) if settings.preset else {}
     world = find(env, env_fields or {}, settings.measures)
     in_graph = isinstance(world, Environment)
-    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph)
-    session = Session(plan)
+    session = Session(make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph))
     session.check()
-    name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
-    folder = RunFolder(Path(settings.out) / name)
-    note = f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
-    if folder.path.exists():
-        if folder.plan() != plan:
+    return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
+
+
+@contextmanager
+def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tuple[RunFolder, bool]]:
+    """The folder of a run, held for it, and whether the same run is there already.
+
+    chosen  by the user; if not, another run that took the name in the meantime keeps it
+    """
+    plan, name, count = session.plan, path.name, 1
+    while not chosen and not claimed(path):
+        count += 1
+        path = path.with_name(f"{name}-{count}")
+    folder = RunFolder(path)
+    with folder.held():
+        if not folder.begun:
+            folder.create(plan, note, device())
+            yield folder, False
+            return
+        if (there := folder.plan()) != plan:
+            longer = dataclasses.replace(there, steps=plan.steps) == plan and plan.steps > there.steps
+            instead = f"polyak resume {folder.path} --steps {plan.steps}" if longer else "resume it as it is"
             raise UserError(
-                f"{folder.path} is a run with other settings: choose another --name, or resume it"
+                f"{folder.path} is a run with other settings ({there.differences(plan)}): "
+                f"choose another --name, or {instead}"
             )
-        return session, folder, True, note
-    folder.create(plan, note, device())
-    return session, folder, False, note
+        yield folder, True
 
 
 def train(
@@ -279,15 +367,18 @@ def train(
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
     """
+    check_main_guard()
     set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
-    session, folder, there, note = open_run(algorithm, env, said, config, env_fields, eval_env_fields)
-    terminal = Terminal() if verbose else silent()
-    terminal.header(f"{folder.path.name}\n{folder.path}")
     trusted = {"env": env, "algorithm": algorithm}
-    run = Run(folder.path, **trusted)
-    if not (there and run.finished):
-        run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
+    session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
+    name = name_run(algorithm, env, said.out) if said.name is None else check_name(said.name)
+    with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
+        terminal = Terminal() if verbose else silent()
+        terminal.header(f"{folder.path.name}\n{folder.path}")
+        run = Run(folder.path, **trusted)
+        if not (there and run.finished):
+            run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
     return Run(folder.path, **trusted)
 
 

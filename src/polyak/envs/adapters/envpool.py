@@ -151,8 +151,8 @@ class EnvPoolFactory:
         except UserError as error:
             raise UserError(f"environment envpool:{self.name}: {error}") from None
 
-    def make(self, lanes: int, asynchronous: bool = False) -> EnvPoolEnvs:
-        """A pool of L; its threads are its own, so `asynchronous` changes nothing."""
+    def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> EnvPoolEnvs:
+        """A pool of L; its threads are its own, so `asynchronous` and `deadline` change nothing."""
         spec = self.spec
         return EnvPoolEnvs(
             self.name,

@@ -157,6 +157,16 @@ def _named(lane: int, call: str, what: str) -> Iterator[None]:
 # ---- in processes of their own
 
 
+NO_GUARD = 86  # the exit code of a process that was to make an environment and would have trained
+GUARD = """put what the script does under `if __name__ == "__main__":`"""
+
+
+def check_main_guard() -> None:
+    """End a process that was started for one environment and, without a main guard in the script, begins to train."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(NO_GUARD)
+
+
 class _Raised(Exception):
     """Error of an environment in its process: lane, type and message, where."""
 
@@ -203,6 +213,8 @@ class _Vector(AsyncVectorEnv):
                 code = process.exitcode
                 if code is not None:
                     killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
+                    if code == NO_GUARD:
+                        return lane, f"began the whole script again: {GUARD}"
                     return lane, killed or f"exited with code {code}"
             time.sleep(0.01)
         return 0, "or another closed its pipe"
@@ -363,12 +375,12 @@ class GymnasiumFactory:
         finally:
             env.close()
 
-    def make(self, lanes: int, asynchronous: bool = False) -> HostEnvs:
-        """L environments, in this process or each in its own."""
+    def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> HostEnvs:
+        """L environments, in this process or each in its own, where a step may take `deadline` seconds."""
         _ = self.spec  # what a person did wrong is said here, in one line
         if not asynchronous:
             return GymnasiumSync(self.make_one, lanes, self.measures)
-        return GymnasiumAsync([self._maker(self.fields)] * lanes, self.measures)
+        return GymnasiumAsync([self._maker(self.fields)] * lanes, self.measures, deadline)
 
     def make_one(self, render_mode: str | None = None) -> gymnasium.Env:
         """One environment, to look at; UserError in one line where it cannot be made."""

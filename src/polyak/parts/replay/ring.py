@@ -8,10 +8,8 @@ turns of the ring are taken off, which nothing that is drawn can tell.
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Array, Transition
+from polyak.interface import MOST_SLOTS, Array, Transition
 from polyak.pytree import Counter, Record, pytree
-
-LONGEST = 2**29  # slots of a ring, and rows of a rollout, at most: twice as many, and what is written, fit an int32
 
 
 @pytree
@@ -35,7 +33,7 @@ def empty(row: Transition, count: int) -> Ring:
 
 def clock_at(rows: int, slots: int) -> int:
     """What the clock of a ring shows after so many rows of time, of which there may be more than an int32 counts."""
-    return rows if rows < 2 * LONGEST else slots + rows % slots
+    return rows if rows < 2 * MOST_SLOTS else slots + rows % slots
 
 
 def planned_bytes(row: Transition, count: int) -> int:
@@ -51,9 +49,9 @@ def add(ring: Ring, rollout: Transition) -> Ring:
 
 
 def folded(clock: Counter, slots: int) -> Counter:
-    """The clock without whole turns of the ring, from 2 x LONGEST rows on; a ring that was full stays full."""
-    turns = 2 * LONGEST // slots - 1
-    return Counter(clock.value - (clock.value >= 2 * LONGEST) * turns * slots)
+    """The clock without whole turns of the ring, from 2 x MOST_SLOTS rows on; a ring that was full stays full."""
+    turns = 2 * MOST_SLOTS // slots - 1
+    return Counter(clock.value - (clock.value >= 2 * MOST_SLOTS) * turns * slots)
 
 
 @jax.custom_batching.custom_vmap
