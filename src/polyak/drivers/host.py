@@ -239,8 +239,7 @@ class Host:
         start = self._bookmark(run) if self.slow and self.watch and self.rows > 1 else None
         for t in range(self.rows):
             if now() > self.due and self._look(t) and start is not None:
-                if (now() - began) / max(t, 1) * (self.rows - t) > FINISH_SECONDS:
-                    self._leave(run, start)
+                self._leave_long(run, start, (now() - began) / max(t, 1) * (self.rows - t))
             obs = episodes.obs
             run.act_state.leaves, action = act(act_input, run.act_state.leaves, obs)
             action = np.asarray(action)
@@ -270,8 +269,15 @@ class Host:
         sums = {name: value.copy() for name, value in run.sums.items()}
         return run.episodes.copied(), copy(run.act_state.tree.memory), sums, run.began
 
-    def _leave(self, run: HostRun, start: tuple[HostEpisodes, Tree, dict[str, np.ndarray], int]) -> None:
-        """Leave a rollout: the run is what it was before, but for its environments, which are played again later."""
+    def _leave_long(
+        self, run: HostRun, start: tuple[HostEpisodes, Tree, dict[str, np.ndarray], int], seconds: float
+    ) -> None:
+        """Leave a rollout that would take so many seconds more, if these are many.
+
+        The run is then what it was before, but for its environments, which are played again when it goes on.
+        """
+        if seconds <= FINISH_SECONDS:
+            return
         run.episodes, memory, run.sums, run.began = start
         row = Counter(jnp.zeros((), jnp.int32))
         run.act_state.tree = run.act_state.tree.replace(memory=memory, row=row)
