@@ -263,11 +263,16 @@ def test_so_many_steps_are_begun_or_refused_in_one_line(tmp_path):
         Session(plan).check()
     config = {**PPO, "minibatch": 256}
     agent = Agent("ppo", "jax:CartPole-v1", preset=False, config=config, num_envs=256, eval_every=0)
-    stop = threading.Timer(0.5, lambda: agent.training.stop.set())
     agent.predict(np.zeros(4, np.float32))
-    stop.start()
+
+    def stop() -> None:
+        while not agent.env_steps:
+            time.sleep(0.05)
+        agent.training.stop.set()
+
+    threading.Thread(target=stop, daemon=True).start()
     agent.learn(10**12, verbose=False)
-    assert 0 < agent.env_steps < 10**9
+    assert 0 < agent.env_steps < 10**12
 
 
 # ---- evaluation
@@ -387,6 +392,13 @@ def test_a_long_rollout_is_left_at_once_and_the_run_keeps_every_bit(tmp_path, wa
     assert parts.digest() == whole.digest()
 
 
+def stops_in_the_third(training, rows):
+    """As if by Ctrl-C in the middle of the third rollout."""
+    if rows and training.iteration == 2:
+        training.stop.set()
+    return training.stop.is_set()
+
+
 def test_an_agent_whose_rollout_was_left_goes_on_to_the_same_bits(walk, monkeypatch):
     monkeypatch.setattr(host, "FINISH_SECONDS", 0.2)
     chosen = {
@@ -399,10 +411,10 @@ def test_an_agent_whose_rollout_was_left_goes_on_to_the_same_bits(walk, monkeypa
     whole.learn(256, verbose=False)
     untrained = parts.predict(np.ones(1, np.float32))[1], np.asarray(parts.policy.actor.net.layers[0].weight)
     walk.seconds = 0.02
-    timer = threading.Timer(2.2, lambda: parts.training.stop.set())
-    timer.start()
+    parts.training.session.driver.watch = lambda rows: stops_in_the_third(parts.training, rows)
     assert parts.learn(256, verbose=False) is parts  # as its docstring says
-    assert 0 < parts.env_steps < 256
+    assert parts.env_steps == 128  # whole rollouts
+    parts.training.session.driver.watch = None
     newest = np.asarray(parts.policy.actor.net.layers[0].weight)
     assert (newest != untrained[1]).any()
     walk.seconds = 0.0
