@@ -25,7 +25,7 @@ from polyak.envs import spaces
 from polyak.envs.adapters.gymnasium import GymnasiumAsync, GymnasiumFactory, _Vector
 from polyak.envs.border import Border
 from polyak.envs.environment import to_bounds, unscaled
-from polyak.envs.find import find
+from polyak.envs.find import _fitting, find
 from polyak.errors import CheckpointError
 from polyak.interface import Algorithm, Box, Discrete, OnPolicy, Spec, Update
 from polyak.runs.spec import describe_border, read_border
@@ -393,6 +393,12 @@ def test_other_words_for_booleans_are_refused_in_one_line(word):
     assert "flag must be true or false" in one_line(factory.make_one)
     pytest.importorskip("envpool")
     assert "gray_scale must be true or false" in one_line(find, "envpool:Pong-v5", {"gray_scale": word})
+
+
+def test_a_jax_environment_takes_the_same_words():
+    assert _fitting("x", True, "No", "bool") is False
+    assert "must be true or false" in one_line(_fitting, "x", False, "maybe", "bool")
+    assert "must be true or false" in one_line(_fitting, "x", False, None, "bool")
 
 
 def test_envpool_takes_the_same_words():
