@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 class UserError(Exception):
@@ -32,3 +33,15 @@ def chosen(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise UserError(f"unknown {what} {name!r}: {nearest(name, table)}")
     return table[name]
+
+
+def boolean(value: Any) -> bool:
+    """True or false in the words that a person may use for it, wherever that is; ValueError for anything else.
+
+    >>> [boolean(word) for word in ("yes", "False", "1", 0, True)]
+    [True, False, True, False, True]
+    """
+    word = str(value).lower() if isinstance(value, str | int) else ""
+    if word not in WORDS:
+        raise ValueError("true or false")
+    return WORDS[word]

@@ -1,10 +1,10 @@
 """Settings that cannot work, refused in one line before anything is traced or allocated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Discrete, Planning, Spec, out_of_range
+from polyak.interface import Algorithm, Discrete, Planning, Space, Spec, out_of_range
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
@@ -32,6 +32,10 @@ def check_data(
 
     fitting  from a kind of actions to the names of algorithms that take it, for the line that says so
     """
+    if unnamed := unsavable(spec.obs):
+        raise UserError(
+            f"observations have keys that cannot be saved ({', '.join(unnamed)}): make them plain text"
+        )
     data = cfg.data
     wrong = [
         f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
@@ -53,6 +57,20 @@ def check_data(
         taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
         advice = f": {fit} would fit" if fit else ""
         raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
+
+
+def unsavable(space: Space) -> list[str]:
+    """Keys in a space of observations that are no text that a file can hold."""
+    if isinstance(space, tuple):
+        return [key for part in space for key in unsavable(part)]
+    if not isinstance(space, Mapping):
+        return []
+    own = [
+        repr(key)
+        for key in space
+        if not isinstance(key, str) or key.encode("utf-8", "replace").decode() != key
+    ]
+    return own + [key for part in space.values() for key in unsavable(part)]
 
 
 def wrong_sizes(data: Any, spec: Spec) -> list[str]:

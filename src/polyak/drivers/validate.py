@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from polyak.envs.spaces import bounds
 from polyak.errors import EnvironmentFault
 from polyak.interface import Array, Box, Space, Spec, Transition
 
@@ -72,8 +73,7 @@ def limits(space: Space, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | Non
         return np.asarray(0, dtype), np.asarray(space.n - 1, dtype)
     info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
     found = []
-    for bound, slack in ((space.low, -1e-4), (space.high, 1e-4)):
-        limit = np.asarray(bound, np.float64)
+    for limit, slack in zip(bounds(space.low, space.high), (-1e-4, 1e-4), strict=True):
         if isinstance(info, np.finfo):
             limit = np.where(np.isfinite(limit), limit + slack * (1 + np.abs(limit)), limit)
         limit = np.clip(limit, info.min, info.max)

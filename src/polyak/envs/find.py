@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from polyak.envs import spaces
 from polyak.errors import UserError, nearest
 
 RESERVED = ("brax", "pgx", "playground")  # prefixes that will mean something
@@ -180,7 +181,8 @@ def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
     if old is None or isinstance(old, str):
         fits, kind = isinstance(new, type(old) if old is not None else object), "text"
     elif isinstance(old, bool) or np.asarray(old).dtype.kind == "b":
-        fits, kind = isinstance(new, bool | np.bool_), "true or false"
+        new = spaces.like_bool(what, bool(old), new)
+        fits, kind = new is not None, "true or false"
     elif np.ndim(old):
         shape = np.shape(old)
         fits, kind = _is_numeric(new) and np.shape(new) == shape, f"numbers of shape {shape}"

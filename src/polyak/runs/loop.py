@@ -11,14 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from polyak.envs.environment import unscaled
 from polyak.errors import UserError
 from polyak.parts.replay import Ring
 from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_spec
+from polyak.runs.spec import describe_border, describe_spec
 from polyak.show.terminal import Terminal
-from polyak.store import checkpoint
+from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
@@ -82,8 +83,19 @@ class Training:
         return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
 
     def start(self) -> None:
-        """A run at step 0."""
+        """A run at step 0. UserError where its checkpoints could not be written."""
         self.carry = self.session.driver.start()
+        try:
+            storage.fields(self.session.driver.pack(self.carry)[0])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this run could not be saved: {error}") from error
+        space = self.session.env_spec.action
+        if entries := unscaled(space):
+            which = "all" if len(entries) == space.size else ", ".join(map(str, entries))
+            self.terminal.warn(
+                f"actions without two bounds are not scaled (entries of {space.size}: {which}); "
+                "a policy that squashes reaches only [-1, 1] of them"
+            )
 
     def resume(self, checkpoints: Path) -> None:
         """The run of the newest checkpoint that is whole; later ones are forgotten."""
@@ -231,6 +243,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "driver": extra,
             "inexact": not training.exact,
             "spec": describe_spec(training.session.env_spec),
+            "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
         clock=int(ring.clock.value) if isinstance(ring, Ring) else 0,

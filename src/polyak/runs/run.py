@@ -1,5 +1,6 @@
 """Runs, for Python and the command line: train, resume, load, evaluate."""
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +15,8 @@ import numpy as np
 
 from polyak.drivers.act import actors
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import Environment, flat_actions, to_bounds
+from polyak.envs.border import Border
+from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Spec
@@ -23,8 +25,8 @@ from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
 from polyak.runs.session import Session, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
-from polyak.runs.spec import read_spec, show_space
-from polyak.runs.values import amend
+from polyak.runs.spec import read_border, read_spec, show_space
+from polyak.runs.values import amend, whole
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
@@ -60,34 +62,72 @@ class Evaluation:
 
 
 class Policy:
-    """A trained policy as a function of observations; needs no environment."""
+    """A trained policy as a function of observations in the environment's own terms; needs no environment.
 
-    def __init__(self, plan: Plan, spec: Spec, state: Any):
-        self.algorithm, self.spec, self.flat = wrapped(plan), spec, flat_actions(spec)
+    With `explore` it draws from a stream of random numbers that moves from call to call.
+    """
+
+    def __init__(self, plan: Plan, spec: Spec, border: Border, state: Any):
+        self.algorithm, self.spec, self.flat, self.border = wrapped(plan), spec, flat_actions(spec), border
         self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
         self.actor = self.algorithm.actor(state)
-        self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
+        self.seed, self.draws = plan.seed, 0
+        self._acting = jax.jit(self._act, static_argnames="explore")
+        self._beginning = jax.jit(self._begin, static_argnames="count")
 
-    def _act(self, memory: Any, obs: Any, key: jax.Array, explore: bool) -> tuple:
-        action, memory, _ = self.algorithm.act(self.cfg, self.flat, self.actor, memory, obs, key, explore)
-        return action, memory
+    def of_state(self, state: Any) -> "Policy":
+        """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
+        newer = copy.copy(self)
+        newer.actor = self.algorithm.actor(state)
+        return newer
 
     def initial(self, count: int = 1) -> Any:
         """The memory of `count` environments at the start of an episode."""
-        ids = jnp.arange(count)
-        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), jax.random.key(0))
+        return self._beginning(np.uint32(0), np.uint32(0), count=whole("count", count, 0))
 
-    def __call__(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] in the environment's own bounds, and memory."""
-        action, memory = self.act(obs, memory, explore, seed)
-        return to_bounds(self.spec.action, action), memory
+    def __call__(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[Any, Any]:
+        """From one observation, or a batch of them [N, ...], to an action, or actions [N, ...], and memory.
 
-    def act(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] as the algorithm gives them, and memory."""
+        memory   what the last call gave, in the same episode; None where one begins
+        explore  act as in training; else as in evaluation
+        seed     begin the stream of random numbers anew: the same seed, the same stream
+        UserError, one line, where an observation does not lie in its space.
+        """
+        rows, single = self.border.observe(obs)
+        action, memory = self.act(rows, memory, explore, seed)
+        return self.border.act(action, single), memory
+
+    def act(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """From observations [N, ...] as the drivers give them to actions [N, ...] as the algorithm gives them."""
+        if seed is not None:
+            self.seed, self.draws = whole("seed", seed, 0), 0
+        draw = np.uint32(self.seed), np.uint32(self.draws if explore else 0)
+        self.draws += explore
         if memory is None:
-            memory = self.initial(len(jax.tree.leaves(obs)[0]))
-        action, memory = self.programs[explore](memory, obs, jax.random.key(seed), explore)
+            begin = draw if explore else (np.uint32(0), np.uint32(0))
+            memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
+        action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
         return np.asarray(action), memory
+
+    def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
+        key, _ = _draw_keys(seed, draw)
+        action, memory, _ = self.algorithm.act(self.cfg, self.flat, actor, memory, obs, key, explore)
+        return action, memory
+
+    def _begin(self, seed: Any, draw: Any, count: int) -> Any:
+        _, key = _draw_keys(seed, draw)
+        ids = jnp.arange(count)
+        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), key)
+
+
+def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
+    """Keys of one draw from a stream: for the action, and for a memory that begins with it."""
+    key_act, key_memory = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
+    return key_act, key_memory
 
 
 class Run:
@@ -135,6 +175,11 @@ class Run:
         return read_spec(self._raw[1], self.path)
 
     @cached_property
+    def border(self) -> Border:
+        """The environment's own spaces, as the checkpoint describes them."""
+        return read_border(self._raw[1], self.spec, self.path)
+
+    @cached_property
     def _raw(self) -> tuple[dict[str, np.ndarray], dict]:
         newest = checkpoint.latest(self.folder.checkpoints)
         if newest is None:
@@ -160,24 +205,19 @@ class Run:
         return jax.tree.map(jnp.array, storage.unflatten(template, arrays, self.path))
 
     def policy(self, seed: int | None = None) -> Policy:
-        """The policy of one seed (the first, unless said), for observations [N, ...]."""
-        seed = self.plan.seed if seed is None else seed
+        """The policy of one seed (the first, unless said), for one observation or a batch of them."""
+        seed = self.plan.seed if seed is None else whole("seed", seed, 0)
         if seed not in self.plan.all_seeds:
             raise UserError(f"seed {seed} was not trained; this run has {list(self.plan.all_seeds)}")
         from polyak.drivers.program import map_seeded
 
         index = seed - self.plan.seed
-        return Policy(self.plan, self.spec, map_seeded(lambda x: x[index], self.state()))
+        return Policy(self.plan, self.spec, self.border, map_seeded(lambda x: x[index], self.state()))
 
     def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
         """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores."""
         session = self.trust()
-        evaluator = session.make_evaluator(episodes, seed, sample)
-        try:
-            played = evaluator(actors(session.algorithm)(self.state()))
-        finally:
-            evaluator.close()
-        return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
+        return play(session, actors(session.algorithm)(self.state()), episodes, seed, sample)
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
@@ -190,6 +230,17 @@ class Run:
             set_up_jax()
             run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
         return self
+
+
+def play(session: Session, actor: Any, episodes: int, seed: int | None, sample: bool) -> Evaluation:
+    """Play so many episodes with an actor [S, ...] on environments that are made for this."""
+    first = None if seed is None else whole("seed", seed, 0)
+    evaluator = session.make_evaluator(whole("episodes", episodes, 1), first, sample)
+    try:
+        played = evaluator(actor)
+    finally:
+        evaluator.close()
+    return Evaluation(played.total, played.length, played.measures, list(session.plan.all_seeds))
 
 
 def facts(session: Session, note: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import initial_states
 from polyak.drivers.side_by_side import SideBySide
+from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen
@@ -48,6 +49,11 @@ class Session:
     def spec(self) -> Spec:
         """The world as the algorithm may know it."""
         return flat_actions(self.env_spec)
+
+    @cached_property
+    def border(self) -> Border:
+        """Where observations come in and actions go out in the environment's own terms."""
+        return Border.of(self.env_spec) if self.in_graph else self.world.border
 
     @cached_property
     def algorithm(self) -> Algorithm:

@@ -18,6 +18,7 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.errors import CheckpointError
 from polyak.runs.run import Policy, Run
+from polyak.runs.values import whole
 from polyak.show.terminal import Progress, Terminal, number
 from polyak.show.video import Painter, best_render_mode, caption, check_suffix, draw_state, write_video
 from polyak.store import checkpoint
@@ -70,6 +71,9 @@ def film(
     policy  which seed's policy, of a run with several; the first, unless said
     UserError where the environment draws no pictures.
     """
+    episodes = whole("episodes", episodes, 1)
+    seed = None if seed is None else whole("seed", seed, 0)
+    policy = None if policy is None else whole("policy", policy, 0)
     run.trust()
     plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
     if newest is None:

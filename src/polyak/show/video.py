@@ -53,7 +53,7 @@ class Painter:
             raise UserError(
                 f"{self.name} gave {type(picture).__name__} as its picture, not an array [H, W, 3]"
             )
-        return np.array(picture[..., :3], np.uint8)
+        return pixels(picture[..., :3])
 
 
 def best_render_mode(make_one: Callable[[str | None], Any]) -> str | None:
@@ -79,9 +79,16 @@ def best_render_mode(make_one: Callable[[str | None], Any]) -> str | None:
 def draw_state(env: Any, state: Any) -> np.ndarray:
     """A picture [H, W, 3] uint8 of a JAX environment's state; UserError where it has none."""
     try:
-        return np.asarray(env.draw(state), np.uint8)
+        return pixels(np.asarray(env.draw(state)))
     except NotImplementedError:
         raise UserError(f"{type(env).__name__} draws no pictures: it has no method draw(state)") from None
+
+
+def pixels(picture: np.ndarray) -> np.ndarray:
+    """A fresh picture of bytes; true and false are black and white, and real numbers within [0, 1] are scaled."""
+    if picture.dtype.kind == "b" or (picture.dtype.kind == "f" and not (picture > 1).any()):
+        picture = np.round(255 * np.nan_to_num(picture.astype(np.float32)))
+    return np.nan_to_num(picture).clip(0, 255).astype(np.uint8)
 
 
 def is_mujoco(env: Any) -> bool:

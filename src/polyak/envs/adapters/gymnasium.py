@@ -22,6 +22,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import spaces
+from polyak.envs.border import Border
 from polyak.envs.environment import HostEnvs, HostStep
 from polyak.errors import EnvironmentFault, UserError, nearest
 from polyak.interface import Box, Spec, Tree
@@ -176,6 +177,11 @@ class _Vector(AsyncVectorEnv):
             self.end(at_once=True)
             raise EnvironmentFault(f"environment {lane} {what} while it was made in a process") from None
 
+    def _add_info(self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int) -> dict:
+        """Infos by number of the environment, each as it was given: Gymnasium types all by the first one's."""
+        vector_infos[env_num] = env_info
+        return vector_infos
+
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """End every process, when Gymnasium closes or forgets the vector."""
         self.end(at_once=terminate)
@@ -299,12 +305,10 @@ class GymnasiumAsync:
         """End every process, within a few seconds whatever they do."""
         self._vector.end()
 
-    def _measure(self, infos: dict[str, Any], name: str) -> np.ndarray:
+    def _measure(self, infos: dict[int, dict[str, Any]], name: str) -> np.ndarray:
         """[L] float64 of what each environment said in this step."""
-        said = infos.get(f"_{name}")
-        if said is None:
-            return np.full(self.spec.num_envs, np.nan)
-        return np.array([spaces.number(v) if s else np.nan for v, s in zip(infos[name], said, strict=True)])
+        said = (infos.get(lane, {}).get(name) for lane in range(self.spec.num_envs))
+        return np.array([spaces.number(value) for value in said])
 
     def _answer(self, call: str, ask: Callable[[], None], wait: Callable[..., Any]) -> Any:
         """Ask every process and wait; on any trouble end them all and name the one to blame."""
@@ -352,12 +356,22 @@ class GymnasiumFactory:
 
     kind = "host"
 
-    @functools.cached_property
+    @property
     def spec(self) -> Spec:
         """Of one environment, made and closed for this."""
+        return self._seen[0]
+
+    @property
+    def border(self) -> Border:
+        """The environment's own spaces."""
+        return self._seen[1]
+
+    @functools.cached_property
+    def _seen(self) -> tuple[Spec, Border]:
         env = self.make_one()
         try:
-            return spec_of(env, 1, spaces.as_measures(self.measures))
+            border = Border(env.observation_space, env.action_space)
+            return spec_of(env, 1, spaces.as_measures(self.measures)), border
         except UserError as error:
             raise UserError(f"environment {self.name}: {error}") from None
         finally:
@@ -368,7 +382,7 @@ class GymnasiumFactory:
         _ = self.spec  # what a person did wrong is said here, in one line
         if not asynchronous:
             return GymnasiumSync(self.make_one, lanes, self.measures)
-        return GymnasiumAsync([self._maker(self.fields)] * lanes, self.measures)
+        return GymnasiumAsync([self._maker(self._checked_fields)] * lanes, self.measures)
 
     def make_one(self, render_mode: str | None = None) -> gymnasium.Env:
         """One environment, to look at; UserError in one line where it cannot be made."""
@@ -379,8 +393,7 @@ class GymnasiumFactory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._check_fields()
-                env = self._maker({**self.fields, **shown})()
+                env = self._maker({**self._checked_fields, **shown})()
             except UserError:
                 raise
             except Exception as error:
@@ -401,12 +414,18 @@ class GymnasiumFactory:
         spec = EnvSpec(ident, entry_point=self.entry, order_enforce=False)
         return functools.partial(gymnasium.make, spec, disable_env_checker=True, **fields)
 
-    def _check_fields(self) -> None:
-        """UserError unless the constructor knows every field, or takes any."""
-        valid = _parameters(self._creator())
-        for name in self.fields:
+    @functools.cached_property
+    def _checked_fields(self) -> dict[str, Any]:
+        """The fields, where a bool is the default in words for one; UserError for what the constructor cannot take."""
+        creator, fields = self._creator(), dict(self.fields)
+        valid, defaults = _parameters(creator), _defaults(creator)
+        if self.entry is None:
+            defaults |= self._registered().kwargs
+        for name, value in fields.items():
             if "**" not in valid and name not in {*valid, "max_episode_steps"}:
                 raise self._no_field(name)
+            fields[name] = spaces.like_bool(f"{self.name}: {name}", defaults.get(name), value)
+        return fields
 
     def _creator(self) -> Callable[..., Any]:
         """Class or function that the name stands for."""
@@ -464,9 +483,18 @@ def _parameters(creator: Callable[..., Any]) -> set[str]:
 
 def _all_parameters(creator: Callable[..., Any]) -> set[str]:
     """Also those of the classes that a constructor hands its own on to."""
-    names = _parameters(creator)
-    if inspect.isclass(creator):
-        for cls in creator.__mro__:
-            if "__init__" in vars(cls) and cls.__module__ != "builtins":
-                names |= _parameters(vars(cls)["__init__"]) - {"self"}
-    return names
+    return set().union(*map(_parameters, _constructors(creator))) - {"self"}
+
+
+def _defaults(creator: Callable[..., Any]) -> dict[str, Any]:
+    """Defaults of all of these; where there are two of one name, the nearer one's."""
+    found: dict[str, Any] = {}
+    for function in reversed(_constructors(creator)):
+        found |= {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    return found
+
+
+def _constructors(creator: Callable[..., Any]) -> list[Callable[..., Any]]:
+    classes = creator.__mro__ if inspect.isclass(creator) else ()
+    inherited = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
+    return [creator, *(init for init in inherited if inspect.isfunction(init))]
