@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +67,7 @@ class Training:
         self.iteration = 0
         self.slice = 1
         self.stop = threading.Event()
+        self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
@@ -102,6 +103,7 @@ class Training:
         buffer = Ring(loaded.rows, Counter(np.asarray(loaded.clock, np.int32))) if has_ring else ()
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
+        self.said = set(map(str, loaded.extra.get("said", ())))
         self.exact = not (loaded.extra.get("inexact") or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
@@ -123,6 +125,7 @@ class Training:
         """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
         schedule = self.schedule
         end = schedule.total if until is None else until
+        self.say_notes(self.session.notes)
         with self.terminal.progress(schedule.total * schedule.env_steps) as progress:
             while self.iteration < end:
                 if self.stop.is_set():
@@ -131,6 +134,7 @@ class Training:
                         save(self)
                     raise Interrupted
                 self._advance(min(schedule.next(self.iteration), end) - self.iteration)
+                self.say_notes(self.session.driver.notes)
                 progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
                 if schedule.due(schedule.log, self.iteration):
                     self._log(sink)
@@ -139,6 +143,12 @@ class Training:
                 if save and schedule.due(schedule.checkpoint, self.iteration):
                     sink.flush()
                     save(self)
+
+    def say_notes(self, notes: Mapping[str, str]) -> None:
+        """Say what was not said before; a resume knows what was."""
+        for name in notes.keys() - self.said:
+            self.said.add(name)
+            self.terminal.warn(f"warning: {notes[name]}")
 
     def _phase(self) -> str:
         return "warm-up" if self.iteration < self.session.driver.warmup else ""
@@ -230,6 +240,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "iteration": training.iteration,
             "driver": extra,
             "inexact": not training.exact,
+            "said": sorted(training.said),
             "spec": describe_spec(training.session.env_spec),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,

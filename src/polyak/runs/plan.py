@@ -31,6 +31,7 @@ class Settings:
     preset: bool = True  # use tuned settings where there are any
     wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+    strict_spaces: bool = False  # stop at an observation outside its declared bounds; else warn once
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Plan:
     checkpoint_every: int = within(5_000, 1)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    strict_spaces: bool = False
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
     eval_env_fields: dict | None = None  # None: as in training
@@ -162,6 +164,7 @@ def make_plan(
         checkpoint_every=settings.checkpoint_every or eval_every,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
+        strict_spaces=settings.strict_spaces,
         config=plain(config),
         env_fields=dict(env_fields or {}),
         eval_env_fields=None if eval_env_fields is None else dict(env_fields or {}) | dict(eval_env_fields),

@@ -11,7 +11,7 @@ import jax
 
 from polyak import algorithms
 from polyak.drivers.act import row_shape
-from polyak.drivers.check import check_data
+from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.host import Host
@@ -24,6 +24,7 @@ from polyak.errors import UserError, chosen
 from polyak.interface import Algorithm, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
+from polyak.runs.setup import check_modes
 from polyak.runs.values import amend
 from polyak.wrappers import WRAPPERS
 
@@ -33,6 +34,9 @@ class Session:
     """Everything that a plan stands for. Making one allocates nothing; it closes what it opened."""
 
     plan: Plan
+
+    def __post_init__(self) -> None:
+        check_modes()
 
     @cached_property
     def world(self) -> Any:
@@ -64,6 +68,11 @@ class Session:
         """Whether the environment is written in JAX."""
         return isinstance(self.world, Environment)
 
+    @cached_property
+    def notes(self) -> dict[str, str]:
+        """What a person should hear before the run begins."""
+        return ignored(self.spec, self.cfg)
+
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
@@ -89,12 +98,14 @@ class Session:
         """The driver that advances the run."""
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
+            strict = self.plan.strict_spaces
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
-                return InGraph(*given)
-            return SideBySide(*given, threads=min(self.plan.seeds, cores()))
+                return InGraph(*given, strict)
+            return SideBySide(*given, min(self.plan.seeds, cores()), strict)
         slots = self.plan.seeds * self.plan.num_envs
         envs = self.world.make(slots, self.plan.vectorization == "async")
-        return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
+        given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
+        return Host(*given, self.plan.strict_spaces)
 
     @cached_property
     def evaluator(self) -> Evaluator:
