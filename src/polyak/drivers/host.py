@@ -135,7 +135,7 @@ class Host:
             "episodes": run.episodes.pack(),
             "sums": run.sums,
         }
-        return tree, {"iteration": run.iteration, "steps": int(run.episodes.length.sum())}
+        return tree, {"iteration": run.iteration, "steps": int(run.episodes.kept.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""

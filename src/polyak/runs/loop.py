@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from polyak.drivers.episodes_host import KEPT
 from polyak.errors import UserError
 from polyak.parts.replay import Ring
 from polyak.pytree import Counter
@@ -108,7 +109,8 @@ class Training:
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
-                "seed and actions; their running episodes were cut and begun anew"
+                f"seed and actions, or their episode was longer than {KEPT:,} steps; their running episodes were "
+                "cut and begun anew"
             )
 
     def compile(self) -> None:
