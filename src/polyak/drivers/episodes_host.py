@@ -155,7 +155,9 @@ class HostEpisodes:
             "total": self.total,
             "measures": self.measures,
             "check": self.check,
-            "actions": np.concatenate([self.actions.last(slot, steps) for slot, steps in enumerate(self.kept)]),
+            "actions": np.concatenate(
+                [self.actions.last(slot, steps) for slot, steps in enumerate(self.kept)]
+            ),
         }
 
     def template(self, steps: int) -> dict[str, Any]:
@@ -219,7 +221,9 @@ class KeptActions:
             self._grow()
             size = len(self.ring)
         start = self.at % size
-        where = slice(start, start + count) if start + count <= size else np.arange(start, start + count) % size
+        where = (
+            slice(start, start + count) if start + count <= size else np.arange(start, start + count) % size
+        )
         self.ring[where] = np.concatenate(steps).reshape(count, *self.ring.shape[1:])
         self.at += count
 

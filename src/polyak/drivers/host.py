@@ -104,6 +104,7 @@ class Host:
         """A run that has not stepped."""
         episodes = HostEpisodes(self.envs, self.spec, self.seeds)
         episodes.begin()
+        self._note_mask()
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
@@ -260,6 +261,14 @@ class Host:
         values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, slot]
         step, value = run.iteration * self.rows + row, np.array2string(values, threshold=8)
         raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value, self.strict)
+
+    def _note_mask(self) -> None:
+        """Note that nobody reads which actions are legal."""
+        if self.envs.masked:
+            self.notes["mask"] = (
+                "this environment says in info['action_mask'] which actions are legal, which nothing reads yet: "
+                "every action may be chosen"
+            )
 
     def _note_outside(self, run: HostRun, found: validate.Look) -> None:
         """Note the first observation outside its bounds."""

@@ -214,7 +214,9 @@ class InGraph:
         first = iteration * self.rows
         episodes, sums, rollout = self._collect(run, keys, warm)
         found = validate.look(self.spec, rollout, jnp, self.strict, self._where_any)
-        of_run = [jnp.where(x[0] == validate.NOTHING, x, x.at[0].add(first)) for x in (found.fault, found.place)]
+        of_run = [
+            jnp.where(x[0] == validate.NOTHING, x, x.at[0].add(first)) for x in (found.fault, found.place)
+        ]
         fault = jnp.where(run.fault[0] == validate.NOTHING, of_run[0], run.fault)
         count, place, value = run.outside
         fresh = count == 0

@@ -36,7 +36,9 @@ class SideBySide:
     ):
         first = InGraph(algorithm, cfg, env, spec, seeds[:1], strict)
         self.singles = [first.of((seed,)) for seed in seeds]
-        self.all = InGraph(algorithm, cfg, env, spec, seeds, strict)  # knows the shapes [S, ...]; compiles nothing
+        self.all = InGraph(
+            algorithm, cfg, env, spec, seeds, strict
+        )  # knows the shapes [S, ...]; compiles nothing
         self.seeds, self.rows, self.env_steps, self.warmup = (
             tuple(seeds),
             first.rows,

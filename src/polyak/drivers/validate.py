@@ -28,7 +28,7 @@ class Look(NamedTuple):
     """Result of looking at a rollout: three small arrays of integers, and one number."""
 
     fault: Array  # [3] row, environment and field of the first value that must not be; else -1
-    count: Array  # rows that hold an observation outside its bounds
+    count: Array  # rows that ended (or, of none, began) outside the bounds of an observation
     place: Array  # [4] row, environment, field and component of the first of them; else -1
     value: Array  # float32, what stands there
 
@@ -66,6 +66,7 @@ def look_closely(spec: Spec, rollout: Transition, xp: Any, strict: bool) -> Look
     shape = rollout.reward.shape
     must = [finite(rollout.action, xp), finite(rollout.reward, xp)]
     fields, outside, values = [], [], []  # of each Box; the last two [T, N, entries]
+    reached = []  # of each Box [T, N]: whether next_obs is outside
     for field, (space, obs, next_obs) in enumerate(observed(spec, rollout), len(must)):
         bounded = inside(space, next_obs)
         if strict or not isinstance(space, Box):
@@ -76,6 +77,7 @@ def look_closely(spec: Spec, rollout: Transition, xp: Any, strict: bool) -> Look
             above, below = bounded
             after, before = ~(above & below), ~(inside(space, obs)[0] & inside(space, obs)[1])
             fields.append(field)
+            reached.append(after.reshape(*shape, -1).any(axis=-1))
             outside.append((after | before).reshape(*shape, -1))
             values.append(xp.where(after, next_obs, obs).reshape(*shape, -1))
     fault = first(xp.stack([wrong(each, shape, xp) for each in must], axis=-1), xp)
@@ -90,7 +92,9 @@ def look_closely(spec: Spec, rollout: Transition, xp: Any, strict: bool) -> Look
         here = which == index
         value = xp.where(here, given[row, env, entry].astype(xp.float32), found.value)
         found = found._replace(place=xp.where(here, place, found.place), value=value)
-    return found._replace(count=rows.any(axis=-1).sum(dtype=xp.int32))
+    # An observation is the next one of a row and the first of another: it counts once.
+    ended, began = (x.any(axis=-1).sum(dtype=xp.int32) for x in (xp.stack(reached, axis=-1), rows))
+    return found._replace(count=xp.where(ended > 0, ended, began))
 
 
 def observed(spec: Spec, rollout: Transition) -> Iterator[tuple[Space, Array, Array]]:

@@ -44,18 +44,18 @@ class Schedule:
         plan, per = session.plan, session.driver.env_steps
         self.env_steps = per
         self.total = -(-plan.steps // per)
-        self.evaluation = max(1, round(plan.eval_every / per))
+        self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else 0  # 0: never
         self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        self.log = max(1, self.evaluation // LOGS_PER_EVALUATION)
+        self.log = max(1, (self.evaluation or self.checkpoint) // LOGS_PER_EVALUATION)
 
     def due(self, every: int, iteration: int) -> bool:
         """Whether something that happens every so many iterations happens after this one."""
-        return iteration % every == 0 or iteration == self.total
+        return every > 0 and (iteration % every == 0 or iteration == self.total)
 
     def next(self, iteration: int) -> int:
         """The next iteration after which something happens."""
         stops = (self.log, self.evaluation, self.checkpoint)
-        return min(self.total, *((iteration // every + 1) * every for every in stops))
+        return min(self.total, *((iteration // every + 1) * every for every in stops if every))
 
 
 class Training:

@@ -23,7 +23,7 @@ class Settings:
     num_envs: int | None = within(None, 1)  # environments of each seed
     driver: Literal["auto", "graph", "host"] = "auto"  # auto: JAX environments in graph, others on the host
     vectorization: Literal["sync", "async"] = "sync"  # host environments in this process, or one process each
-    eval_every: int | None = within(None, 1)  # environment steps; usually a twentieth of the run
+    eval_every: int | None = within(None, 0)  # environment steps; usually a twentieth of the run; 0: never
     eval_episodes: int = within(10, 1)  # of each seed
     checkpoint_every: int | None = within(None, 1)  # environment steps; usually eval_every
     out: str = "runs"  # the folder that run folders are made in
@@ -46,7 +46,7 @@ class Plan:
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host"] = "host"
     vectorization: Literal["sync", "async"] = "sync"
-    eval_every: int = within(5_000, 1)
+    eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     checkpoint_every: int = within(5_000, 1)
     wrap: tuple[str, ...] = ()
@@ -60,6 +60,11 @@ class Plan:
     def all_seeds(self) -> range:
         """The seeds that run side by side."""
         return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the environment was given as an object that no name brings back."""
+        return self.env.startswith("object:")
 
     @property
     def imports(self) -> list[str]:
@@ -83,7 +88,7 @@ class Plan:
         return plan
 
 
-SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx")
+SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx", "object")
 
 
 def is_code(name: str) -> bool:
@@ -123,11 +128,13 @@ def make_plan(
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
     in_graph: bool = False,
+    alone: bool = False,
 ) -> Plan:
     """Join what was said with the preset and with what is usual.
 
     config    a Config, taken whole; or a mapping of values that the preset, then the defaults, fill up
     in_graph  whether the environment is written in JAX
+    alone     whether it is one instance, which evaluation can be played on only afterwards
     """
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
@@ -149,7 +156,8 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
-    eval_every = settings.eval_every or max(1, steps // 20)
+    usual = max(1, steps // 20)
+    eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
     return Plan(
         algorithm=algorithm,
         env=env,
@@ -161,7 +169,7 @@ def make_plan(
         vectorization=settings.vectorization,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
-        checkpoint_every=settings.checkpoint_every or eval_every,
+        checkpoint_every=settings.checkpoint_every or eval_every or usual,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
         strict_spaces=settings.strict_spaces,

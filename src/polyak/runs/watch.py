@@ -13,9 +13,8 @@ from polyak.drivers.episodes_graph import Episodes, Player
 from polyak.drivers.episodes_host import HostEpisodes
 from polyak.drivers.evaluate import STREAM
 from polyak.drivers.keys import Keys
-from polyak.envs.adapters.gymnasium import GymnasiumSync
+from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment
-from polyak.envs.find import find
 from polyak.errors import CheckpointError
 from polyak.runs.run import Policy, Run
 from polyak.show.terminal import Progress, Terminal, number
@@ -70,13 +69,12 @@ def film(
     policy  which seed's policy, of a run with several; the first, unless said
     UserError where the environment draws no pictures.
     """
-    run.trust()
+    session = run.trust()
     plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
     if newest is None:
         raise CheckpointError(f"{run.path} has no complete checkpoint yet")
     path = check_suffix(run.path / "videos" / f"{int(newest.name)}.mp4" if out is None else out)
-    fields = plan.env_fields if plan.eval_env_fields is None else plan.eval_env_fields
-    world = find(plan.env, fields, plan.measures)
+    world = session.find(session.eval_fields)
     acting = run.policy(policy)
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
@@ -159,8 +157,12 @@ class HostStage:
     """A Gymnasium environment, made to be looked at."""
 
     def __init__(self, factory: Any, policy: Policy, seed: int):
-        env = factory.make_one(best_render_mode(factory.make_one))
-        self.envs, self.policy, self.seed = GymnasiumSync(lambda: env, 1, factory.measures), policy, seed
+        self.policy, self.seed = policy, seed
+        if isinstance(factory, OneGymnasium):
+            env, self.envs = factory.env, factory.make(1)
+        else:
+            env = factory.make_one(best_render_mode(factory.make_one))
+            self.envs = GymnasiumSync(lambda: env, 1, factory.measures)
         self.painter = Painter(env)
         self.limit = factory.spec.time_limit or LONGEST
         self.fps = self.painter.fps
