@@ -35,8 +35,7 @@ commands:
   evaluate RUN | ALGO ENV    play episodes with a trained policy
   watch RUN | ALGO ENV       make a video of a trained policy
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
-  list [algorithms|envs] [PATTERN]
-                             what there is
+  list [WHAT [PATTERN]]      algorithms and envs that there are
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -50,34 +49,36 @@ Exit codes: 0 done, 2 your mistake (one line says which), 1 ours, 130 stopped by
 
 @dataclass(frozen=True)
 class ResumeOptions:
-    """Where, and what may run."""
+    """Where the run is, and what it may import."""
 
-    out: str = "runs"  # the folder in which the newest run is looked for
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    out: str = "runs"  # folder in which the newest run is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How it is played."""
+    """How episodes are played."""
 
-    episodes: int = within(20, 1)  # of each seed
-    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
+    episodes: int = within(20, 1)  # number of episodes of each seed
+    seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     sample: bool = False  # act with exploration
-    json: bool = False  # one line of JSON, the last on stdout
-    out: str = "runs"  # the folder in which the newest run of ALGO ENV is looked for
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    json: bool = False  # print one line of JSON, the last on stdout
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """Choice of what is filmed."""
+    """What is filmed, and where to."""
 
-    episodes: int = within(1, 1)  # one after the other
-    out: str | None = None  # FILE.mp4 or FILE.gif; usually videos/STEPS.mp4 in the run folder
-    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
-    policy: int | None = within(None, 0, 2**31 - 1)  # which seed's policy of a run with several; the first
-    folder: str = "runs"  # the folder in which the newest run of ALGO ENV is looked for
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    episodes: int = within(1, 1)  # number of episodes, one after the other
+    out: str | None = None  # file, .mp4 or .gif; usually videos/STEPS.mp4 in the run folder
+    seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
+    policy: int | None = within(
+        None, 0, 2**31 - 1
+    )  # seed whose policy acts, of a run with several; usually the first
+    folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
@@ -366,7 +367,7 @@ EXAMPLES = {
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
     "digest": "runs/NAME",
-    "list": "envs",
+    "list": "envs cartpole",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
@@ -374,5 +375,12 @@ COMMANDS = {
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
     "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
     "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
-    "list": Command(show_list, NoOptions(), "[algorithms|envs] [PATTERN]", "What there is.", 0, 2),
+    "list": Command(
+        show_list,
+        NoOptions(),
+        "[algorithms|envs [PATTERN]]",
+        "List what there is, or what has PATTERN in its name.",
+        0,
+        2,
+    ),
 }

@@ -18,7 +18,15 @@ from polyak.envs.environment import Environment
 from polyak.errors import CheckpointError
 from polyak.runs.run import Policy, Run
 from polyak.show.terminal import Progress, Terminal, number
-from polyak.show.video import Painter, best_render_mode, caption, check_suffix, draw_state, write_video
+from polyak.show.video import (
+    Painter,
+    best_render_mode,
+    caption,
+    check_suffix,
+    draw_state,
+    enlarged,
+    write_video,
+)
 from polyak.store import checkpoint
 
 LONGEST = 2_000  # steps of an episode in an environment without a time limit: there it is cut
@@ -98,7 +106,7 @@ def pictures(
         which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
         for picture, step, total in stage.play(episode):
             progress.update(done + step, last_return=total, phase="drawing")
-            yield caption(picture, f"{title}  {which}step {step}  return {number(total)}")
+            yield caption(enlarged(picture), f"{title}  {which}step {step}  return {number(total)}")
         done += step
         progress.total = done + (episodes - episode - 1) * stage.limit
         returns.append(total)

@@ -412,6 +412,7 @@ class GymnasiumFactory:
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         """Function that makes one, and can be sent to a process that then imports no JAX."""
+        fields = _with_tuples(self._creator(), fields)
         if self.entry is None:
             return functools.partial(gymnasium.make, self._registered(), disable_env_checker=True, **fields)
         if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
@@ -520,6 +521,16 @@ class OneGymnasium:
 def missing(name: str, package: str) -> UserError:
     """A package that an environment needs, and how to get it."""
     return UserError(f'environment {name} needs {package}: pip install "{PACKAGES[package]}"')
+
+
+def _with_tuples(creator: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, a list made a tuple where the creator's own value is one: no flag and no file can say a tuple."""
+    usual = inspect.signature(creator).parameters
+    tuples = {name for name, parameter in usual.items() if isinstance(parameter.default, tuple)}
+    return {
+        name: tuple(value) if name in tuples and isinstance(value, list) else value
+        for name, value in fields.items()
+    }
 
 
 def _parameters(creator: Callable[..., Any]) -> set[str]:
