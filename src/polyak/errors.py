@@ -1,7 +1,11 @@
 """Errors of a person or of an environment: one line with what is wrong, what was given and what would be right."""
 
 import difflib
+import os
+import re
+import traceback
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -45,3 +49,30 @@ def boolean(value: Any) -> bool:
     if word not in WORDS:
         raise ValueError("true or false")
     return WORDS[word]
+
+
+LIBRARIES = re.compile(r"[/\\](site|dist)-packages[/\\](gymnasium|jax|jaxlib|numpy)[/\\]|^<|importlib")
+
+
+def place_of(error: BaseException) -> str:
+    """Where in a user's code an exception was raised, as " at reach.py:12"; "" where none of it is theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return place_in((frame.filename, frame.lineno or 0) for frame in frames)
+
+
+def place_in(frames: Iterable[tuple[str, int | str]]) -> str:
+    """The same of the files and lines of a traceback, outermost first."""
+    ours = str(Path(__file__).parent) + os.sep
+    theirs = [
+        (file, line) for file, line in frames if not file.startswith(ours) and not LIBRARIES.search(file)
+    ]
+    if not theirs:
+        return ""
+    file, line = theirs[-1]
+    inside = file.startswith(os.getcwd() + os.sep)
+    return f" at {os.path.relpath(file) if inside else file}:{line}"
+
+
+def said_by(error: BaseException, length: int = 200) -> str:
+    """An exception in one line: type, message, and where in a user's code."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:length] + place_of(error)

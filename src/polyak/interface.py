@@ -31,6 +31,13 @@ class Box:
     high: float | tuple[float, ...] = float("inf")
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):  # arrays of any library, and lists, become numbers that can be compared
+            bound = getattr(self, name)
+            if not isinstance(bound, int | float | tuple):
+                flat = bound.ravel().tolist() if hasattr(bound, "ravel") else list(bound)
+                object.__setattr__(self, name, flat[0] if len(flat) == 1 else tuple(flat))
+
     @property
     def size(self) -> int:
         """How many numbers a point of the space has."""
@@ -84,11 +91,15 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
 
 
 def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
+    """A line for each field whose value, or one of whose values, is outside `within(...)`; a tracer is believed."""
     lines = []
     for entry in fields(cfg):
         value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
-        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
+        each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
+        if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
+            lines.append(f"{prefix}{entry.name} is {value}, but must be finite")
+            continue
+        if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
             continue
         low, high = (f"{bound:g}" for bound in bounds)
         allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"

@@ -63,6 +63,7 @@ class HostEnvs(Protocol):
     """L environments on the host, stepped together; they never reset themselves."""
 
     spec: Spec  # num_envs = L
+    masked: bool  # whether it says which actions are legal, in a way that nobody reads
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""

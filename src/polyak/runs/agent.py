@@ -8,8 +8,9 @@ from typing import Any, Self
 import jax
 
 from polyak.drivers.program import map_seeded
+from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.environment import Environment
-from polyak.envs.find import find
+from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
@@ -33,14 +34,15 @@ class Agent:
     def __init__(
         self,
         algorithm: str,
-        env: str,
+        env: Any,
         *,
         seed: int = 0,
         config: Any = None,
         env_fields: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
-        self.algorithm, self.env, self.config, self.env_fields = algorithm, env, config, env_fields
+        self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
+        self._given = None if isinstance(env, str) else env
         self.settings = amend(Settings(), {**settings, "seed": seed})
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
@@ -133,10 +135,11 @@ class Agent:
         return folder.path
 
     @classmethod
-    def load(cls, path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Self:
+    def load(cls, path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Self:
         """The agent that was saved, or the first seed's of any run. No code named by the folder is run.
 
-        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may
+                        also be what was trained on, and must where that has no name
         """
         run = Run(path, env=env, algorithm=algorithm)
         if run.plan.seeds > 1:
@@ -168,19 +171,21 @@ class Agent:
 
     _resume_from: Run | None = None
     _fresh = False  # whether `_policy` is the newest
+    _given: Any = None
 
     def _plan(self, steps: int) -> Plan:
         if self._resume_from is not None:
             return self._resume_from.plan
-        world = find(self.env, self.env_fields or {}, self.settings.measures)
+        named = self.env if self._given is None else self._given
+        world = find(named, self.env_fields or {}, self.settings.measures)
         settings = dataclasses.replace(self.settings, steps=self.settings.steps or max(steps, 1), seeds=1)
-        in_graph = isinstance(world, Environment)
-        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, in_graph)
-        Session(plan).check()
+        kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
+        Session(plan, self._given).check()
         return plan
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:
-        session = self._resume_from.trust() if self._resume_from is not None else Session(plan)
+        session = self._resume_from.trust() if self._resume_from is not None else Session(plan, self._given)
         self.training = Training(session, terminal)
         if self._resume_from is None:
             self.training.start()

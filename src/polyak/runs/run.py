@@ -15,9 +15,10 @@ import numpy as np
 
 from polyak.drivers.act import actors
 from polyak.drivers.learn import initial_states
+from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
-from polyak.envs.find import find
+from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Spec
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
@@ -133,11 +134,14 @@ def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
 class Run:
     """A run on disk. `load` makes one without making an environment or running any code from the folder."""
 
-    def __init__(self, path: str | Path, env: str | None = None, algorithm: str | None = None):
+    def __init__(self, path: str | Path, env: Any = None, algorithm: str | None = None):
         self.folder = RunFolder(Path(path))
         self.config = self.folder.config()
         self.plan = self.folder.plan()
-        self.trusted = {name for name in (env, algorithm) if name}
+        self.trusted = {name for name in (env if env is None else name_of(env), algorithm) if name}
+        self.given = None if isinstance(env, str) else env
+        if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
+            raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -161,13 +165,19 @@ class Run:
 
     def trust(self) -> Session:
         """The session of this run; UserError where that would import code which only the folder names."""
+        if self.plan.is_object and self.given is None:
+            what = self.plan.env.partition(":")[2]
+            raise UserError(
+                f"{self.path} was trained on an environment that was given as an object ({what}): give it again, "
+                f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
+            )
         unknown = [name for name in self.plan.imports if name not in self.trusted]
         if unknown:
             flag = "--trust " + " --trust ".join(unknown)
             raise UserError(
                 f"{self.path} names code to import ({', '.join(unknown)}); if you trust it, add {flag}"
             )
-        return Session(self.plan)
+        return Session(self.plan, self.given)
 
     @cached_property
     def spec(self) -> Spec:
@@ -285,18 +295,19 @@ def silent() -> Terminal:
 
 def open_run(
     algorithm: str,
-    env: str,
+    env: Any,
     settings: Settings,
     config: Any = None,
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
 ) -> tuple[Session, RunFolder, bool, str]:
     """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
+    given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
-    world = find(env, env_fields or {}, settings.measures)
-    in_graph = isinstance(world, Environment)
-    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph)
-    session = Session(plan)
+    world = find(env if given is None else given, env_fields or {}, settings.measures)
+    kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
+    session = Session(plan, given)
     session.check()
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     folder = RunFolder(Path(settings.out) / name)
@@ -313,7 +324,7 @@ def open_run(
 
 def train(
     algorithm: str,
-    env: str,
+    env: Any,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -326,6 +337,8 @@ def train(
 ) -> Run:
     """Train, and return the finished run.
 
+    env       a name; or an environment itself, its class, a function that makes one, or Gymnasium's EnvSpec.
+              What no name brings back is asked for again by `load`. One instance is not evaluated on the way.
     config    values of the algorithm's Config by name ({"data.batch_size": 64}), or a whole Config
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
@@ -342,9 +355,10 @@ def train(
     return Run(folder.path, **trusted)
 
 
-def load(path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Run:
+def load(path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Run:
     """A run from disk; makes no environment and runs no code from the folder.
 
-    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may also
+                    be what was trained on, and must where that has no name
     """
     return Run(path, env, algorithm)

@@ -112,12 +112,24 @@ def caption(frame: np.ndarray, text: str) -> np.ndarray:
     font = ImageFont.load_default(size)
     picture = Image.fromarray(frame)
     pen = ImageDraw.Draw(picture, "RGBA")
+    while size > 10 and pen.textlength(text, font=font) > frame.shape[1] - 2 * size:
+        size -= 1
+        font = ImageFont.load_default(size)
     pad, start = size // 2, size
     width = int(pen.textlength(text, font=font))
     box = (start - pad, start - pad, start + width + pad, start + size + pad)
     pen.rounded_rectangle(box, radius=pad, fill=(20, 24, 32, 150))
     pen.text((start, start + size // 2), text, font=font, fill=(255, 255, 255, 235), anchor="lm")
     return np.array(picture)
+
+
+SMALLEST = (240, 400)  # [H, W] of a picture that a caption can be read on
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """The picture [H, W, 3], each of its points a square of as many as it takes until a caption can be read."""
+    times = max(1, *(-(-least // size) for least, size in zip(SMALLEST, frame.shape[:2], strict=True)))
+    return frame.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else frame
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -48,6 +48,7 @@ class EnvPoolEnvs:
     """
 
     exact_reset = False
+    masked = False
 
     def __init__(self, name: str, lanes: int, fields: Mapping[str, Any], spec: Spec):
         self.spec = spec

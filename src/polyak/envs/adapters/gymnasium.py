@@ -23,8 +23,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import spaces
 from polyak.envs.border import Border
-from polyak.envs.environment import HostEnvs, HostStep
-from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.envs.environment import Environment, HostEnvs, HostStep
+from polyak.errors import EnvironmentFault, UserError, nearest, place_in, place_of, said_by
 from polyak.interface import Box, Spec, Tree
 
 Measures = Mapping[str, str] | Iterable[str]
@@ -40,11 +40,16 @@ PACKAGES = {  # module that is missing -> what to install
 PYGAME = tuple(
     f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
 )  # draw with it
+MASK = "action_mask"  # in `info`: which actions are legal
+RETURNED = {"reset": "(obs, info)", "step": "(obs, reward, terminated, truncated, info)"}
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
 
 def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec:
-    """Spec of L copies of an environment."""
+    """Spec of L copies of an environment; UserError where it has no spaces."""
+    for name in ("observation_space", "action_space"):
+        if not hasattr(env, name):
+            raise UserError(f"{type(env.unwrapped).__name__} has no {name}: set it in __init__")
     return Spec(
         obs=spaces.from_gymnasium(env.observation_space),
         action=spaces.action_from_gymnasium(env.action_space),
@@ -64,6 +69,7 @@ class GymnasiumSync:
     """
 
     exact_reset = True  # an episode is a function of its seed and actions
+    masked = False
 
     def __init__(self, make: Callable[[], gymnasium.Env], lanes: int, measures: Measures = ()):
         measures = spaces.as_measures(measures)
@@ -86,7 +92,9 @@ class GymnasiumSync:
         given = []
         for lane, seed in zip(lanes, seeds, strict=True):
             with _named(lane, "reset", f"seed {seed}"):
-                given.append(self._envs[lane].reset(seed=int(seed))[0])
+                obs, info = self._envs[lane].reset(seed=int(seed))
+                given.append(obs)
+                self.masked = self.masked or MASK in info
         if given:
             self._obs = spaces.scatter(self._obs, list(lanes), self._rows(given, lanes))
         return self._obs
@@ -140,8 +148,10 @@ class GymnasiumSync:
 
 
 def _fault(lane: int, call: str, what: str, error: BaseException) -> EnvironmentFault:
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return EnvironmentFault(f"environment {lane}: {call} with {' '.join(what.split())} raised {text}")
+    hint = "" if place_of(error) else f"; {call} must return {RETURNED[call]}"
+    return EnvironmentFault(
+        f"environment {lane}: {call} with {' '.join(what.split())} raised {said_by(error)}{hint}"
+    )
 
 
 @contextlib.contextmanager
@@ -195,8 +205,9 @@ class _Vector(AsyncVectorEnv):
             raise _Raised(list(successes).index(False), "an exception that cannot be sent", "") from None
         if issubclass(kind, EnvironmentFault):
             raise kind(str(value))
-        frames = re.findall(r'File "(.+?)", line (\d+)', trace)
-        raise _Raised(lane, f"{kind.__name__}: {value}", " at {}:{}".format(*frames[-1]) if frames else "")
+        raise _Raised(
+            lane, f"{kind.__name__}: {value}", place_in(re.findall(r'File "(.+?)", line (\d+)', trace))
+        )
 
     def guilty(self, error: BaseException, seconds: float) -> tuple[int, str]:
         """Name the environment that is late or dead, and how it ended."""
@@ -246,6 +257,7 @@ class GymnasiumAsync:
     """
 
     exact_reset = True
+    masked = False
 
     def __init__(
         self,
@@ -285,7 +297,8 @@ class GymnasiumAsync:
         def ask() -> None:
             self._vector.reset_async(seed=seed, options={"reset_mask": mask})
 
-        obs, _ = self._answer("reset", ask, self._vector.reset_wait)
+        obs, infos = self._answer("reset", ask, self._vector.reset_wait)
+        self.masked = self.masked or MASK in infos
         rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
         self._obs = spaces.scatter(self._obs, list(lanes), rows)
         return self._obs
@@ -321,6 +334,7 @@ class GymnasiumAsync:
             fault = error
         except _Raised as error:
             lane, what, where = error.args
+            where = where or f"; {call} must return {RETURNED[call]}"
             fault = self._blame(lane, f"raised {what}{where}", call)
         except (multiprocessing.TimeoutError, EOFError, OSError) as error:
             fault = self._blame(*self._vector.guilty(error, self.deadline), call)
@@ -398,16 +412,22 @@ class GymnasiumFactory:
                 raise
             except Exception as error:
                 raise self._explained(error) from error
+        if isinstance(env, Environment):
+            raise WrittenInJax(env)
         if not isinstance(env, gymnasium.Env):
-            raise UserError(f"environment {self.name}: {type(env).__name__} is not a gymnasium.Env")
+            raise UserError(
+                f"environment {self.name}: {type(env).__name__} is neither a gymnasium.Env nor a "
+                "polyak.envs.environment.Environment (a class with @pytree)"
+            )
         if render_mode and type(env.unwrapped).__module__.startswith(PYGAME) and not find_spec("pygame"):
             raise missing(self.name, "pygame")
         return env
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         """Function that makes one, and can be sent to a process that then imports no JAX."""
+        fields = _with_tuples(self._creator(), fields)
         if self.entry is None:
-            return functools.partial(gymnasium.make, self.name, disable_env_checker=True, **fields)
+            return functools.partial(gymnasium.make, self._registered(), disable_env_checker=True, **fields)
         if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
             return functools.partial(self.entry, **fields)
         ident = re.sub(r"\W", "", self.name) or "Env"
@@ -444,7 +464,10 @@ class GymnasiumFactory:
             importlib.import_module(self.name.split(":")[0])
         if ident not in gymnasium.registry:
             hint = nearest(ident, gymnasium.registry)
-            raise UserError(f"there is no environment {self.name!r} in Gymnasium's registry; {hint}")
+            raise UserError(
+                f"there is no environment {self.name!r} in Gymnasium's registry; {hint}; one that a module of "
+                f"yours registers is named with it, as in my_module:{ident}"
+            )
         return gymnasium.registry[ident]
 
     def _no_field(self, name: str) -> UserError:
@@ -463,13 +486,70 @@ class GymnasiumFactory:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if isinstance(error, TypeError) and unknown and unknown[1] in self.fields:
             return self._no_field(unknown[1])
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return UserError(f"environment {self.name} cannot be made: {text}")
+        return UserError(f"environment {self.name} cannot be made: {said_by(error, 300)}")
+
+
+class WrittenInJax(Exception):
+    """A function that was taken for one of Gymnasium's made an environment in JAX."""
+
+    def __init__(self, env: Environment):
+        super().__init__("an environment in JAX")
+        self.env = env
+
+
+class Borrowed(GymnasiumSync):
+    """One environment that belongs to somebody else, who closes it."""
+
+    def close(self) -> None:
+        """Nothing: its owner does."""
+
+
+@dataclass(frozen=True)
+class OneGymnasium:
+    """An environment that was given as it is: it plays one episode at a time.
+
+    name      as it is shown
+    env       the environment
+    measures  names in `info`, each with how an episode is summed up
+    """
+
+    name: str
+    env: gymnasium.Env
+    measures: Measures = ()
+
+    kind = "host"
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """Of the environment."""
+        try:
+            return spec_of(self.env, 1, spaces.as_measures(self.measures))
+        except UserError as error:
+            raise UserError(f"environment {self.name}: {error}") from None
+
+    def make(self, lanes: int, asynchronous: bool = False) -> HostEnvs:
+        """The environment; UserError where more than one is needed."""
+        if lanes > 1 or asynchronous:
+            raise UserError(
+                f"{self.name} is one instance, which plays one episode at a time in this process: for "
+                f"{lanes} give its class, or a function that makes one"
+            )
+        return Borrowed(lambda: self.env, 1, self.measures)
 
 
 def missing(name: str, package: str) -> UserError:
     """A package that an environment needs, and how to get it."""
     return UserError(f'environment {name} needs {package}: pip install "{PACKAGES[package]}"')
+
+
+def _with_tuples(creator: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, a list made a tuple where the creator's own value is one: no flag and no file can say a tuple."""
+    usual = inspect.signature(creator).parameters
+    tuples = {name for name, parameter in usual.items() if isinstance(parameter.default, tuple)}
+    return {
+        name: tuple(value) if name in tuples and isinstance(value, list) else value
+        for name, value in fields.items()
+    }
 
 
 def _parameters(creator: Callable[..., Any]) -> set[str]:
