@@ -169,6 +169,7 @@ def _own(name: str, fields: dict, measures: Any) -> Any:
 def _made(name: str, thing: Any, fields: dict, measures: Any) -> Any:
     """The environment of a class, function, instance or EnvSpec."""
     import gymnasium
+    from gymnasium.envs.registration import EnvSpec
 
     from polyak.envs.adapters.gymnasium import OneGymnasium, WrittenInJax
     from polyak.envs.environment import Environment
@@ -180,8 +181,9 @@ def _made(name: str, thing: Any, fields: dict, measures: Any) -> Any:
             raise UserError(f"environment {name} cannot be made: {said_by(error)}") from error
     if isinstance(thing, Environment):
         return _with(name, thing, fields, measures)
-    if isinstance(thing, gymnasium.envs.registration.EnvSpec):
-        thing = functools.partial(gymnasium.make, thing, disable_env_checker=True)
+    if isinstance(thing, EnvSpec):
+        made: Any = thing
+        thing = functools.partial(gymnasium.make, made, disable_env_checker=True)
     if isinstance(thing, gymnasium.Env):
         if fields:
             raise UserError(

@@ -181,7 +181,8 @@ def read_theirs(said: Any) -> Any:
         bound = _numbers(value[name], *kinds)
         each = [infinite if x is None else x for x in (bound if isinstance(bound, list) else [bound])]
         bounds.append(np.array(each, dtype) if isinstance(bound, list) else np.full(shape, each[0], dtype))
-    return spaces.Box(*(bound.reshape(shape) for bound in bounds), shape, dtype.type)
+    low, high = (bound.reshape(shape) for bound in bounds)
+    return spaces.Box(low, high, shape, dtype.type)
 
 
 def _bytes(said: Any) -> int:
