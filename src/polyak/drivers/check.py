@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from polyak.errors import UserError
-from polyak.interface import Algorithm, Box, Discrete, Planning, Spec, out_of_range
+from polyak.errors import UserError, out_of_range
+from polyak.interface import Algorithm, Box, Discrete, Planning, Spec
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
