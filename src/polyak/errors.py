@@ -5,6 +5,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,3 +77,20 @@ def place_in(frames: Iterable[tuple[str, int | str]]) -> str:
 def said_by(error: BaseException, length: int = 200) -> str:
     """An exception in one line: type, message, and where in a user's code."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:length] + place_of(error)
+
+
+def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
+    """A line for each field whose value, or one of whose values, is outside `interface.within(...)`; a tracer is believed."""
+    lines = []
+    for entry in fields(cfg):
+        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
+        each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
+        if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
+            lines.append(f"{prefix}{entry.name} is {value}, but must be finite")
+            continue
+        if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
+            continue
+        low, high = (f"{bound:g}" for bound in bounds)
+        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
+        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
+    return lines

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
-from polyak.errors import UserError
-from polyak.interface import out_of_range
+from polyak.errors import UserError, out_of_range
 from polyak.runs.plan import Settings, default_config, preset
 from polyak.runs.values import amend
 

@@ -8,7 +8,7 @@ so that a command line can read it at once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Array = Any
@@ -88,23 +88,6 @@ class Spec:
 def within(default: Any, low: float, high: float = float("inf")) -> Any:
     """A field of a Config with the values that make sense, both ends included; checked where a run begins."""
     return field(default=default, metadata={"within": (low, high)})
-
-
-def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value, or one of whose values, is outside `within(...)`; a tracer is believed."""
-    lines = []
-    for entry in fields(cfg):
-        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
-        each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
-        if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
-            lines.append(f"{prefix}{entry.name} is {value}, but must be finite")
-            continue
-        if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
-            continue
-        low, high = (f"{bound:g}" for bound in bounds)
-        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
-    return lines
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polyak import algorithms
-from polyak.errors import CheckpointError, UserError
-from polyak.interface import out_of_range, within
+from polyak.errors import CheckpointError, UserError, out_of_range
+from polyak.interface import within
 from polyak.runs.values import amend, plain
 
 
