@@ -80,7 +80,7 @@ def said_by(error: BaseException, length: int = 200) -> str:
 
 
 def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value, or one of whose values, is outside `interface.within(...)`; a tracer is believed."""
+    """A line for each field of which a value lies outside `interface.within(...)`; a tracer is believed."""
     lines = []
     for entry in fields(cfg):
         value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")

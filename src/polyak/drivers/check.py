@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyak.errors import UserError, out_of_range
-from polyak.interface import Algorithm, Box, Discrete, Planning, Space, Spec, out_of_range
+from polyak.interface import Algorithm, Box, Discrete, Planning, Space, Spec
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {

@@ -23,7 +23,7 @@ from polyak.errors import CheckpointError, UserError
 from polyak.interface import Spec
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
+from polyak.runs.plan import Plan, Settings, is_code, make_plan, plain_fields, preset
 from polyak.runs.session import Session, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
@@ -304,6 +304,7 @@ def open_run(
     """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
     given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
+    plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)

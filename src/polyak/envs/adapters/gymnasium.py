@@ -298,7 +298,7 @@ class GymnasiumAsync:
             self._vector.reset_async(seed=seed, options={"reset_mask": mask})
 
         obs, infos = self._answer("reset", ask, self._vector.reset_wait)
-        self.masked = self.masked or MASK in infos
+        self.masked = self.masked or any(MASK in info for info in infos.values())
         rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
         self._obs = spaces.scatter(self._obs, list(lanes), rows)
         return self._obs
@@ -384,8 +384,8 @@ class GymnasiumFactory:
     def _seen(self) -> tuple[Spec, Border]:
         env = self.make_one()
         try:
-            border = Border(env.observation_space, env.action_space)
-            return spec_of(env, 1, spaces.as_measures(self.measures)), border
+            spec = spec_of(env, 1, spaces.as_measures(self.measures))
+            return spec, Border(env.observation_space, env.action_space)
         except UserError as error:
             raise UserError(f"environment {self.name}: {error}") from None
         finally:
@@ -526,6 +526,11 @@ class OneGymnasium:
             return spec_of(self.env, 1, spaces.as_measures(self.measures))
         except UserError as error:
             raise UserError(f"environment {self.name}: {error}") from None
+
+    @property
+    def border(self) -> Border:
+        """The environment's own spaces."""
+        return Border(self.env.observation_space, self.env.action_space)
 
     def make(self, lanes: int, asynchronous: bool = False) -> HostEnvs:
         """The environment; UserError where more than one is needed."""
