@@ -127,7 +127,7 @@ def test_predict_and_save_before_learn_choose_nothing(tmp_path):
     for agent in (plain, asked):
         agent.learn(32, verbose=False)
     assert rates(plain.metrics) == rates(asked.metrics) == [1.0, 0.75, 0.5, 0.25]
-    assert_same_bits(*({"w": np.asarray(a.policy.actor.net.layers[0].weight)} for a in (plain, asked)))
+    assert_same_bits(*({"w": np.asarray(a.policy().actor.net.layers[0].weight)} for a in (plain, asked)))
     # a second call goes on over all steps so far and these: of 64 the next are from the 33rd on
     plain.learn(32, verbose=False)
     assert rates(plain.metrics)[4:] == [0.5, 0.375, 0.25, 0.125]
@@ -409,17 +409,20 @@ def test_an_agent_whose_rollout_was_left_goes_on_to_the_same_bits(walk, monkeypa
     }
     whole, parts = (Agent("ppo", "test_runs:Walk", **chosen) for _ in range(2))
     whole.learn(256, verbose=False)
-    untrained = parts.predict(np.ones(1, np.float32))[1], np.asarray(parts.policy.actor.net.layers[0].weight)
+    untrained = (
+        parts.predict(np.ones(1, np.float32))[1],
+        np.asarray(parts.policy().actor.net.layers[0].weight),
+    )
     walk.seconds = 0.02
     parts.training.session.driver.watch = lambda rows: stops_in_the_third(parts.training, rows)
     assert parts.learn(256, verbose=False) is parts  # as its docstring says
     assert parts.env_steps == 128  # whole rollouts
     parts.training.session.driver.watch = None
-    newest = np.asarray(parts.policy.actor.net.layers[0].weight)
+    newest = np.asarray(parts.policy().actor.net.layers[0].weight)
     assert (newest != untrained[1]).any()
     walk.seconds = 0.0
     parts.learn(256 - parts.env_steps, verbose=False)
-    weights = [np.asarray(agent.policy.actor.net.layers[0].weight) for agent in (whole, parts)]
+    weights = [np.asarray(agent.policy().actor.net.layers[0].weight) for agent in (whole, parts)]
     np.testing.assert_array_equal(*weights)
 
 
@@ -427,10 +430,10 @@ def test_an_agent_whose_rollout_was_left_goes_on_to_the_same_bits(walk, monkeypa
 def test_a_fault_leaves_the_newest_policy(env, walk):
     walk.bad_at = 20
     agent = Agent("ppo", env, preset=False, config=PPO, num_envs=2, eval_every=0)
-    before = np.asarray(agent.policy.actor.net.layers[0].weight)
+    before = np.asarray(agent.policy().actor.net.layers[0].weight)
     with pytest.raises(EnvironmentFault):
         agent.learn(160, verbose=False)
-    assert (np.asarray(agent.policy.actor.net.layers[0].weight) != before).any()
+    assert (np.asarray(agent.policy().actor.net.layers[0].weight) != before).any()
 
 
 def test_an_environment_that_does_not_close_is_a_warning(tmp_path, walk, capsys):

@@ -8,7 +8,7 @@ so that a command line can read it at once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Array = Any
@@ -30,6 +30,13 @@ class Box:
     low: float | tuple[float, ...] = -float("inf")
     high: float | tuple[float, ...] = float("inf")
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):  # arrays of any library, and lists, become numbers that can be compared
+            bound = getattr(self, name)
+            if not isinstance(bound, int | float | tuple):
+                flat = bound.ravel().tolist() if hasattr(bound, "ravel") else list(bound)
+                object.__setattr__(self, name, flat[0] if len(flat) == 1 else tuple(flat))
 
     @property
     def size(self) -> int:
@@ -81,19 +88,6 @@ class Spec:
 def within(default: Any, low: float, high: float = float("inf")) -> Any:
     """A field of a Config with the values that make sense, both ends included; checked where a run begins."""
     return field(default=default, metadata={"within": (low, high)})
-
-
-def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
-    lines = []
-    for entry in fields(cfg):
-        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
-        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
-            continue
-        low, high = (f"{bound:g}" for bound in bounds)
-        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
-    return lines
 
 
 MOST_SLOTS = 2**29  # rows of time that a ring holds at most: with twice as many its clock still fits an int32

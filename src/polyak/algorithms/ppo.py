@@ -54,7 +54,7 @@ class Config:
     sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
-    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks
+    hidden: tuple[int, ...] = within((64, 64), 1)  # units of each hidden layer, in both networks
     activation: str = "tanh"  # between layers: tanh, relu, elu or swish
     horizon: int = within(0, 0)  # environment steps that lr falls over; 0: all of the run's
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))  # one rollout [T, N, ...]

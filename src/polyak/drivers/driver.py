@@ -31,6 +31,7 @@ class Driver(Protocol):
     watch: (
         Callable[[int], bool] | None
     )  # told a few times a second how many rows a rollout has; true: leave it
+    notes: dict[str, str]  # what a person should hear once, by a name that says what it is about
 
     def start(self) -> Any:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from polyak.drivers.driver import Left
+from polyak.drivers.episodes_host import KEPT
+from polyak.envs.environment import unscaled
 from polyak.errors import EnvironmentFault, UserError
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_spec
+from polyak.runs.spec import describe_border, describe_spec
 from polyak.show.terminal import Progress, Terminal
-from polyak.store import checkpoint
+from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
 NEVER = 0
@@ -76,6 +78,7 @@ class Training:
         self.iteration = 0
         self.slice = 1
         self.stop = threading.Event()
+        self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
@@ -96,8 +99,19 @@ class Training:
         return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
 
     def start(self) -> None:
-        """A run at step 0."""
+        """A run at step 0. UserError where its checkpoints could not be written."""
         self.carry = self.session.driver.start()
+        try:
+            storage.fields(self.session.driver.pack(self.carry)[0])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this run could not be saved: {error}") from error
+        space = self.session.env_spec.action
+        if entries := unscaled(space):
+            which = "all" if len(entries) == space.size else ", ".join(map(str, entries))
+            self.terminal.warn(
+                f"actions without two bounds are not scaled (entries of {space.size}: {which}); "
+                "a policy that squashes reaches only [-1, 1] of them"
+            )
 
     def resume(self, checkpoints: Path) -> None:
         """The run of the newest checkpoint that is whole; later ones are forgotten."""
@@ -120,11 +134,13 @@ class Training:
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
         self.schedule = Schedule(self.session, int(loaded.extra["base"]))
+        self.said = set(map(str, loaded.extra.get("said", ())))
         self.exact = not (loaded.extra.get("inexact") or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
-                "seed and actions; their running episodes were cut and begun anew"
+                f"seed and actions, or their episode was longer than {KEPT:,} steps; their running episodes were "
+                "cut and begun anew"
             )
 
     def replan(self, plan: Plan, anew: bool = False) -> None:
@@ -152,6 +168,7 @@ class Training:
         """
         schedule = self.schedule
         end = schedule.total if until is None else until
+        self.say_notes(self.session.notes)
         with self.terminal.progress((schedule.total - schedule.base) * schedule.env_steps) as progress:
             self.progress = progress
             progress.update(self.env_steps, phase=self._phase())
@@ -160,6 +177,7 @@ class Training:
             while self.iteration < end and not self.stop.is_set():
                 before = self.iteration
                 self._advance(min(schedule.next(self.iteration), end) - self.iteration)
+                self.say_notes(self.session.driver.notes)
                 if self.iteration == before:
                     continue
                 progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
@@ -182,6 +200,12 @@ class Training:
             per_row = self.schedule.env_steps // self.session.driver.rows
             self.progress.update(self.env_steps + rows * per_row, phase=self._phase())
         return self.stop.is_set()
+
+    def say_notes(self, notes: Mapping[str, str]) -> None:
+        """Say what was not said before; a resume knows what was."""
+        for name in notes.keys() - self.said:
+            self.said.add(name)
+            self.terminal.warn(f"warning: {notes[name]}")
 
     def _phase(self) -> str:
         return "warm-up" if self.iteration < self.session.driver.warmup else ""
@@ -303,7 +327,9 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "base": training.schedule.base,
             "driver": extra,
             "inexact": not training.exact or bool(driver.inexact),
+            "said": sorted(training.said),
             "spec": describe_spec(training.session.env_spec),
+            "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
         clock=training.iteration * driver.rows if isinstance(ring, Ring) else 0,
