@@ -273,6 +273,16 @@ def nothing_wrong(cfg: Any, spec: Spec) -> list[str]:
     return []
 
 
+def nothing_to_note(cfg: Any, spec: Spec) -> list[str]:
+    """Every setting is what it seems to be."""
+    return []
+
+
+def reward_as_it_is(cfg: Any, spec: Spec, actor: Tree, reward: Array) -> Array:
+    """Learning sees the environment's own rewards."""
+    return reward
+
+
 class Algorithm(NamedTuple):
     """A record of pure functions; `cfg` is a frozen dataclass, all else pytrees of arrays.
 
@@ -293,3 +303,7 @@ class Algorithm(NamedTuple):
         ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
     )
     wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    notes: Callable = nothing_to_note  # (cfg, spec) -> lines that a person should read before a run begins
+    reward: Callable = (
+        reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees of single rewards, before any sum
+    )

@@ -58,6 +58,8 @@ class Agent:
         terminal = Terminal() if verbose else silent()
         if self.training is None:
             self._begin(self._plan(total_timesteps), terminal)
+            for line in self.training.session.cautions() if self.training is not None else []:
+                terminal.warn(f"note: {line}")
         training = self.training
         assert training is not None
         training.terminal = terminal

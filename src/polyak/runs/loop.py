@@ -270,6 +270,9 @@ def train(
     session.check()
     if facts:
         terminal.facts(facts)
+    if not resume:
+        for line in session.cautions():
+            terminal.warn(f"note: {line}")
     training = Training(session, terminal)
     resume = resume and checkpoint.latest(folder.checkpoints) is not None
     doing = "loading the checkpoint, compiling" if resume else "compiling"

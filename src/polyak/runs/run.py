@@ -310,6 +310,7 @@ def open_run(
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
     session = Session(plan, given)
     session.check()
+    session.check_budget()
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     folder = RunFolder(Path(settings.out) / name)
     note = f"{tuned['source']} (--no-preset turns it off)" if tuned else ""

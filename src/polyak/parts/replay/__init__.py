@@ -1,5 +1,7 @@
 """Replay as a pipeline: draw windows of the ring, make transitions of them; one file for each stage."""
 
+from collections.abc import Callable
+
 from polyak.interface import Array, Batch, Replay
 from polyak.parts.replay.draw import Windows, uniform
 from polyak.parts.replay.ring import Ring, add, cut, empty, planned_bytes
@@ -19,7 +21,12 @@ __all__ = [
 ]
 
 
-def sample(ring: Ring, key: Array, data: Replay, gamma: Array) -> Batch:
-    """Draw a batch as `data` says: [B, ...], or [B, L, ...] where its length is more than one row."""
+def sample(
+    ring: Ring, key: Array, data: Replay, gamma: Array, seen: Callable[[Array], Array] | None = None
+) -> Batch:
+    """Draw a batch as `data` says: [B, ...], or [B, L, ...] where its length is more than one row.
+
+    seen  what learning sees of single rewards, once they are clipped and before they are summed; None: all
+    """
     windows = uniform(ring, key, data.batch_size, data.length)
-    return n_step_batch(ring, windows, gamma, data.n_step, data.clip)
+    return n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
