@@ -185,13 +185,9 @@ def times_of_minibatch(cfg: Config, num_envs: int) -> int:
 def notes(cfg: Config, spec: Spec) -> list[str]:
     """A line where the rows of a gradient step are far from `minibatch`."""
     rows = times_of_minibatch(cfg, spec.num_envs) * spec.num_envs
-    if abs(rows - cfg.minibatch) <= 0.1 * cfg.minibatch:
-        return []
-    rollout = f"{cfg.data.steps:,} steps x {spec.num_envs:,} environments"
-    return [
-        f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch: whole times of all "
-        f"environments, of a rollout of {rollout}"
-    ]
+    said = f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch: whole times of all "
+    rollout = f"environments, of a rollout of {cfg.data.steps:,} steps x {spec.num_envs:,} environments"
+    return [said + rollout] if abs(rows - cfg.minibatch) > 0.1 * cfg.minibatch else []
 
 
 algorithm = Algorithm(

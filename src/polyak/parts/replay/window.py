@@ -10,14 +10,16 @@ from polyak.interface import Array, Batch, Tree
 from polyak.parts.replay.draw import Windows
 from polyak.parts.replay.ring import Ring
 
+Seen = Callable[[Array], Array]  # from single rewards to what learning sees of them
+
+
+def as_it_is(reward: Array) -> Array:
+    """Learning sees the environment's own rewards."""
+    return reward
+
 
 def n_step_batch(
-    ring: Ring,
-    windows: Windows,
-    gamma: Array,
-    n_step: int = 1,
-    clip: Array | None = None,
-    seen: Callable[[Array], Array] | None = None,
+    ring: Ring, windows: Windows, gamma: Array, n_step: int = 1, clip: Any = None, seen: Seen = as_it_is
 ) -> Batch:
     """The n-step transitions [...] that begin at `windows` [...].
 
@@ -32,8 +34,7 @@ def n_step_batch(
     rows, (time, env) = ring.rows, windows
     step = jnp.arange(n_step)
     window, column = time[..., None] + step, env[..., None]
-    reward = clip_reward(at(rows.reward, window, column), clip)
-    reward = reward if seen is None else seen(reward)
+    reward = seen(clip_reward(at(rows.reward, window, column), clip))
     if n_step == 1:
         end, reward, decay = time, reward[..., 0], jnp.asarray(gamma, jnp.float32)
     else:
