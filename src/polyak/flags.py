@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
 from polyak.errors import UserError, out_of_range
-from polyak.runs.plan import Settings, default_config, preset
+from polyak.runs.plan import STEPS, Settings, default_config, preset
 from polyak.runs.values import amend
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     from polyak.drivers.check import UNSERVED
 
     tuned = preset(algorithm, env) if with_preset else {}
-    usual = {"steps": 100_000, "num_envs": 1, "wrap": ()}
+    usual = {"steps": STEPS, "num_envs": 1, "wrap": ()}
     settings = [
         amend(Settings(), {name: said.get(name, usual[name]) for name in usual}) for said in (tuned, {})
     ]

@@ -7,6 +7,7 @@ Axes: T time, N environments, B batch, L sequence; time first. This file imports
 so that a command line can read it at once.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -41,10 +42,7 @@ class Box:
     @property
     def size(self) -> int:
         """How many numbers a point of the space has."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -287,9 +285,14 @@ def count_steps(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> Tree:
     return state.replace(clock=state.clock.observed(rollout))
 
 
-def nothing_wrong(cfg: Any, spec: Spec) -> list[str]:
-    """Every combination of settings makes sense."""
+def nothing_to_say(cfg: Any, spec: Spec) -> list[str]:
+    """Every setting, and every combination of settings, is what it seems to be."""
     return []
+
+
+def reward_as_it_is(cfg: Any, spec: Spec, actor: Tree, reward: Array) -> Array:
+    """Learning sees the environment's own rewards."""
+    return reward
 
 
 class Algorithm(NamedTuple):
@@ -308,7 +311,7 @@ class Algorithm(NamedTuple):
     observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
-    family: str = (
-        ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
-    )
-    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
+    wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
+    reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -100,6 +100,40 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
     return wrong
 
 
+def wrong_budget(data: Any, spec: Spec, steps: int) -> list[str]:
+    """A line where a run of so many steps would end before its first update."""
+    if data.warmup_rollouts(spec.num_envs) < rollouts_of(data, spec, steps):
+        return []
+    return [
+        f"the warm-up takes {data.warmup:,} steps and the run has {steps:,}, so that nothing would be learned: "
+        "lower --config.data.warmup or raise --steps"
+    ]
+
+
+def notes(algorithm: Algorithm, cfg: Any, spec: Spec, steps: int) -> list[str]:
+    """Lines that a person should read before a run of so many steps: what works, but perhaps not as they think."""
+    data, found = cfg.data, list(algorithm.notes(cfg, spec))
+    if data.replays:
+        given = rollouts_of(data, spec, steps) * data.steps
+        held = min(data.slots(spec.num_envs), given) * spec.num_envs
+        if held < data.batch_size:
+            found.append(
+                f"the replay never holds more than {held:,} rows, which do not fill a batch of {data.batch_size:,}: "
+                "lower --config.data.batch_size, or raise --config.data.capacity or --steps"
+            )
+    if data.clip is not None:
+        found.append(
+            f"rewards beyond -{data.clip:g} and {data.clip:g} are clipped before learning, so that it cannot tell "
+            "them apart: --config.data.clip None leaves them as they are"
+        )
+    return found
+
+
+def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
+    """Rollouts of a run of so many steps."""
+    return -(-steps // max(1, data.steps * spec.num_envs))
+
+
 def action_kind(spec: Spec) -> str:
     """Kind of actions that a task takes: "discrete" or "continuous"."""
     return "discrete" if isinstance(spec.action, Discrete) else "continuous"

@@ -298,7 +298,7 @@ class HostMemory:
     def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
         self.algorithm, self.cfg, self.spec = algorithm, cfg, spec
         self.seed_array = np.asarray(seeds, np.uint32)
-        self.program = Program(lambda *args: over_seeds(self._reset, *args))
+        self.program = Program(self._reset)
 
     def begin(self, key: Array, number: Array) -> Tree:
         """Memory [N, ...] of one seed before its first step, whose episodes have these numbers [N]."""
@@ -312,6 +312,9 @@ class HostMemory:
         mask = np.isin(np.arange(number.size), slots).reshape(shape)
         return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, word(row))
 
-    def _reset(self, memory: Tree, mask: Array, number: Array, seed: Array, row: Array) -> Tree:
-        fresh = self.begin(jax.random.fold_in(Keys.of(seed).memory, row + 1), number)
-        return strip_weak_types(select(mask, fresh, memory))
+    def _reset(self, memory: Tree, mask: Array, number: Array, seeds: Array, row: Array) -> Tree:
+        def one(memory: Tree, mask: Array, number: Array, seed: Array) -> Tree:
+            fresh = self.begin(jax.random.fold_in(Keys.of(seed).memory, row + 1), number)
+            return strip_weak_types(select(mask, fresh, memory))
+
+        return over_seeds(one, memory, mask, number, seeds)

@@ -154,6 +154,7 @@ class Host:
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
         self.cfg = self.memory.cfg = cfg
+        self.warmup = cfg.data.warmup_rollouts(self.spec.num_envs)
         for warm in (True, False):
             self.act[warm].renew(self._act(warm))
             self.learn[warm].renew(self._learn(warm))

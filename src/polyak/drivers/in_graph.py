@@ -133,7 +133,7 @@ class InGraph:
 
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
-        self.cfg = cfg
+        self.cfg, self.warmup = cfg, cfg.data.warmup_rollouts(self.spec.num_envs)
         for warm, program in self.program.items():
             program.renew(self._chunk(warm))
 

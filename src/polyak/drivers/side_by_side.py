@@ -89,8 +89,9 @@ class SideBySide:
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
         for each in (*self.singles, self.all):
-            each.cfg = cfg
+            each.cfg, each.warmup = cfg, cfg.data.warmup_rollouts(each.spec.num_envs)
         self.singles[0].refit(cfg)  # its programs are those of all
+        self.warmup = self.singles[0].warmup
 
     def restart(self, run: list[GraphRun]) -> list[GraphRun]:
         """The runs with every clock at environment step 0."""

@@ -64,6 +64,7 @@ class HostEnvs(Protocol):
 
     spec: Spec  # num_envs = L
     masked: bool  # whether it says which actions are legal, in a way that nobody reads
+    exact_reset: bool  # an episode is a function of its seed and actions, not of those played before it
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""

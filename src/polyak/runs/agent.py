@@ -80,6 +80,9 @@ class Agent:
         if training.iteration and not reset_num_timesteps:
             say_horizon(session.plan, plan, session.algorithm, terminal)
         training.replan(plan, reset_num_timesteps)
+        if not training.iteration:
+            for line in session.cautions():
+                terminal.warn(f"note: {line}")
         if reset_num_timesteps:
             self.metrics.clear()
         training.stop.clear()
@@ -220,6 +223,8 @@ class Agent:
             settings = dataclasses.replace(settings, steps=more)
         kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
         plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
+        if self.training is not None and self.training.iteration:  # shares of the steps stay what they were
+            plan = dataclasses.replace(plan, config=self.training.session.plan.config)
         Session(plan, self._given).check()
         return plan if steps is None else dataclasses.replace(plan, steps=steps)
 

@@ -354,6 +354,9 @@ def _train(
         session.check()
         if facts:
             terminal.facts(facts)
+        if not begun:
+            for line in session.cautions():
+                terminal.warn(f"note: {line}")
         training = Training(session, terminal)
         with interruptible(training.stop, terminal), meanwhile(training.compile):
             with terminal.status(doing):

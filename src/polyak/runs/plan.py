@@ -126,6 +126,8 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+DEFAULT = "default"  # the preset of environments that have none of their own
+STEPS = 100_000  # where nobody says how many
 SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx", "object")
 
 
@@ -140,11 +142,15 @@ def preset_name(env: str) -> str:
 
 
 def preset(algorithm: str, env: str) -> dict[str, Any]:
-    """The tuned settings for an algorithm and environment, {} where there are none; `jax:X` uses X's."""
+    """The tuned settings for an algorithm and environment, else the algorithm's `[default]`; `jax:X` uses X's.
+
+    {} for an algorithm without presets.
+    """
     path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
     if is_code(algorithm) or not path.is_file():
         return {}
-    return tomllib.loads(path.read_text(encoding="utf-8")).get(preset_name(env), {})
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    return table.get(preset_name(env)) or table.get(DEFAULT, {})
 
 
 def check_ranges(record: Any) -> None:
@@ -168,9 +174,18 @@ def plain_fields(fields: Mapping[str, Any] | None, flag: str) -> dict[str, Any]:
     return kept
 
 
-def default_config(algorithm: str, tuned: Mapping[str, Any]) -> Any:
-    """An algorithm's Config with a preset's values in it."""
-    return amend(algorithms.find(algorithm).Config(), tuned.get("config", {}))
+def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None = None) -> Any:
+    """An algorithm's Config with a preset's values in it.
+
+    steps  of the run; None: the preset's. Its `shares` of `data` are of them, and at most the algorithm's own.
+    """
+    config = algorithms.find(algorithm).Config()
+    steps = steps or tuned.get("steps", STEPS)
+    shares = {
+        f"data.{name}": min(round(share * steps), getattr(config.data, name))
+        for name, share in tuned.get("shares", {}).items()
+    }
+    return amend(amend(config, tuned.get("config", {})), shares)
 
 
 def make_plan(
@@ -192,8 +207,8 @@ def make_plan(
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
     if config is None or isinstance(config, Mapping):
-        config = amend(default_config(algorithm, tuned), config or {}, "config.")
-    steps = settings.steps or tuned.get("steps", 100_000)
+        config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
+    steps = settings.steps or tuned.get("steps", STEPS)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(

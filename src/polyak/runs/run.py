@@ -392,6 +392,7 @@ def plan_run(
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
     session = Session(plan, given)
     session.check()
+    session.check_budget()
     return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from polyak import algorithms
+from polyak.drivers import check
 from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
@@ -136,6 +137,16 @@ class Session:
                 f"{name} is one instance, which plays one episode at a time, but {asked}: give its class, or a "
                 "function that makes one"
             )
+
+    def check_budget(self) -> None:
+        """UserError, one line, where the run would end before its first update."""
+        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
+            raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
+
+    def cautions(self) -> list[str]:
+        """Lines that a person should read before the run begins."""
+        budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
+        return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
 
     @cached_property
     def eval_world(self) -> Any:

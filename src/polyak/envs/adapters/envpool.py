@@ -36,7 +36,7 @@ RESERVED = (
 
 
 class EnvPoolEnvs:
-    """L environments of one pool.
+    """L environments of one pool, which is made by the first reset, and again by the first after `close`.
 
     EnvPool resets an environment by itself at the step after its end, and that row is none of ours: whoever
     steps an ended lane without a reset gets EnvironmentFault. It also calls an end at the time limit
