@@ -32,13 +32,6 @@ class Box:
     high: float | tuple[float, ...] = float("inf")
     dtype: str = "float32"
 
-    def __post_init__(self) -> None:
-        for name in ("low", "high"):  # arrays of any library, and lists, become numbers that can be compared
-            bound = getattr(self, name)
-            if not isinstance(bound, int | float | tuple):
-                flat = bound.ravel().tolist() if hasattr(bound, "ravel") else list(bound)
-                object.__setattr__(self, name, flat[0] if len(flat) == 1 else tuple(flat))
-
     @property
     def size(self) -> int:
         """How many numbers a point of the space has."""

@@ -40,6 +40,9 @@ def nothing(xp: Any) -> Look:
     return Look(unset[0], xp.zeros((), xp.int32), unset[1], xp.zeros((), xp.float32))
 
 
+SOUND = nothing(np)
+
+
 def look(
     spec: Spec, rollout: Transition, xp: Any, strict: bool = False, when: Callable[..., Look] | None = None
 ) -> Look:
@@ -52,14 +55,10 @@ def look(
     fine = [*finite(rollout.action, xp), *finite(rollout.reward, xp)]
     for space, obs, next_obs in observed(spec, rollout):
         fine += inside(space, next_obs) + ([] if obs is next_obs else inside(space, obs))
-    sound = [each.all() for each in fine]
-
-    def closely() -> Look:
-        return look_closely(spec, rollout, xp, strict)
-
-    if when is not None:
-        return when(~xp.stack(sound).all(), closely)
-    return nothing(xp) if all(sound) else closely()
+    if when is None:
+        return SOUND if all(each.all() for each in fine) else look_closely(spec, rollout, xp, strict)
+    sound = xp.stack([each.all() for each in fine]).all()
+    return when(~sound, lambda: look_closely(spec, rollout, xp, strict))
 
 
 def look_closely(spec: Spec, rollout: Transition, xp: Any, strict: bool) -> Look:

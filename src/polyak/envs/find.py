@@ -247,6 +247,12 @@ def _with(
             raise UserError(
                 f"environment {name}: spec.{what} is {given}, but must be a Box or Discrete of polyak's"
             )
+        for leaf in jax.tree.leaves(space):
+            if isinstance(leaf, Box) and not _are_numbers(leaf.low, leaf.high):
+                raise UserError(
+                    f"environment {name}: a bound in spec.{what} is an array or a list: give one number, or a tuple "
+                    "of numbers, as in tuple(low.tolist())"
+                )
     own = spec.measures
     for measure in measures:
         if measure not in own:
@@ -276,6 +282,12 @@ def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
     if not fits:
         raise UserError(f"environment {what} must be {kind}, not {new!r}")
     return new
+
+
+def _are_numbers(*bounds: Any) -> bool:
+    """Whether each bound is a number or a tuple of numbers, and no array, which cannot be compared."""
+    each = [part for bound in bounds for part in (bound if isinstance(bound, tuple) else (bound,))]
+    return all(isinstance(part, int | float | np.number) for part in each)
 
 
 def _is_numeric(value: Any) -> bool:
