@@ -219,3 +219,29 @@ def gae(
                 if terminated[s, i] or truncated[s, i]:
                     break
     return A
+
+
+# ---- whole updates
+
+
+def assert_follows(
+    update: Callable[[Any, Batch, jax.Array], Any],
+    state: Any,
+    slow: Any,
+    batches: list[Batch],
+    atol: float = 2e-4,
+) -> None:
+    """Several updates by an algorithm beside a slow class: every field of the state that the class has stays equal.
+
+    slow  has a method `update(batch, key)`, and attributes named like fields of the state
+    """
+    for number, batch in enumerate(batches):
+        state = update(state, batch, jax.random.key(number)).state
+        slow.update(batch, jax.random.key(number))
+        followed = [name for name in vars(slow) if hasattr(state, name)]
+        assert len(followed) > 1
+        for name in followed:
+            got, want = jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(slow, name))
+            assert len(got) == len(want)
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol, err_msg=f"{name}, update {number}")
