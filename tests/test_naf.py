@@ -43,7 +43,8 @@ class Slow:
     """Algorithm 1, one row after the other."""
 
     def __init__(self, state):
-        self.q, self.q_target, self.adam = float64(state.q), float64(state.q_target), Adam(CFG.lr)
+        self.q, self.q_target = float64(state.q), float64(state.q_target)
+        self.adam = Adam(CFG.lr, max_norm=CFG.max_norm)
 
     def update(self, batch, key):
         future = [CFG.gamma * parts(self.q_target, batch.next_obs[i])[0] for i in range(B)]

@@ -64,7 +64,10 @@ def test_three_updates_are_those_of_equations_1_and_3(maximizer):
 
 @pytest.mark.parametrize(
     ("maximizer", "settings"),
-    [("cross_entropy", {"iterations": 4, "samples": 64}), ("gradient", {"iterations": 20, "samples": 8})],
+    [
+        ("cross_entropy", {"iterations": 8, "samples": 256, "elites": 16}),
+        ("gradient", {"iterations": 20, "samples": 64, "ascent": 0.3}),
+    ],
 )
 def test_the_best_action_is_that_of_a_dense_grid(maximizer, settings):
     cfg = dataclasses.replace(CFG, maximizer=maximizer, **settings)

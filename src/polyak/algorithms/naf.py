@@ -3,8 +3,8 @@
 Gu, Lillicrap, Sutskever & Levine 2016, "Continuous Deep Q-Learning with Model-based Acceleration"
 (arXiv:1603.00748), Algorithm 1 and section 4. Lecture 4.
 
-Departures: one network has V, mu and L as its outputs, as in the paper's figure; no batch normalisation. mu is kept
-in [-1, 1] by tanh. A warm-up of uniform actions comes first. A time limit is bootstrapped through.
+Departures: one network has V, mu and L as its outputs, as in the paper's figure; no batch normalisation, but the
+last layer starts small and the gradient's norm is clipped (`max_norm`). mu is kept in [-1, 1] by tanh. A warm-up of uniform actions comes first. A time limit is bootstrapped through.
 """
 
 from dataclasses import dataclass, field
@@ -38,6 +38,7 @@ class Config:
 
     gamma: float = within(0.99, 0, 1)  # gamma, discount of one step
     lr: float = within(1e-3, 0)  # Adam's learning rate
+    max_norm: float = within(1.0, 0)  # largest norm of the gradient, which is scaled down to it
     tau: float = within(0.001, 0, 1)  # tau, share of the new weights in each step of the target
     noise: Noise = "ou"  # of exploration: Ornstein-Uhlenbeck's or Gaussian
     sigma: float = within(0.3, 0)  # sigma, scale of the noise in units of half the action range
@@ -59,14 +60,17 @@ class State(Record):
     clock: Clock
 
 
-optimizer = adam()
+def optimizer(cfg: Config):
+    """Adam on the clipped gradient."""
+    return adam(max_norm=cfg.max_norm)
 
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
-    """A random network and its copy."""
+    """A random network and its copy: mu begins near 0, and L near the identity."""
     size = spec.action.size
-    q = build(cfg.network)(key, spec.obs, 1 + size + size * (size + 1) // 2, cfg.hidden)
-    return State(q, copy(q), optimizer.init(q), start_clock())
+    outputs = 1 + size + size * (size + 1) // 2
+    q = build(cfg.network)(key, spec.obs, outputs, cfg.hidden, scale=0.01)
+    return State(q, copy(q), optimizer(cfg).init(q), start_clock())
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Tree:
@@ -110,7 +114,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         return (batch.weight * (value - target) ** 2).mean(), value
 
     (loss_value, value), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
-    q, opt_state = gradient_step(optimizer, grads, state.opt_state, state.q, cfg.lr)
+    q, opt_state = gradient_step(optimizer(cfg), grads, state.opt_state, state.q, cfg.lr)
 
     # theta^Q' <- tau theta^Q + (1 - tau) theta^Q'
     q_target = polyak_average(q, state.q_target, cfg.tau)
