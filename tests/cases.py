@@ -77,7 +77,15 @@ SMALL = {"hidden": (8,)}
 WIDE = {"hidden": (32, 32)}
 RING = {"capacity": 1000, "batch_size": 32, "warmup": 100, "steps": 4, "updates": 40}
 TABLE = {
-    **{"huber": 0.0, "lr": 0.01, "tau": 1.0, "period": 4, "max_norm": 1e3, "epsilon": 0.5, "epsilon_end": 0.5},
+    **{
+        "huber": 0.0,
+        "lr": 0.01,
+        "tau": 1.0,
+        "period": 4,
+        "max_norm": 1e3,
+        "epsilon": 0.5,
+        "epsilon_end": 0.5,
+    },
     "data": {"capacity": 200, "batch_size": 16, "warmup": 40, "steps": 4, "updates": 40, "clip": None},
 }
 TRUSTING = {
@@ -100,7 +108,7 @@ CASES = [
         name="ddpg",
         value=lambda state, obs: state.critic((obs, jnp.tanh(state.actor(obs))))[..., 0],
         learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "sigma": 0.5, **WIDE, "data": RING},
-        rungs=300,
+        rungs=200,
         constant=250,
         small=SMALL,
         squashed=True,
@@ -108,7 +116,7 @@ CASES = [
     Case(
         name="double_dqn",
         value=lambda state, obs: state.q(obs).max(axis=-1),
-        learns=TABLE,
+        learns={**TABLE, **WIDE},
         rungs=60,
         constant=250,
         small={**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3},
@@ -128,7 +136,7 @@ CASES = [
         name="naf",
         value=lambda state, obs: state.q(obs)[..., 0],
         learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},
-        rungs=300,
+        rungs=200,
         constant=250,
         small=SMALL,
         squashed=True,
@@ -171,7 +179,7 @@ CASES = [
             axis=(0, -1),
         ),
         learns={"lr": 3e-3, "tau": 0.3, "epsilon": 0.5, "samples": 16, **WIDE, "data": RING},
-        rungs=300,
+        rungs=200,
         constant=250,
         small={**SMALL, "samples": 8, "elites": 3},
         squashed=True,
@@ -179,9 +187,9 @@ CASES = [
     Case(
         name="sac",
         value=lambda state, obs: state.critics((obs, state.policy(obs).mode()))[..., 0].min(axis=0),
-        learns={"lr": 3e-3, "tau": 0.3, "alpha": 1e-3, **WIDE, "data": RING},
-        rungs=300,
-        constant=250,
+        learns={"lr": 1e-3, "tau": 0.3, "alpha": 1e-3, **WIDE, "data": RING},
+        rungs=200,
+        constant=400,
         small=SMALL,
         squashed=True,
     ),
@@ -192,7 +200,7 @@ CASES = [
             **{"lr": 3e-3, "tau": 0.3, "bins": 6, "epsilon": 0.5, "epsilon_end": 0.5},
             **{**WIDE, "data": RING},
         },
-        rungs=300,
+        rungs=200,
         constant=250,
         small={**SMALL, "bins": 4},
         squashed=True,
@@ -201,7 +209,7 @@ CASES = [
         name="svg",
         value=lambda state, obs: state.critic((obs, state.policy(obs).mode()))[..., 0],
         learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, **WIDE, "data": RING},
-        rungs=300,
+        rungs=200,
         constant=250,
         small=SMALL,
         squashed=True,
