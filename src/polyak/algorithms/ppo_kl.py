@@ -131,10 +131,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     ((policy, critic), opt_state), metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
     metrics = jax.tree.map(jnp.mean, metrics)
 
-    # compute d = E[KL(pi_old(.|s) || pi_theta(.|s))]; beta <- beta / 2 if d < d_targ / 1.5, 2 beta if d > 1.5 d_targ
+    # compute d = E[KL(pi_old(.|s) || pi_theta(.|s))]
     divergence = old.kl(policy(batch.obs)).mean()
-    small, large = divergence < cfg.kl_target / 1.5, divergence > cfg.kl_target * 1.5
-    beta = state.beta * jnp.where(small, 0.5, jnp.where(large, 2.0, 1.0))
+    beta = adapted(cfg, state.beta, divergence)
 
     residual = jnp.var(rows.value_target - value) / (jnp.var(rows.value_target) + 1e-8)
     metrics |= {
@@ -144,6 +143,13 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         "beta": beta,  # weight of the penalty in the next update
     }
     return Update(State(policy, critic, opt_state, beta, state.clock.updated()), metrics)
+
+
+def adapted(cfg: Config, beta: Array, divergence: Array) -> Array:
+    """The weight of the penalty in the next update."""
+    # beta <- beta / 2 if d < d_targ / 1.5, and 2 beta if d > 1.5 d_targ
+    small, large = divergence < cfg.kl_target / 1.5, divergence > cfg.kl_target * 1.5
+    return beta * jnp.where(small, 0.5, jnp.where(large, 2.0, 1.0))
 
 
 def loss(cfg: Config, params: tuple, beta: Array, rows: Minibatch) -> tuple[Array, dict[str, Array]]:

@@ -148,8 +148,9 @@ def line_search(
 
     start = jnp.int32(0), jnp.float32(1.0), acceptable(jnp.float32(1.0))
     _, length, accepted = jax.lax.while_loop(unacceptable, shorten, start)
-    length = jnp.where(accepted, length, 0.0)
-    return moved(length), accepted, length
+    # what is not finite is not acceptable either, and 0 times it would be no step of length 0
+    kept = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved(length), policy)
+    return kept, accepted, jnp.where(accepted, length, 0.0)
 
 
 def fit(cfg: Config, state: State, batch: Batch, target: Array, key: Array) -> tuple[Tree, Tree, Array]:
