@@ -25,7 +25,7 @@ import polyak
 from polyak.errors import EnvironmentFault, UserError
 from polyak.runs.loop import Interrupted
 from polyak.runs.plan import preset_name
-from polyak.show.curve import bootstrap_interval, interquartile_mean
+from polyak.show.curve import interquartile_mean, iqm_interval
 from polyak.show.terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
@@ -105,11 +105,11 @@ def one_line(error: Exception) -> str:
 
 
 def summary(means: list[float]) -> Entry:
-    """Interquartile mean, its 95 % bootstrap interval over seeds (of three or more), mean, and all means [S]."""
+    """Interquartile mean, its 95 % interval over seeds (of three or more), mean, and all means [S]."""
     values = np.array(means)
     found = {"iqm": interquartile_mean(values), "mean": values.mean(), "per_seed": values}
     if len(values) >= 3:
-        found["interval"] = np.array(bootstrap_interval(values))
+        found["interval"] = np.array(iqm_interval(values))
     return {"seeds": len(values), **{name: np.round(x, DIGITS).tolist() for name, x in found.items()}}
 
 

@@ -346,3 +346,193 @@ def assert_follows(
             assert len(got) == len(want)
             for a, b in zip(got, want, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol, err_msg=f"{name}, update {number}")
+
+
+# ---- whole updates: what an algorithm makes of several rollouts, in the order of its pseudocode
+
+
+class Whole:
+    """An algorithm in float64, from a state of it: networks, targets, moments, counters, schedules.
+
+    `update` does what the algorithm's does with a batch, `observe` counts a rollout. `networks` is compared with
+    `read(state)` after each. A new algorithm adds its own to `WHOLE`.
+    """
+
+    def __init__(self, cfg: Any, spec: Any, state: Any):
+        self.cfg, self.spec, self.networks = cfg, spec, self.read(state)
+        self.updates = self.env_steps = 0
+
+    @staticmethod
+    def read(state: Any) -> dict[str, Any]:
+        """Everything that is learned, as float64 arrays."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch, key: jax.Array) -> None:
+        """All that the pseudocode does with one batch."""
+        raise NotImplementedError
+
+    def observe(self, count: int) -> None:
+        """So many more environment steps."""
+        self.env_steps += count
+
+    def share_of_lr(self) -> float:
+        """Of the learning rate, what is left after the environment steps so far."""
+        return linear_schedule(self.env_steps, 1.0, self.cfg.lr_end, self.cfg.horizon)
+
+
+class WholeDqn(Whole):
+    """Algorithm 1 of Mnih et al. 2015, on Adam, with a learning rate that falls."""
+
+    def __init__(self, cfg: Any, spec: Any, state: Any):
+        super().__init__(cfg, spec, state)
+        self.adam = Adam(cfg.lr, max_norm=cfg.max_norm)
+
+    @staticmethod
+    def read(state: Any) -> dict[str, Any]:
+        return {"q": layers_of(state.q), "q_target": layers_of(state.q_target)}
+
+    def update(self, batch: Batch, key: jax.Array) -> None:
+        cfg, q, target = self.cfg, self.networks["q"], self.networks["q_target"]
+        size = len(batch.reward)
+        slope = np.zeros((size, self.spec.action.n))
+        for b in range(size):
+            y = float(batch.reward[b])
+            if not batch.terminated[b]:
+                y += cfg.gamma * mlp(target, batch.next_obs[b]).max()
+            error = mlp(q, batch.obs[b])[batch.action[b]] - y
+            slope[b, batch.action[b]] = batch.weight[b] * np.clip(error, -cfg.huber, cfg.huber) / size
+        q = self.adam.step(q, mlp_gradient(q, batch.obs, slope)[0], cfg.lr * self.share_of_lr())
+        self.updates += 1
+        if self.updates % cfg.period == 0:
+            target = averaged(cfg.tau, q, target)
+        self.networks = {"q": q, "q_target": target}
+
+
+class WholeTd3(Whole):
+    """Algorithm 1 of Fujimoto et al. 2018."""
+
+    def __init__(self, cfg: Any, spec: Any, state: Any):
+        super().__init__(cfg, spec, state)
+        self.actor_adam, self.critic_adam = Adam(cfg.actor_lr), Adam(cfg.critic_lr)
+
+    @staticmethod
+    def read(state: Any) -> dict[str, Any]:
+        def members(critics: Any) -> list[Layers]:
+            return [layers_of(critics.member, i) for i in range(2)]
+
+        return {
+            "actor": layers_of(state.actor),
+            "critics": members(state.critics),
+            "actor_target": layers_of(state.actor_target),
+            "critics_target": members(state.critics_target),
+        }
+
+    def update(self, batch: Batch, key: jax.Array) -> None:
+        cfg, nets = self.cfg, dict(self.networks)
+        size, weight = len(batch.reward), batch.weight.astype(float)[:, None]
+        noise = cfg.smoothing * np.asarray(jax.random.normal(key, batch.action.shape), float)
+        noise = np.clip(noise, -cfg.smoothing_clip, cfg.smoothing_clip)
+        after = np.clip(np.tanh(mlp(nets["actor_target"], batch.next_obs)) + noise, -1, 1)
+        after = np.concatenate([batch.next_obs, after], axis=1)
+        smaller = np.minimum(*(mlp(critic, after) for critic in nets["critics_target"]))
+        alive = ~np.asarray(batch.terminated)[:, None]
+        y = batch.reward.astype(float)[:, None] + np.where(alive, cfg.gamma * smaller, 0.0)
+        taken = np.concatenate([batch.obs, batch.action], axis=1)
+        grads = [
+            mlp_gradient(critic, taken, 2 * weight * (mlp(critic, taken) - y) / size)[0]
+            for critic in nets["critics"]
+        ]
+        nets["critics"] = self.critic_adam.step(nets["critics"], grads)
+        self.updates += 1
+        if self.updates % cfg.delay == 0:
+            mu = np.tanh(mlp(nets["actor"], batch.obs))
+            first = nets["critics"][0]  # after its step
+            _, slope = mlp_gradient(first, np.concatenate([batch.obs, mu], axis=1), weight / size)
+            slope = -slope[:, batch.obs.shape[1] :] * (1 - mu**2)
+            grads = mlp_gradient(nets["actor"], batch.obs, slope)[0]
+            nets["actor"] = self.actor_adam.step(nets["actor"], grads)
+            for name in ("actor", "critics"):
+                nets[f"{name}_target"] = averaged(cfg.tau, nets[name], nets[f"{name}_target"])
+        self.networks = nets
+
+
+class WholePpo(Whole):
+    """Algorithm 1 of Schulman et al. 2017, with the settings that `ppo.py` states: K epochs, each in its own order."""
+
+    def __init__(self, cfg: Any, spec: Any, state: Any):
+        super().__init__(cfg, spec, state)
+        self.adam = Adam(cfg.lr, eps=1e-5, max_norm=cfg.max_norm)
+
+    @staticmethod
+    def read(state: Any) -> dict[str, Any]:
+        log_sigma = np.asarray(getattr(state.policy, "log_sigma", np.zeros(0)), float)
+        return {
+            "policy": layers_of(state.policy.net),
+            "log_sigma": log_sigma,
+            "critic": layers_of(state.critic),
+        }
+
+    def policy(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, ...]:
+        """For rows [M]: log pi(a|s), its slope in the network's output and in log sigma, likewise of the entropy."""
+        out = mlp(self.networks["policy"], obs, "tanh")
+        if isinstance(self.spec.action, Discrete):
+            log_p = out - np.log(np.exp(out).sum(axis=1, keepdims=True))
+            p, rows = np.exp(log_p), np.arange(len(out))
+            entropy = -(p * log_p).sum(axis=1, keepdims=True)
+            none = np.zeros((len(out), 0))
+            return log_p[rows, action], np.eye(out.shape[1])[action] - p, none, -p * (log_p + entropy), none
+        log_sigma = self.networks["log_sigma"]
+        z = (action - out) / np.exp(log_sigma)
+        log_prob = (-(z**2) / 2 - log_sigma - math.log(2 * math.pi) / 2).sum(axis=1)
+        return log_prob, z / np.exp(log_sigma), z**2 - 1, np.zeros_like(out), np.ones_like(z)
+
+    def update(self, batch: Batch, key: jax.Array) -> None:
+        cfg, (times, num_envs) = self.cfg, batch.reward.shape
+        value, after = (
+            mlp(self.networks["critic"], obs, "tanh")[..., 0] for obs in (batch.obs, batch.next_obs)
+        )
+        advantage = gae(batch.reward, batch.terminated, batch.truncated, value, after, cfg.gamma, cfg.lam)
+        lr, each = cfg.lr * self.share_of_lr(), max(1, round(cfg.minibatch / num_envs))
+        for epoch in range(cfg.epochs):
+            order = np.argsort(np.asarray(jax.random.uniform(jax.random.fold_in(key, epoch), times)))
+            for first in range(0, times, each):
+                chosen = order[first : first + each]
+                self.descend(
+                    lr,
+                    *(
+                        np.asarray(x)[chosen].reshape(len(chosen) * num_envs, *x.shape[2:])
+                        for x in (
+                            batch.obs,
+                            batch.action,
+                            batch.extras["log_prob"],
+                            advantage,
+                            advantage + value,
+                        )
+                    ),
+                )
+        self.updates += 1
+
+    def descend(
+        self, lr: float, obs: Any, action: Any, old_log_prob: Any, advantage: np.ndarray, target: np.ndarray
+    ) -> None:
+        """One step on minus eq. 9, on rows [M]."""
+        cfg, nets, size = self.cfg, self.networks, len(advantage)
+        if size > 1:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        log_prob, by_out, by_sigma, entropy_by_out, entropy_by_sigma = self.policy(obs, action)
+        ratio = np.exp(log_prob - old_log_prob)
+        gone = np.where(advantage > 0, ratio > 1 + cfg.clip, ratio < 1 - cfg.clip)
+        slope = (np.where(gone, 0.0, ratio * advantage))[:, None]
+        out = -(slope * by_out + cfg.entropy * entropy_by_out) / size
+        v = mlp(nets["critic"], obs, "tanh")
+        grads = {
+            "policy": mlp_gradient(nets["policy"], obs, out, "tanh")[0],
+            "log_sigma": -(slope * by_sigma + cfg.entropy * entropy_by_sigma).sum(axis=0) / size,
+            "critic": mlp_gradient(
+                nets["critic"], obs, 2 * cfg.value_loss * (v - target[:, None]) / size, "tanh"
+            )[0],
+        }
+        self.networks = self.adam.step(nets, grads, lr)
+
+
+WHOLE: dict[str, type[Whole]] = {"dqn": WholeDqn, "ppo": WholePpo, "td3": WholeTd3}

@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
+from auditing import (
+    COUNTING,
+    QUICK,
+    arrays_of,
+    assert_same_bits,
+    auditor,
+    drive,
+    saved_and_loaded,
+    state_of,
+)
 from cases import CASE, CASES, FEW, few_now, marked
 
 from polyak.algorithms import find as find_algorithm
@@ -337,6 +346,18 @@ def test_episodes_of_an_evaluation_are_the_same_side_by_side_and_one_after_the_o
         np.testing.assert_array_equal(other.length, played[0].length)
         np.testing.assert_array_equal(other.total, played[0].total)
     assert len(np.unique(played[0].length)) > 1
+
+
+def test_an_evaluation_of_envpool_plays_the_same_episodes_each_time():
+    pytest.importorskip("envpool")
+    world = find("envpool:CartPole-v1")
+    algorithm = auditor(COUNTING)  # acts at random, in every evaluation alike
+    cfg, spec = algorithm.Config(), world.spec
+    evaluator = Evaluator(algorithm, cfg, spec, (5, 6), 4, world.make(2 * 4))
+    first, second = (evaluator(jnp.zeros(2, jnp.int32)) for _ in range(2))
+    evaluator.close()
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert len(np.unique(first.length)) > 2
 
 
 # ---- how often

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Spec, Transition, Update
+from polyak.drivers.learn import learn
+from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Replay, Spec, Transition, Update
+from polyak.parts import replay
 from polyak.parts.moments import Moments
 from polyak.wrappers import WRAPPERS, normalize_obs, normalize_reward
 
@@ -141,7 +143,12 @@ def rollout(seed, T=6):
     truncated = (rng.random((T, N)) < 0.2) & ~terminated
     reward = (rng.normal(size=(T, N)) * 20 + 5).astype(np.float32)
     rows = Transition(
-        points(rng, T, N), np.zeros((T, N, 1), np.float32), reward, points(rng, T, N), terminated, truncated
+        points(rng, T, N),
+        rng.normal(size=(T, N, 1)).astype(np.float32),
+        reward,
+        points(rng, T, N),
+        terminated,
+        truncated,
     )
     return jax.tree.map(jnp.asarray, rows)
 
@@ -160,8 +167,16 @@ def start(algorithm, cfg=None):
     return algorithm.init(cfg or Config(), SPEC, jax.random.key(0))
 
 
+def given(algorithm, state, rows, cfg=None):
+    """What `learn` gives to `update`."""
+    made = batch(rows)
+    actor = algorithm.actor(state)
+    return made._replace(reward=algorithm.reward(cfg or Config(), SPEC, actor, made.reward))
+
+
 def seen_by(algorithm, state, rows, cfg=None):
-    return algorithm.update(cfg or Config(), SPEC, state, batch(rows), jax.random.key(2)).metrics["batch"]
+    made = given(algorithm, state, rows, cfg)
+    return algorithm.update(cfg or Config(), SPEC, state, made, jax.random.key(2)).metrics["batch"]
 
 
 def test_observations_are_raw_before_any_data():
@@ -313,14 +328,40 @@ def test_wrappers_compose_in_both_orders(order):
     assert extras["explore"] is False
 
 
+@pytest.mark.parametrize("wrapped", [lambda a: a, normalize_obs])
+def test_each_reward_of_an_n_step_sum_is_scaled_and_clipped_before_it(wrapped):
+    """A sum that is clipped at 10 says nothing of rewards that are worth more together."""
+    T, n, clip = 8, 3, 0.5
+    cfg = Config(data=Replay(capacity=T * N, batch_size=64, warmup=0, steps=T, n_step=n))
+    algorithm, rows = wrapped(normalize_reward(TELLTALE, clip)), rollout(0, T)
+    state = start(algorithm, cfg)
+    ring = replay.empty(jax.tree.map(lambda x: x[0], rows), T)
+    _, _, metrics = jax.jit(lambda key: learn(algorithm, cfg, SPEC, state, ring, rows, key))(
+        jax.random.key(0)
+    )
+    deviation = np.sqrt(slow_running_returns([rows])[0].var() + 1e-8)
+    names, beyond = np.asarray(rows.action)[..., 0], 0
+    for name, got in zip(metrics["batch"].action[:, 0], metrics["batch"].reward, strict=True):
+        t, i = (int(x[0]) for x in np.nonzero(names == name))
+        want = 0.0
+        for k in range(n):
+            if t + k == T:
+                break
+            want += GAMMA**k * min(max(float(rows.reward[t + k, i]) / deviation, -clip), clip)
+            if rows.terminated[t + k, i] or rows.truncated[t + k, i]:
+                break
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+        beyond += abs(want) > clip
+    assert beyond > 5
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_update_is_apply_of_gradient_for_a_wrapped_algorithm(name):
     algorithm, rows = WRAPPERS[name](TELLTALE), rollout(0)
     state = algorithm.observe(Config(), SPEC, start(algorithm), rows)
     state = algorithm.update(Config(), SPEC, state, batch(rows), jax.random.key(2)).state
-    grads, metrics = algorithm.gradient(
-        Config(), SPEC, algorithm.actor(state), batch(rows), jax.random.key(2)
-    )
+    made = given(algorithm, state, rows)
+    grads, metrics = algorithm.gradient(Config(), SPEC, algorithm.actor(state), made, jax.random.key(2))
     jax.tree.map(np.testing.assert_array_equal, metrics["batch"], seen_by(algorithm, state, rows))
     assert grads["weight"] == 1.0
     after = algorithm.apply(Config(), SPEC, state, jnp.float32(0.25))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from polyak.algorithms import ppo
 from polyak.algorithms.ppo import Minibatch
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import on_policy_batch
-from polyak.errors import UserError
 from polyak.interface import Box, Discrete, OnPolicy, Spec, Transition
 
 DISCRETE = Spec(obs=Box((3,)), action=Discrete(4), num_envs=2)
@@ -244,58 +242,85 @@ def numbered(times, num_envs):
     return Minibatch(np.stack([number, -number], -1), number[..., None], number, number, number)
 
 
+def dealt(cfg, rows, key):
+    """The mini-batches of one epoch, one by one."""
+    whole, rest = ppo.shuffled(cfg, rows, key)
+    parts = [jax.tree.map(lambda x, i=i: np.asarray(x[i]), whole) for i in range(len(whole.advantage))]
+    return parts + ([jax.tree.map(np.asarray, rest)] if rest is not None else [])
+
+
 @pytest.mark.parametrize(
-    ("times", "num_envs", "minibatch", "parts"),
-    [(8, 1, 2, 4), (8, 3, 6, 4), (8, 2, 16, 1), (8, 2, 100, 1), (8, 4, 4, 8), (12, 5, 20, 3)],
+    ("times", "num_envs", "minibatch", "sizes"),
+    [
+        (8, 1, 2, [2, 2, 2, 2]),
+        (8, 3, 6, [6, 6, 6, 6]),
+        (8, 2, 16, [16]),
+        (8, 2, 100, [16]),
+        (8, 4, 4, [4] * 8),
+        (12, 5, 20, [20, 20, 20]),
+        (8, 1, 3, [3, 3, 2]),
+        (2048, 1, 1100, [1100, 948]),
+        (8, 3, 7, [6, 6, 6, 6]),
+        (7, 3, 8, [9, 9, 3]),
+        (4, 100, 64, [100] * 4),
+        (1, 1, 64, [1]),
+    ],
 )
-def test_an_epoch_visits_every_row_once_and_shuffles_the_times(times, num_envs, minibatch, parts):
-    rows, cfg = numbered(times, num_envs), dataclasses.replace(CFG, minibatch=minibatch)
-    dealt = ppo.shuffled(cfg, rows, jax.random.key(0))
-    again = ppo.shuffled(cfg, rows, jax.random.key(1))
-    assert dealt.advantage.shape == (parts, times // parts, num_envs)
-    number = np.asarray(dealt.advantage)
-    np.testing.assert_array_equal(np.sort(number.ravel()), np.sort(rows.advantage.ravel()))
-    np.testing.assert_array_equal(number % 100, np.broadcast_to(np.arange(num_envs), number.shape))
-    for field in (
-        dealt.obs[..., 0],
-        -dealt.obs[..., 1],
-        dealt.action[..., 0],
-        dealt.log_prob,
-        dealt.value_target,
-    ):
-        np.testing.assert_array_equal(field, number)
-    assert (number != np.asarray(again.advantage)).any()
-    assert (number.reshape(times, num_envs) != rows.advantage).any()
-    time = number.reshape(times, num_envs) // 100
-    assert (time == time[:, :1]).all()  # of every environment the same
-
-
-def test_each_epoch_has_its_own_order():
-    """With rows that differ only in their number, the orders of the epochs are seen through the key."""
-    orders = [
-        np.asarray(ppo.shuffled(CFG, numbered(6, 2), key).advantage).ravel()
-        for key in jax.random.split(jax.random.key(0), 4)
-    ]
-    assert len({order.tobytes() for order in orders}) == 4
-
-
-@pytest.mark.parametrize("num_envs", [1, 3, 256])
-@pytest.mark.parametrize("times", [1, 10, 128, 200])
-@pytest.mark.parametrize("minibatch", [1, 2, 16, 64, 5000])
-def test_a_rollout_is_dealt_or_refused_with_a_size_that_fits(times, num_envs, minibatch):
-    cfg = dataclasses.replace(CFG, minibatch=minibatch, data=OnPolicy(steps=times))
-    spec = dataclasses.replace(DISCRETE, num_envs=num_envs)
-    if refusal := ppo.wrong(cfg, spec):
-        with pytest.raises(UserError, match="minibatch = ") as error:
-            check_data("ppo", ppo.algorithm, cfg, spec)
-        assert "\n" not in str(error.value)
-        size = int(re.search(r": (\d+) would", refusal[0])[1])
-        cfg = dataclasses.replace(cfg, minibatch=size)
-    check_data("ppo", ppo.algorithm, cfg, spec)
+def test_an_epoch_visits_every_row_once_in_mini_batches_of_the_size_that_is_said(
+    times, num_envs, minibatch, sizes
+):
     rows = numbered(times, num_envs)
-    dealt = jax.eval_shape(lambda rows, key: ppo.shuffled(cfg, rows, key), rows, jax.random.key(0))
-    parts = max(1, times * num_envs // cfg.minibatch)
-    assert dealt.advantage.shape == (parts, times // parts, num_envs)
+    cfg = dataclasses.replace(CFG, minibatch=minibatch, data=OnPolicy(steps=times))
+    parts, again = (dealt(cfg, rows, jax.random.key(seed)) for seed in (0, 1))
+    assert [part.advantage.size for part in parts] == sizes
+    for part in parts:
+        number = part.advantage
+        assert number.shape == (number.size // num_envs, num_envs)
+        np.testing.assert_array_equal(number % 100, np.broadcast_to(np.arange(num_envs), number.shape))
+        assert (number // 100 == number[:, :1] // 100).all()  # of every environment the same times
+        for field in (
+            part.obs[..., 0],
+            -part.obs[..., 1],
+            part.action[..., 0],
+            part.log_prob,
+            part.value_target,
+        ):
+            np.testing.assert_array_equal(field, number)
+    order, other = (np.concatenate([part.advantage for part in deal]) for deal in (parts, again))
+    np.testing.assert_array_equal(order[np.argsort(order[:, 0])], rows.advantage)
+    if times > 1:
+        assert (order != other).any()
+        assert (order != rows.advantage).any()
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 5, 6, 10, 12, 24, 100])
+@pytest.mark.parametrize("config", [ppo.Config(), dataclasses.replace(CFG, minibatch=3)])
+def test_any_number_of_environments_is_dealt_and_a_size_that_is_far_off_is_said(num_envs, config):
+    spec = dataclasses.replace(DISCRETE, num_envs=num_envs)
+    check_data("ppo", ppo.algorithm, config, spec)
+    rows = numbered(config.data.steps, num_envs)
+    whole, rest = jax.eval_shape(lambda rows, key: ppo.shuffled(config, rows, key), rows, jax.random.key(0))
+    parts, each = whole.advantage.shape[:2]
+    left = 0 if rest is None else len(rest.advantage)
+    assert parts * each + left == config.data.steps
+    assert left < each
+    assert each == 1 or abs(each * num_envs - config.minibatch) <= num_envs / 2
+    said = ppo.notes(config, spec)
+    assert bool(said) == (abs(each * num_envs - config.minibatch) > 0.1 * config.minibatch)
+    assert all(f"takes {each * num_envs:,} rows" in line and "--config.minibatch" in line for line in said)
+
+
+def test_a_mini_batch_of_one_row_learns_what_the_row_says():
+    """A row minus its own mean is 0, which would teach the policy nothing."""
+    cfg = dataclasses.replace(CFG, value_loss=0.0)
+    state, rows = start(cfg, DISCRETE), make_rows(DISCRETE, size=(1, 1))
+    plain = dataclasses.replace(cfg, normalize_advantage=False)
+    params = state.policy, state.critic
+    (_, metrics), grads = evaluate(cfg, DISCRETE)(params, rows)
+    (_, want), same = evaluate(plain, DISCRETE)(params, rows)
+    assert abs(metrics["policy_loss"]) > 1e-3
+    np.testing.assert_array_equal(metrics["policy_loss"], want["policy_loss"])
+    jax.tree.map(np.testing.assert_array_equal, grads, same)
 
 
 # ---- the policy and the schedule

@@ -14,7 +14,7 @@ import polyak
 from polyak import algorithms
 from polyak.errors import EnvironmentFault, UserError
 from polyak.runs.loop import Interrupted
-from polyak.show.curve import bootstrap_interval, interquartile_mean
+from polyak.show.curve import interquartile_mean, iqm_interval
 from polyak.store import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_an_entry_sums_up_the_last_policies_of_all_seeds(monkeypatch):
     means = np.array([-150.0, -151.0, -152.0, -153.0, -154.0])
     assert entry["per_seed"] == means.tolist()
     assert entry["iqm"] == pytest.approx(interquartile_mean(means), abs=1e-4)
-    assert entry["interval"] == pytest.approx(np.array(bootstrap_interval(means)), abs=1e-4)
+    assert entry["interval"] == pytest.approx(np.array(iqm_interval(means)), abs=1e-4)
     assert entry["mean"] == -152.0
     assert (entry["seeds"], entry["episodes"], entry["steps"]) == (5, 100, 20_000)
     assert entry["env"] == "Pendulum-v1"

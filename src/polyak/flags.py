@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
-from polyak.errors import UserError
-from polyak.interface import out_of_range
-from polyak.runs.plan import Settings, default_config, preset
+from polyak.errors import UserError, out_of_range
+from polyak.runs.plan import STEPS, Settings, default_config, preset
 from polyak.runs.values import amend
 
 T = TypeVar("T")
@@ -93,11 +92,14 @@ def literals(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """An int, float, bool, None, or a list of these as JSON writes it; else the text itself.
+    """An int, float, bool, None, or a list of these as JSON writes it or between commas; else the text itself.
 
-    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "reach")]
-    [3, 100000, 0.5, True, None, [1, 2], 'reach']
+    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "1,2", "reach")]
+    [3, 100000, 0.5, True, None, [1, 2], [1, 2], 'reach']
     """
+    if re.fullmatch(r"\(?\s*[^\s,()\[\]{}\"]+(\s*,\s*[^\s,()\[\]{}\"]+)*\s*,?\s*\)?", text) and "," in text:
+        parts = [literal(part.strip()) for part in text.strip("() ").rstrip(", ").split(",")]
+        return text if any(isinstance(part, str) for part in parts) else parts
     words = {"True": True, "False": False, "None": None}
     if text in words:
         return words[text]
@@ -166,7 +168,7 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     from polyak.drivers.check import UNSERVED
 
     tuned = preset(algorithm, env) if with_preset else {}
-    usual = {"steps": 100_000, "num_envs": 1, "wrap": ()}
+    usual = {"steps": STEPS, "num_envs": 1, "wrap": ()}
     settings = [
         amend(Settings(), {name: said.get(name, usual[name]) for name in usual}) for said in (tuned, {})
     ]

@@ -7,8 +7,9 @@ Axes: T time, N environments, B batch, L sequence; time first. This file imports
 so that a command line can read it at once.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Array = Any
@@ -31,13 +32,17 @@ class Box:
     high: float | tuple[float, ...] = float("inf")
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):  # arrays of any library, and lists, become numbers that can be compared
+            bound = getattr(self, name)
+            if not isinstance(bound, int | float | tuple):
+                flat = bound.ravel().tolist() if hasattr(bound, "ravel") else list(bound)
+                object.__setattr__(self, name, flat[0] if len(flat) == 1 else tuple(flat))
+
     @property
     def size(self) -> int:
         """How many numbers a point of the space has."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,6 @@ class Spec:
 def within(default: Any, low: float, high: float = float("inf")) -> Any:
     """A field of a Config with the values that make sense, both ends included; checked where a run begins."""
     return field(default=default, metadata={"within": (low, high)})
-
-
-def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
-    lines = []
-    for entry in fields(cfg):
-        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
-        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
-            continue
-        low, high = (f"{bound:g}" for bound in bounds)
-        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -274,9 +266,14 @@ def count_steps(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> Tree:
     return state.replace(clock=state.clock.observed(rollout))
 
 
-def nothing_wrong(cfg: Any, spec: Spec) -> list[str]:
-    """Every combination of settings makes sense."""
+def nothing_to_say(cfg: Any, spec: Spec) -> list[str]:
+    """Every setting, and every combination of settings, is what it seems to be."""
     return []
+
+
+def reward_as_it_is(cfg: Any, spec: Spec, actor: Tree, reward: Array) -> Array:
+    """Learning sees the environment's own rewards."""
+    return reward
 
 
 class Algorithm(NamedTuple):
@@ -295,7 +292,7 @@ class Algorithm(NamedTuple):
     observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
-    family: str = (
-        ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
-    )
-    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
+    wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
+    reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -3,9 +3,9 @@
 Gu, Lillicrap, Sutskever & Levine 2016, "Continuous Deep Q-Learning with Model-based Acceleration"
 (arXiv:1603.00748), Algorithm 1 and section 4. Lecture 4.
 
-Departures: one network has V, mu and L as its outputs, as in the paper's figure; no batch normalisation, but the
-last layer starts small and the gradient's norm is clipped (`max_norm`). mu is kept in [-1, 1] by tanh. A warm-up of
-uniform actions comes first. A time limit is bootstrapped through.
+Departures: one network has V, mu and L as its outputs, as in the paper's figure; no batch normalisation, but the last
+layer starts small and the gradient's norm is clipped (`max_norm`). mu is kept in [-1, 1] by tanh. A warm-up of uniform
+actions comes first. A time limit is bootstrapped through.
 """
 
 from dataclasses import dataclass, field

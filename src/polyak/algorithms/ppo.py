@@ -6,8 +6,9 @@ defaults are its Table 3 (MuJoCo). Lecture 3.
 Departures: advantages are normalised within each mini-batch and the gradient's norm is clipped (`max_norm`), as
 in the authors' code; likewise Adam's epsilon is 1e-5, all layers start orthogonal and the policy's last one small.
 Policy and value function share no weights, and c1 is 0.5. With `sigma="state"` log sigma is clipped to [-5, 2].
-A mini-batch takes some times, drawn without replacement, of every environment. Where an episode is cut by a time
-limit the advantage bootstraps from the value of the true successor.
+A mini-batch takes some times, drawn without replacement, of every environment: of N environments as many whole
+times as come nearest to M rows, and the last of an epoch the fewer that are left. Advantages of a single row stay as
+they are. Where an episode is cut by a time limit the advantage bootstraps from the value of the true successor.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +47,9 @@ class Config:
     lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, 0 anneals it away
     clip: float = within(0.2, 0)  # epsilon, how far from 1 the ratio of the two policies may pay
     epochs: int = within(10, 1)  # K, passes over a rollout
-    minibatch: int = within(64, 1)  # M, rows of one gradient step
+    minibatch: int = within(
+        64, 1
+    )  # M, rows of one gradient step: whole times of all environments, the last fewer
     value_loss: float = within(0.5, 0)  # c1, weight of the squared error of the value function
     entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
@@ -54,7 +57,7 @@ class Config:
     sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
-    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks
+    hidden: tuple[int, ...] = within((64, 64), 1)  # units of each hidden layer, in both networks
     activation: str = "tanh"  # between layers: tanh, relu, elu or swish
     horizon: int = within(0, 0)  # environment steps that lr falls over; 0: all of the run's
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))  # one rollout [T, N, ...]
@@ -120,7 +123,12 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         return gradient_step(optimizer(cfg), grads, opt_state, params, lr), metrics
 
     def epoch(learned: tuple, number: Array) -> tuple[tuple, dict[str, Array]]:
-        return jax.lax.scan(descend, learned, shuffled(cfg, rows, jax.random.fold_in(key, number)))
+        minibatches, rest = shuffled(cfg, rows, jax.random.fold_in(key, number))
+        learned, metrics = jax.lax.scan(descend, learned, minibatches)
+        if rest is not None:
+            learned, last = descend(learned, rest)
+            metrics = jax.tree.map(jnp.append, metrics, last)
+        return learned, metrics
 
     learned = (state.policy, state.critic), state.opt_state
     ((policy, critic), opt_state), metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
@@ -138,7 +146,7 @@ def loss(cfg: Config, params: tuple, rows: Minibatch) -> tuple[Array, dict[str, 
     policy, critic = params
     pi = policy(rows.obs)
     advantage = rows.advantage
-    if cfg.normalize_advantage:
+    if cfg.normalize_advantage and advantage.size > 1:  # a row minus its own mean would say nothing
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     # r(theta) = pi_theta(a|s) / pi_old(a|s);   L^CLIP = E[min(r A, clip(r, 1 - eps, 1 + eps) A)]   eq. 7
     log_ratio = pi.log_prob(rows.action) - rows.log_prob
@@ -158,21 +166,28 @@ def loss(cfg: Config, params: tuple, rows: Minibatch) -> tuple[Array, dict[str, 
     return total, metrics
 
 
-def shuffled(cfg: Config, rows: Minibatch, key: Array) -> Minibatch:
-    """Mini-batches: the times, shuffled and cut into equal parts, [parts, T / parts, N, ...]."""
+def shuffled(cfg: Config, rows: Minibatch, key: Array) -> tuple[Minibatch, Minibatch | None]:
+    """Mini-batches: the times, shuffled and cut, [parts, times, N, ...]; and what is left [fewer, N, ...], if any."""
     times, num_envs = rows.advantage.shape
-    parts = max(1, times * num_envs // cfg.minibatch)
-    order = jnp.argsort(jax.random.uniform(key, times)).reshape(parts, times // parts)
-    return jax.tree.map(lambda x: x[order], rows)
+    each = times_of_minibatch(cfg, num_envs)
+    whole = times // each * each
+    order = jnp.argsort(jax.random.uniform(key, times))
+    cut = order[:whole].reshape(-1, each)
+    rest = jax.tree.map(lambda x: x[order[whole:]], rows) if whole < times else None
+    return jax.tree.map(lambda x: x[cut], rows), rest
 
 
-def wrong(cfg: Config, spec: Spec) -> list[str]:
-    """A line where `minibatch` does not cut a rollout into equal parts."""
-    times, rows = cfg.data.steps, cfg.data.steps * spec.num_envs
-    parts = max(1, rows // cfg.minibatch)
-    near = min((n for n in range(1, times + 1) if times % n == 0), key=lambda n: abs(n - parts))
-    advice = f"minibatch = {cfg.minibatch} does not cut data.steps = {times}: {rows // near} would"
-    return [] if near == parts else [advice]
+def times_of_minibatch(cfg: Config, num_envs: int) -> int:
+    """How many times of N environments come nearest to M rows; at most all of a rollout."""
+    return min(max(1, round(cfg.minibatch / num_envs)), cfg.data.steps)
+
+
+def notes(cfg: Config, spec: Spec) -> list[str]:
+    """A line where the rows of a gradient step are far from `minibatch`."""
+    rows = times_of_minibatch(cfg, spec.num_envs) * spec.num_envs
+    said = f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch: whole times of all "
+    rollout = f"environments, of a rollout of {cfg.data.steps:,} steps x {spec.num_envs:,} environments"
+    return [said + rollout] if abs(rows - cfg.minibatch) > 0.1 * cfg.minibatch else []
 
 
 algorithm = Algorithm(
@@ -184,5 +199,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
-    wrong=wrong,
+    notes=notes,
 )

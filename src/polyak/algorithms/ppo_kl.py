@@ -1,4 +1,4 @@
-"""PPO with an adaptive KL penalty.
+"""PPO-KL: proximal policy optimisation with an adaptive KL penalty.
 
 Schulman, Wolski, Dhariwal, Radford & Klimov 2017, "Proximal Policy Optimization Algorithms" (arXiv:1707.06347),
 section 4: the penalised objective of eq. 8, whose coefficient beta is doubled or halved after each rollout. Lecture 3.

@@ -44,8 +44,9 @@ def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transi
     def row(state: Tree, key: Array) -> Transition:
         ids = jnp.arange(spec.num_envs)
         obs = jax.tree.map(lambda s: jnp.zeros((spec.num_envs, *s.shape), s.dtype), spec.obs)
-        memory = algorithm.memory(cfg, spec, ids, ids, key)
-        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, obs, key, True)
+        key_memory, key_act = jax.random.split(key)
+        memory = algorithm.memory(cfg, spec, ids, ids, key_memory)
+        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, obs, key_act, True)
         flag = jnp.zeros(spec.num_envs, bool)
         return Transition(obs, action, jnp.zeros(spec.num_envs), obs, flag, flag, extras)
 

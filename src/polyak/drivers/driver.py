@@ -19,6 +19,7 @@ class Driver(Protocol):
     env_steps: int  # of one seed in one iteration
     warmup: int  # iterations before the first update
     inexact: list[int]  # environments that the last `unpack` could not bring back exactly
+    notes: dict[str, str]  # what a person should hear once, by a name that says what it is about
 
     def start(self) -> Any:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""

@@ -110,6 +110,8 @@ class Evaluator:
         shape = seeds, self.episodes
         measures = {name: np.zeros(shape) for name in self.spec.measures}
         played = Played(np.zeros(shape), np.zeros(shape, np.int64), measures)
+        if not self.env.exact_reset:
+            self.env.close()  # made again by the next reset, so that the same episodes begin
         episodes = HostEpisodes(self.env, self.spec, self.seeds, STREAM, self.limit)
         episodes.begin()
         memory = self.begin_memory(self.seed_array, episodes.number.astype(np.int32).reshape(seeds, width))

@@ -77,8 +77,17 @@ class Host:
     See `Driver` for its promises.
     """
 
-    def __init__(self, algorithm: Algorithm, cfg: Any, envs: HostEnvs, spec: Spec, seeds: Sequence[int]):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        envs: HostEnvs,
+        spec: Spec,
+        seeds: Sequence[int],
+        strict: bool = False,
+    ):
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
+        self.strict = strict
         self.rows = cfg.data.steps
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
@@ -89,11 +98,13 @@ class Host:
         self.memory = HostMemory(algorithm, cfg, spec, seeds)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # slots that a resume could not bring back
+        self.notes: dict[str, str] = {}
 
     def start(self) -> HostRun:
         """A run that has not stepped."""
         episodes = HostEpisodes(self.envs, self.spec, self.seeds)
         episodes.begin()
+        self._note_mask()
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
@@ -125,7 +136,7 @@ class Host:
             "episodes": run.episodes.pack(),
             "sums": run.sums,
         }
-        return tree, {"iteration": run.iteration, "steps": int(run.episodes.length.sum())}
+        return tree, {"iteration": run.iteration, "steps": int(run.episodes.kept.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
@@ -240,13 +251,35 @@ class Host:
         seen = rollout
         if run.iteration > run.began + 1:  # then every observation was looked at as the next one of its row
             seen = rollout._replace(obs=rollout.next_obs)
-        row, slot, field = validate.first_invalid(self.spec, seen, np).tolist()
+        found = validate.look(self.spec, seen, np, self.strict)
+        row, slot, field = found.fault.tolist()
         if row == validate.NOTHING:
+            if found.count:
+                self._note_outside(run, found)
             return
         seed, env = divmod(slot, self.spec.num_envs)
         values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, slot]
         step, value = run.iteration * self.rows + row, np.array2string(values, threshold=8)
-        raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value)
+        raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value, self.strict)
+
+    def _note_mask(self) -> None:
+        """Note that nobody reads which actions are legal."""
+        if self.envs.masked:
+            self.notes["mask"] = (
+                "this environment says in info['action_mask'] which actions are legal, which nothing reads yet: "
+                "every action may be chosen"
+            )
+
+    def _note_outside(self, run: HostRun, found: validate.Look) -> None:
+        """Note the first observation outside its bounds."""
+        if "outside" in self.notes:
+            return
+        before = run.iteration * self.rows
+        seed, env = divmod(int(found.place[1]), self.spec.num_envs)
+        place = np.array([before + found.place[0], env, *found.place[2:]])
+        rows = (before + self.rows) * self.count
+        note = validate.outside_note(self.spec, found._replace(place=place), self.seeds[seed], rows)
+        self.notes["outside"] = note
 
     # ---- what is compiled
 

@@ -1,6 +1,7 @@
 """Learning from a rollout, as every driver compiles it. A driver decides only where a rollout comes from."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,7 +52,8 @@ def learn_on_policy(
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
     batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
-    state, sums = update_valid(algorithm, cfg, spec, state, lambda key: batch, key, valid)
+    batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
+    state, sums = update_valid(algorithm, cfg, spec, state, lambda state, key: batch, key, valid)
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
 
 
@@ -72,8 +74,9 @@ def learn_from_replay(
     if warm:
         return state, buffer, {}
 
-    def draw(key: Array) -> Batch:
-        return replay.sample(buffer, key, cfg.data, cfg.gamma)
+    def draw(state: Tree, key: Array) -> Batch:
+        seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
+        return replay.sample(buffer, key, cfg.data, cfg.gamma, seen)
 
     state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)
     return state, buffer, sums
@@ -103,7 +106,7 @@ def update_valid(
     cfg: Any,
     spec: Spec,
     state: Tree,
-    draw: Callable[[Array], Batch],
+    draw: Callable[[Tree, Array], Batch],
     key: Array,
     valid: Array | bool,
 ) -> tuple[Tree, Metrics]:
@@ -111,7 +114,7 @@ def update_valid(
 
     def update(state: Tree, index: Array | int) -> tuple[Tree, Metrics]:
         key_draw, key_update = jax.random.split(jax.random.fold_in(key, index))
-        done = algorithm.update(cfg, spec, state, draw(key_draw), key_update)
+        done = algorithm.update(cfg, spec, state, draw(state, key_draw), key_update)
         return strip_weak_types(done.state), strip_weak_types(done.metrics)
 
     def accumulate(index: Array, carry: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:

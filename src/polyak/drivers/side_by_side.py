@@ -25,11 +25,20 @@ class SideBySide:
     """Advances S runs, each bit for bit the run of its seed alone. See `Driver` for its promises."""
 
     def __init__(
-        self, algorithm: Algorithm, cfg: Any, env: Environment, spec: Spec, seeds: Sequence[int], threads: int
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        env: Environment,
+        spec: Spec,
+        seeds: Sequence[int],
+        threads: int,
+        strict: bool = False,
     ):
-        first = InGraph(algorithm, cfg, env, spec, seeds[:1])
+        first = InGraph(algorithm, cfg, env, spec, seeds[:1], strict)
         self.singles = [first.of((seed,)) for seed in seeds]
-        self.all = InGraph(algorithm, cfg, env, spec, seeds)  # knows the shapes [S, ...]; compiles nothing
+        self.all = InGraph(
+            algorithm, cfg, env, spec, seeds, strict
+        )  # knows the shapes [S, ...]; compiles nothing
         self.seeds, self.rows, self.env_steps, self.warmup = (
             tuple(seeds),
             first.rows,
@@ -37,6 +46,7 @@ class SideBySide:
             first.warmup,
         )
         self.inexact: list[int] = []
+        self.notes: dict[str, str] = {}
         self.pool = ThreadPoolExecutor(threads, "polyak-seed")
 
     def start(self) -> list[GraphRun]:
@@ -60,7 +70,10 @@ class SideBySide:
             for single, one in zip(self.singles, run, strict=True)
         ]
         wait(going)
-        return [one.result() for one in going]
+        advanced = [one.result() for one in going]
+        for single in self.singles:
+            self.notes = single.notes | self.notes
+        return advanced
 
     def pack(self, run: list[GraphRun]) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""
@@ -76,8 +89,7 @@ class SideBySide:
 
     def unpack(self, tree: Tree, extra: dict) -> list[GraphRun]:
         """The runs that were packed."""
-        whole = GraphRun(**tree)
-        return [single.unpack(vars(share(whole, index)), extra) for index, single in enumerate(self.singles)]
+        return [single.unpack(share(tree, index), extra) for index, single in enumerate(self.singles)]
 
     def report(self, run: list[GraphRun]) -> tuple[list[GraphRun], dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the runs with empty ones."""

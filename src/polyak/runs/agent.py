@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from polyak.drivers.program import map_seeded
+from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.environment import Environment
-from polyak.envs.find import find
+from polyak.envs.find import find, name_of
 from polyak.errors import UserError
-from polyak.interface import Box
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
-from polyak.runs.run import Policy, Run, device, silent
+from polyak.runs.run import Evaluation, Policy, Run, device, play, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
-from polyak.runs.values import amend
+from polyak.runs.values import amend, whole
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
 
@@ -35,14 +34,15 @@ class Agent:
     def __init__(
         self,
         algorithm: str,
-        env: str,
+        env: Any,
         *,
         seed: int = 0,
         config: Any = None,
         env_fields: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
-        self.algorithm, self.env, self.config, self.env_fields = algorithm, env, config, env_fields
+        self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
+        self._given = None if isinstance(env, str) else env
         self.settings = amend(Settings(), {**settings, "seed": seed})
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
@@ -53,10 +53,13 @@ class Agent:
 
     def learn(self, total_timesteps: int, verbose: bool = True) -> Self:
         """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned."""
+        total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
         set_up_jax()
         terminal = Terminal() if verbose else silent()
         if self.training is None:
             self._begin(self._plan(total_timesteps), terminal)
+            for line in self.training.session.cautions() if self.training is not None else []:
+                terminal.warn(f"note: {line}")
         training = self.training
         assert training is not None
         training.terminal = terminal
@@ -64,11 +67,11 @@ class Agent:
         training.session.plan = plan
         training.schedule = Schedule(training.session)
         training.stop.clear()
+        self._fresh = False
         with interruptible(training.stop, terminal):
             with terminal.status("compiling"):
                 training.compile()
             training.run(self)
-        self._policy = None
         return self
 
     @property
@@ -82,28 +85,39 @@ class Agent:
     # ---- predict
 
     def predict(
-        self, obs: Any, memory: Any = None, deterministic: bool = True, seed: int = 0
-    ) -> tuple[np.ndarray, Any]:
-        """An action for one observation, or actions for a batch of them, in the environment's own bounds."""
-        policy = self.policy
-        space, leaf = jax.tree.leaves(policy.spec.obs)[0], np.asarray(jax.tree.leaves(obs)[0])
-        single = leaf.ndim == (len(space.shape) if isinstance(space, Box) else 0)
-        batch = jax.tree.map(lambda x: np.asarray(x)[None], obs) if single else obs
-        action, memory = policy(batch, memory, explore=not deterministic, seed=seed)
-        return (action[0] if single else action), memory
+        self, obs: Any, memory: Any = None, deterministic: bool = True, seed: int | None = None
+    ) -> tuple[Any, Any]:
+        """An action for one observation, or actions for a batch of them, in the environment's own terms, and memory.
 
-    @property
+        Without `deterministic` it draws as in training, each call anew; `seed` begins that stream of random numbers.
+        """
+        return self.policy()(obs, memory, explore=not deterministic, seed=seed)
+
     def policy(self) -> Policy:
         """The policy as it is now."""
-        if self._policy is None:
-            if self.training is None:
-                self._begin(self._plan(1), silent())
-            training = self.training
-            assert training is not None
-            tree, _ = training.session.driver.pack(training.carry)
-            state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
-            self._policy = Policy(training.session.plan, training.session.spec, state)
+        if self._policy is not None and self._fresh:
+            return self._policy
+        if self.training is None:
+            self._begin(self._plan(1), silent())
+        training = self.training
+        assert training is not None
+        tree, _ = training.session.driver.pack(training.carry)
+        state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
+        session, before = training.session, self._policy
+        if before is None:
+            self._policy = Policy(session.plan, session.spec, session.border, state)
+        else:
+            self._policy = before.of_state(state)
+        self._fresh = True
         return self._policy
+
+    def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
+        """Play so many episodes on environments of their own; `seed` chooses other episodes, `sample` explores."""
+        if self.training is None:
+            self._begin(self._plan(1), silent())
+        training = self.training
+        assert training is not None
+        return play(training.session, training.session.driver.actor(training.carry), episodes, seed, sample)
 
     # ---- save and load
 
@@ -123,10 +137,11 @@ class Agent:
         return folder.path
 
     @classmethod
-    def load(cls, path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Self:
+    def load(cls, path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Self:
         """The agent that was saved, or the first seed's of any run. No code named by the folder is run.
 
-        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may
+                        also be what was trained on, and must where that has no name
         """
         run = Run(path, env=env, algorithm=algorithm)
         if run.plan.seeds > 1:
@@ -136,7 +151,7 @@ class Agent:
         agent.config, agent.env_fields, agent.metrics = None, run.plan.env_fields, run.metrics
         agent.settings = Settings(seed=run.plan.seed)
         agent.training = None
-        agent._policy = run.policy()
+        agent._policy, agent._fresh = run.policy(), True
         agent._resume_from = run
         return agent
 
@@ -157,19 +172,22 @@ class Agent:
     # ---- inside
 
     _resume_from: Run | None = None
+    _fresh = False  # whether `_policy` is the newest
+    _given: Any = None
 
     def _plan(self, steps: int) -> Plan:
         if self._resume_from is not None:
             return self._resume_from.plan
-        world = find(self.env, self.env_fields or {}, self.settings.measures)
+        named = self.env if self._given is None else self._given
+        world = find(named, self.env_fields or {}, self.settings.measures)
         settings = dataclasses.replace(self.settings, steps=self.settings.steps or max(steps, 1), seeds=1)
-        in_graph = isinstance(world, Environment)
-        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, in_graph)
-        Session(plan).check()
+        kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
+        Session(plan, self._given).check()
         return plan
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:
-        session = self._resume_from.trust() if self._resume_from is not None else Session(plan)
+        session = self._resume_from.trust() if self._resume_from is not None else Session(plan, self._given)
         self.training = Training(session, terminal)
         if self._resume_from is None:
             self.training.start()

@@ -18,12 +18,13 @@ from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
 FORMAT = 2
+LONGEST_NAME = 200  # bytes: file systems take 255, and temporary names are a little longer
 VERSIONS = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "envpool", "gymnax")
 
 
 def name_run(algorithm: str, env: str, out: str = "runs") -> str:
     """A folder name that says what and when, not yet taken: td3-HalfCheetah-v5-20261120-101500."""
-    words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{algorithm}-{env}").strip("-")
+    words = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{algorithm}-{env}").strip("-")[:150]
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name, count = f"{words}-{stamp}", 1
     while (Path(out) / name).exists():
@@ -36,6 +37,10 @@ def check_name(name: str) -> str:
     """UserError for a run name that is not one plain folder name."""
     if not name or name in (".", "..") or "/" in name or "\\" in name or name.startswith("-"):
         raise UserError(f"--name is {name!r}, but must be a folder name without slashes; --out says where")
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"--name has {len(name.encode())} bytes, but a folder's may have {LONGEST_NAME} at most"
+        )
     return name
 
 

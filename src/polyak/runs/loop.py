@@ -4,21 +4,23 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from polyak.drivers.episodes_host import KEPT
+from polyak.envs.environment import unscaled
 from polyak.errors import UserError
 from polyak.parts.replay import Ring
 from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_spec
+from polyak.runs.spec import describe_border, describe_spec
 from polyak.show.terminal import Terminal
-from polyak.store import checkpoint
+from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
@@ -43,18 +45,18 @@ class Schedule:
         plan, per = session.plan, session.driver.env_steps
         self.env_steps = per
         self.total = -(-plan.steps // per)
-        self.evaluation = max(1, round(plan.eval_every / per))
+        self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else 0  # 0: never
         self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        self.log = max(1, self.evaluation // LOGS_PER_EVALUATION)
+        self.log = max(1, (self.evaluation or self.checkpoint) // LOGS_PER_EVALUATION)
 
     def due(self, every: int, iteration: int) -> bool:
         """Whether something that happens every so many iterations happens after this one."""
-        return iteration % every == 0 or iteration == self.total
+        return every > 0 and (iteration % every == 0 or iteration == self.total)
 
     def next(self, iteration: int) -> int:
         """The next iteration after which something happens."""
         stops = (self.log, self.evaluation, self.checkpoint)
-        return min(self.total, *((iteration // every + 1) * every for every in stops))
+        return min(self.total, *((iteration // every + 1) * every for every in stops if every))
 
 
 class Training:
@@ -67,6 +69,7 @@ class Training:
         self.iteration = 0
         self.slice = 1
         self.stop = threading.Event()
+        self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
@@ -82,8 +85,19 @@ class Training:
         return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
 
     def start(self) -> None:
-        """A run at step 0."""
+        """A run at step 0. UserError where its checkpoints could not be written."""
         self.carry = self.session.driver.start()
+        try:
+            storage.fields(self.session.driver.pack(self.carry)[0])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this run could not be saved: {error}") from error
+        space = self.session.env_spec.action
+        if entries := unscaled(space):
+            which = "all" if len(entries) == space.size else ", ".join(map(str, entries))
+            self.terminal.warn(
+                f"actions without two bounds are not scaled (entries of {space.size}: {which}); "
+                "a policy that squashes reaches only [-1, 1] of them"
+            )
 
     def resume(self, checkpoints: Path) -> None:
         """The run of the newest checkpoint that is whole; later ones are forgotten."""
@@ -102,11 +116,13 @@ class Training:
         buffer = Ring(loaded.rows, Counter(np.asarray(loaded.clock, np.int32))) if has_ring else ()
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
+        self.said = set(map(str, loaded.extra.get("said", ())))
         self.exact = not (loaded.extra.get("inexact") or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
-                "seed and actions; their running episodes were cut and begun anew"
+                f"seed and actions, or their episode was longer than {KEPT:,} steps; their running episodes were "
+                "cut and begun anew"
             )
 
     def compile(self) -> None:
@@ -123,6 +139,7 @@ class Training:
         """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
         schedule = self.schedule
         end = schedule.total if until is None else until
+        self.say_notes(self.session.notes)
         with self.terminal.progress(schedule.total * schedule.env_steps) as progress:
             while self.iteration < end:
                 if self.stop.is_set():
@@ -131,6 +148,7 @@ class Training:
                         save(self)
                     raise Interrupted
                 self._advance(min(schedule.next(self.iteration), end) - self.iteration)
+                self.say_notes(self.session.driver.notes)
                 progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
                 if schedule.due(schedule.log, self.iteration):
                     self._log(sink)
@@ -139,6 +157,12 @@ class Training:
                 if save and schedule.due(schedule.checkpoint, self.iteration):
                     sink.flush()
                     save(self)
+
+    def say_notes(self, notes: Mapping[str, str]) -> None:
+        """Say what was not said before; a resume knows what was."""
+        for name in notes.keys() - self.said:
+            self.said.add(name)
+            self.terminal.warn(f"warning: {notes[name]}")
 
     def _phase(self) -> str:
         return "warm-up" if self.iteration < self.session.driver.warmup else ""
@@ -230,7 +254,9 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "iteration": training.iteration,
             "driver": extra,
             "inexact": not training.exact,
+            "said": sorted(training.said),
             "spec": describe_spec(training.session.env_spec),
+            "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
         clock=int(ring.clock.value) if isinstance(ring, Ring) else 0,
@@ -244,6 +270,9 @@ def train(
     session.check()
     if facts:
         terminal.facts(facts)
+    if not resume:
+        for line in session.cautions():
+            terminal.warn(f"note: {line}")
     training = Training(session, terminal)
     resume = resume and checkpoint.latest(folder.checkpoints) is not None
     doing = "loading the checkpoint, compiling" if resume else "compiling"

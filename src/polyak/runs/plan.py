@@ -2,35 +2,47 @@
 
 import dataclasses
 import importlib.resources
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polyak import algorithms
-from polyak.errors import CheckpointError, UserError
-from polyak.interface import out_of_range, within
+from polyak.errors import CheckpointError, UserError, out_of_range
+from polyak.interface import within
 from polyak.runs.values import amend, plain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that a person may give for a training run; None leaves it to the preset, or to what is usual."""
+    """Settings of a training run; what is not given is left to the preset, or to what is usual."""
 
-    steps: int | None = within(None, 1)  # environment steps of each seed
-    seed: int = within(0, 0, 2**31 - 1)  # the first
-    seeds: int = within(1, 1, 10_000)  # how many: seed, seed + 1, ... in one program
-    num_envs: int | None = within(None, 1)  # environments of each seed
-    driver: Literal["auto", "graph", "host"] = "auto"  # auto: JAX environments in graph, others on the host
-    vectorization: Literal["sync", "async"] = "sync"  # host environments in this process, or one process each
-    eval_every: int | None = within(None, 1)  # environment steps; usually a twentieth of the run
-    eval_episodes: int = within(10, 1)  # of each seed
-    checkpoint_every: int | None = within(None, 1)  # environment steps; usually eval_every
-    out: str = "runs"  # the folder that run folders are made in
-    name: str | None = None  # the run folder's own name; one that exists with the same plan is resumed
+    steps: int | None = within(None, 1)  # environment steps that each seed takes
+    seed: int = within(0, 0, 2**31 - 1)  # the first seed
+    seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
+    num_envs: int | None = within(None, 1)  # number of environments of each seed
+    driver: Literal["auto", "graph", "host"] = (
+        "auto"  # where environments step: in one program with JAX ones, else on the host
+    )
+    vectorization: Literal["sync", "async"] = (
+        "sync"  # step host environments in this process, or each in its own
+    )
+    eval_every: int | None = within(
+        None, 0
+    )  # environment steps between evaluations; usually a twentieth of the run; 0: none
+    eval_episodes: int = within(10, 1)  # number of episodes of an evaluation, for each seed
+    checkpoint_every: int | None = within(
+        None, 1
+    )  # environment steps between checkpoints; usually eval_every
+    out: str = "runs"  # folder that run folders are made in
+    name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
     wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+    strict_spaces: bool = (
+        False  # stop at an observation outside its declared bounds, of which else one warning is said
+    )
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,12 @@ class Plan:
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host"] = "host"
     vectorization: Literal["sync", "async"] = "sync"
-    eval_every: int = within(5_000, 1)
+    eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     checkpoint_every: int = within(5_000, 1)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    strict_spaces: bool = False
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
     eval_env_fields: dict | None = None  # None: as in training
@@ -58,6 +71,11 @@ class Plan:
     def all_seeds(self) -> range:
         """The seeds that run side by side."""
         return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the environment was given as an object that no name brings back."""
+        return self.env.startswith("object:")
 
     @property
     def imports(self) -> list[str]:
@@ -81,7 +99,9 @@ class Plan:
         return plan
 
 
-SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx")
+DEFAULT = "default"  # the preset of environments that have none of their own
+STEPS = 100_000  # where nobody says how many
+SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx", "object")
 
 
 def is_code(name: str) -> bool:
@@ -95,11 +115,15 @@ def preset_name(env: str) -> str:
 
 
 def preset(algorithm: str, env: str) -> dict[str, Any]:
-    """The tuned settings for an algorithm and environment, {} where there are none; `jax:X` uses X's."""
+    """The tuned settings for an algorithm and environment, else the algorithm's `[default]`; `jax:X` uses X's.
+
+    {} for an algorithm without presets.
+    """
     path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
     if is_code(algorithm) or not path.is_file():
         return {}
-    return tomllib.loads(path.read_text(encoding="utf-8")).get(preset_name(env), {})
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    return table.get(preset_name(env)) or table.get(DEFAULT, {})
 
 
 def check_ranges(record: Any) -> None:
@@ -108,9 +132,33 @@ def check_ranges(record: Any) -> None:
         raise UserError("; ".join(wrong))
 
 
-def default_config(algorithm: str, tuned: Mapping[str, Any]) -> Any:
-    """An algorithm's Config with a preset's values in it."""
-    return amend(algorithms.find(algorithm).Config(), tuned.get("config", {}))
+def plain_fields(fields: Mapping[str, Any] | None, flag: str) -> dict[str, Any]:
+    """An environment's fields as config.json can keep them; UserError names one that it cannot."""
+    kept = {}
+    for name, value in (fields or {}).items():
+        value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
+        try:
+            kept[name] = json.loads(json.dumps(plain(value), allow_nan=False))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"--{flag}.{name} is {value!r}, but must be a finite number, text, true, false, None, or a list "
+                "of these: for anything else give the environment itself, or a functools.partial of its class"
+            ) from None
+    return kept
+
+
+def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None = None) -> Any:
+    """An algorithm's Config with a preset's values in it.
+
+    steps  of the run; None: the preset's. Its `shares` of `data` are of them, and at most the algorithm's own.
+    """
+    config = algorithms.find(algorithm).Config()
+    steps = steps or tuned.get("steps", STEPS)
+    shares = {
+        f"data.{name}": min(round(share * steps), getattr(config.data, name))
+        for name, share in tuned.get("shares", {}).items()
+    }
+    return amend(amend(config, tuned.get("config", {})), shares)
 
 
 def make_plan(
@@ -121,17 +169,19 @@ def make_plan(
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
     in_graph: bool = False,
+    alone: bool = False,
 ) -> Plan:
     """Join what was said with the preset and with what is usual.
 
     config    a Config, taken whole; or a mapping of values that the preset, then the defaults, fill up
     in_graph  whether the environment is written in JAX
+    alone     whether it is one instance, which evaluation can be played on only afterwards
     """
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
     if config is None or isinstance(config, Mapping):
-        config = amend(default_config(algorithm, tuned), config or {}, "config.")
-    steps = settings.steps or tuned.get("steps", 100_000)
+        config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
+    steps = settings.steps or tuned.get("steps", STEPS)
     if getattr(config, "horizon", None) == 0:
         config = dataclasses.replace(config, horizon=steps)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
@@ -147,7 +197,11 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
-    eval_every = settings.eval_every or max(1, steps // 20)
+    fields, own = (
+        plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
+    )
+    usual = max(1, steps // 20)
+    eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
     return Plan(
         algorithm=algorithm,
         env=env,
@@ -159,10 +213,11 @@ def make_plan(
         vectorization=settings.vectorization,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
-        checkpoint_every=settings.checkpoint_every or eval_every,
+        checkpoint_every=settings.checkpoint_every or eval_every or usual,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
+        strict_spaces=settings.strict_spaces,
         config=plain(config),
-        env_fields=dict(env_fields or {}),
-        eval_env_fields=None if eval_env_fields is None else dict(env_fields or {}) | dict(eval_env_fields),
+        env_fields=fields,
+        eval_env_fields=None if eval_env_fields is None else fields | own,
     )

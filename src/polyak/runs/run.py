@@ -1,5 +1,6 @@
 """Runs, for Python and the command line: train, resume, load, evaluate."""
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,17 +15,19 @@ import numpy as np
 
 from polyak.drivers.act import actors
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import Environment, flat_actions, to_bounds
-from polyak.envs.find import find
+from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.border import Border
+from polyak.envs.environment import Environment, flat_actions
+from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Spec
 from polyak.runs.folder import RunFolder, check_name, name_run, versions
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
+from polyak.runs.plan import Plan, Settings, is_code, make_plan, plain_fields, preset
 from polyak.runs.session import Session, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
-from polyak.runs.spec import read_spec, show_space
-from polyak.runs.values import amend
+from polyak.runs.spec import read_border, read_spec, show_space
+from polyak.runs.values import amend, whole
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
@@ -60,44 +63,85 @@ class Evaluation:
 
 
 class Policy:
-    """A trained policy as a function of observations; needs no environment."""
+    """A trained policy as a function of observations in the environment's own terms; needs no environment.
 
-    def __init__(self, plan: Plan, spec: Spec, state: Any):
-        self.algorithm, self.spec, self.flat = wrapped(plan), spec, flat_actions(spec)
+    With `explore` it draws from a stream of random numbers that moves from call to call.
+    """
+
+    def __init__(self, plan: Plan, spec: Spec, border: Border, state: Any):
+        self.algorithm, self.spec, self.flat, self.border = wrapped(plan), spec, flat_actions(spec), border
         self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
         self.actor = self.algorithm.actor(state)
-        self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
+        self.seed, self.draws = plan.seed, 0
+        self._acting = jax.jit(self._act, static_argnames="explore")
+        self._beginning = jax.jit(self._begin, static_argnames="count")
 
-    def _act(self, memory: Any, obs: Any, key: jax.Array, explore: bool) -> tuple:
-        action, memory, _ = self.algorithm.act(self.cfg, self.flat, self.actor, memory, obs, key, explore)
-        return action, memory
+    def of_state(self, state: Any) -> "Policy":
+        """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
+        newer = copy.copy(self)
+        newer.actor = self.algorithm.actor(state)
+        return newer
 
     def initial(self, count: int = 1) -> Any:
         """The memory of `count` environments at the start of an episode."""
-        ids = jnp.arange(count)
-        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), jax.random.key(0))
+        return self._beginning(np.uint32(0), np.uint32(0), count=whole("count", count, 0))
 
-    def __call__(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] in the environment's own bounds, and memory."""
-        action, memory = self.act(obs, memory, explore, seed)
-        return to_bounds(self.spec.action, action), memory
+    def __call__(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[Any, Any]:
+        """From one observation, or a batch of them [N, ...], to an action, or actions [N, ...], and memory.
 
-    def act(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] as the algorithm gives them, and memory."""
+        memory   what the last call gave, in the same episode; None where one begins
+        explore  act as in training; else as in evaluation
+        seed     begin the stream of random numbers anew: the same seed, the same stream
+        UserError, one line, where an observation does not lie in its space.
+        """
+        rows, single = self.border.observe(obs)
+        action, memory = self.act(rows, memory, explore, seed)
+        return self.border.act(action, single), memory
+
+    def act(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """From observations [N, ...] as the drivers give them to actions [N, ...] as the algorithm gives them."""
+        if seed is not None:
+            self.seed, self.draws = whole("seed", seed, 0), 0
+        draw = np.uint32(self.seed), np.uint32(self.draws if explore else 0)
+        self.draws += explore
         if memory is None:
-            memory = self.initial(len(jax.tree.leaves(obs)[0]))
-        action, memory = self.programs[explore](memory, obs, jax.random.key(seed), explore)
+            begin = draw if explore else (np.uint32(0), np.uint32(0))
+            memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
+        action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
         return np.asarray(action), memory
+
+    def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
+        key, _ = _draw_keys(seed, draw)
+        action, memory, _ = self.algorithm.act(self.cfg, self.flat, actor, memory, obs, key, explore)
+        return action, memory
+
+    def _begin(self, seed: Any, draw: Any, count: int) -> Any:
+        _, key = _draw_keys(seed, draw)
+        ids = jnp.arange(count)
+        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), key)
+
+
+def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
+    """Keys of one draw from a stream: for the action, and for a memory that begins with it."""
+    key_act, key_memory = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
+    return key_act, key_memory
 
 
 class Run:
     """A run on disk. `load` makes one without making an environment or running any code from the folder."""
 
-    def __init__(self, path: str | Path, env: str | None = None, algorithm: str | None = None):
+    def __init__(self, path: str | Path, env: Any = None, algorithm: str | None = None):
         self.folder = RunFolder(Path(path))
         self.config = self.folder.config()
         self.plan = self.folder.plan()
-        self.trusted = {name for name in (env, algorithm) if name}
+        self.trusted = {name for name in (env if env is None else name_of(env), algorithm) if name}
+        self.given = None if isinstance(env, str) else env
+        if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
+            raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -121,18 +165,29 @@ class Run:
 
     def trust(self) -> Session:
         """The session of this run; UserError where that would import code which only the folder names."""
+        if self.plan.is_object and self.given is None:
+            what = self.plan.env.partition(":")[2]
+            raise UserError(
+                f"{self.path} was trained on an environment that was given as an object ({what}): give it again, "
+                f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
+            )
         unknown = [name for name in self.plan.imports if name not in self.trusted]
         if unknown:
             flag = "--trust " + " --trust ".join(unknown)
             raise UserError(
                 f"{self.path} names code to import ({', '.join(unknown)}); if you trust it, add {flag}"
             )
-        return Session(self.plan)
+        return Session(self.plan, self.given)
 
     @cached_property
     def spec(self) -> Spec:
         """The spaces that the policy was trained on, as the checkpoint describes them."""
         return read_spec(self._raw[1], self.path)
+
+    @cached_property
+    def border(self) -> Border:
+        """The environment's own spaces, as the checkpoint describes them."""
+        return read_border(self._raw[1], self.spec, self.path)
 
     @cached_property
     def _raw(self) -> tuple[dict[str, np.ndarray], dict]:
@@ -160,24 +215,19 @@ class Run:
         return jax.tree.map(jnp.array, storage.unflatten(template, arrays, self.path))
 
     def policy(self, seed: int | None = None) -> Policy:
-        """The policy of one seed (the first, unless said), for observations [N, ...]."""
-        seed = self.plan.seed if seed is None else seed
+        """The policy of one seed (the first, unless said), for one observation or a batch of them."""
+        seed = self.plan.seed if seed is None else whole("seed", seed, 0)
         if seed not in self.plan.all_seeds:
             raise UserError(f"seed {seed} was not trained; this run has {list(self.plan.all_seeds)}")
         from polyak.drivers.program import map_seeded
 
         index = seed - self.plan.seed
-        return Policy(self.plan, self.spec, map_seeded(lambda x: x[index], self.state()))
+        return Policy(self.plan, self.spec, self.border, map_seeded(lambda x: x[index], self.state()))
 
     def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
         """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores."""
         session = self.trust()
-        evaluator = session.make_evaluator(episodes, seed, sample)
-        try:
-            played = evaluator(actors(session.algorithm)(self.state()))
-        finally:
-            evaluator.close()
-        return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
+        return play(session, actors(session.algorithm)(self.state()), episodes, seed, sample)
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
@@ -190,6 +240,17 @@ class Run:
             set_up_jax()
             run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
         return self
+
+
+def play(session: Session, actor: Any, episodes: int, seed: int | None, sample: bool) -> Evaluation:
+    """Play so many episodes with an actor [S, ...] on environments that are made for this."""
+    first = None if seed is None else whole("seed", seed, 0)
+    evaluator = session.make_evaluator(whole("episodes", episodes, 1), first, sample)
+    try:
+        played = evaluator(actor)
+    finally:
+        evaluator.close()
+    return Evaluation(played.total, played.length, played.measures, list(session.plan.all_seeds))
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
@@ -234,19 +295,22 @@ def silent() -> Terminal:
 
 def open_run(
     algorithm: str,
-    env: str,
+    env: Any,
     settings: Settings,
     config: Any = None,
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
 ) -> tuple[Session, RunFolder, bool, str]:
     """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
+    given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
-    world = find(env, env_fields or {}, settings.measures)
-    in_graph = isinstance(world, Environment)
-    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph)
-    session = Session(plan)
+    plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
+    world = find(env if given is None else given, env_fields or {}, settings.measures)
+    kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
+    session = Session(plan, given)
     session.check()
+    session.check_budget()
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     folder = RunFolder(Path(settings.out) / name)
     note = f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
@@ -262,7 +326,7 @@ def open_run(
 
 def train(
     algorithm: str,
-    env: str,
+    env: Any,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -275,6 +339,8 @@ def train(
 ) -> Run:
     """Train, and return the finished run.
 
+    env       a name; or an environment itself, its class, a function that makes one, or Gymnasium's EnvSpec.
+              What no name brings back is asked for again by `load`. One instance is not evaluated on the way.
     config    values of the algorithm's Config by name ({"data.batch_size": 64}), or a whole Config
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
@@ -291,9 +357,10 @@ def train(
     return Run(folder.path, **trusted)
 
 
-def load(path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Run:
+def load(path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Run:
     """A run from disk; makes no environment and runs no code from the folder.
 
-    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may also
+                    be what was trained on, and must where that has no name
     """
     return Run(path, env, algorithm)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,34 +11,54 @@ from typing import Any
 import jax
 
 from polyak import algorithms
+from polyak.drivers import check
 from polyak.drivers.act import row_shape
-from polyak.drivers.check import check_data
+from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import initial_states
 from polyak.drivers.side_by_side import SideBySide
+from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen
 from polyak.interface import Algorithm, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
+from polyak.runs.setup import check_modes
 from polyak.runs.values import amend
 from polyak.wrappers import WRAPPERS
 
 
 @dataclass
 class Session:
-    """Everything that a plan stands for. Making one allocates nothing; it closes what it opened."""
+    """Everything that a plan stands for. Making one allocates nothing; it closes what it opened.
+
+    given   the environment itself, where it was not given by name
+    """
 
     plan: Plan
+    given: Any = None
+
+    def __post_init__(self) -> None:
+        check_modes()
 
     @cached_property
     def world(self) -> Any:
         """The training environment: an Environment in JAX, or a factory of environments on the host."""
-        return find(self.plan.env, self.plan.env_fields, self.plan.measures)
+        return self.find(self.plan.env_fields)
+
+    def find(self, fields: Mapping[str, Any]) -> Any:
+        """The environment with these fields."""
+        return find(self.plan.env if self.given is None else self.given, fields, self.plan.measures)
+
+    @property
+    def eval_fields(self) -> Mapping[str, Any]:
+        """The fields of the environment that evaluation plays."""
+        return self.plan.env_fields if self.plan.eval_env_fields is None else self.plan.eval_env_fields
 
     @cached_property
     def env_spec(self) -> Spec:
@@ -48,6 +69,11 @@ class Session:
     def spec(self) -> Spec:
         """The world as the algorithm may know it."""
         return flat_actions(self.env_spec)
+
+    @cached_property
+    def border(self) -> Border:
+        """Where observations come in and actions go out in the environment's own terms."""
+        return Border.of(self.env_spec) if self.in_graph else self.world.border
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -64,15 +90,47 @@ class Session:
         """Whether the environment is written in JAX."""
         return isinstance(self.world, Environment)
 
+    @cached_property
+    def notes(self) -> dict[str, str]:
+        """What a person should hear before the run begins."""
+        return ignored(self.spec, self.cfg)
+
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
+        if isinstance(self.world, OneGymnasium):
+            self._check_one()
         planned, free = self.planned_bytes, free_memory()
         if planned > free:
             raise UserError(
                 f"the replay would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: "
                 f"lower --config.data.capacity (now {self.cfg.data.capacity:,}) or --seeds"
             )
+
+    def _check_one(self) -> None:
+        """UserError where one instance is not enough."""
+        name, slots = self.plan.env.partition(":")[2], self.plan.seeds * self.plan.num_envs
+        asked = f"{slots} environments are asked for" if slots > 1 else ""
+        asked = asked or (
+            "an evaluation during training needs a second (eval_every=0 turns it off)"
+            if self.plan.eval_every
+            else ""
+        )
+        if asked:
+            raise UserError(
+                f"{name} is one instance, which plays one episode at a time, but {asked}: give its class, or a "
+                "function that makes one"
+            )
+
+    def check_budget(self) -> None:
+        """UserError, one line, where the run would end before its first update."""
+        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
+            raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
+
+    def cautions(self) -> list[str]:
+        """Lines that a person should read before the run begins."""
+        budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
+        return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
 
     @cached_property
     def planned_bytes(self) -> int:
@@ -89,12 +147,14 @@ class Session:
         """The driver that advances the run."""
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
+            strict = self.plan.strict_spaces
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
-                return InGraph(*given)
-            return SideBySide(*given, threads=min(self.plan.seeds, cores()))
+                return InGraph(*given, strict)
+            return SideBySide(*given, min(self.plan.seeds, cores()), strict)
         slots = self.plan.seeds * self.plan.num_envs
         envs = self.world.make(slots, self.plan.vectorization == "async")
-        return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
+        given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
+        return Host(*given, self.plan.strict_spaces)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -105,11 +165,11 @@ class Session:
         self, episodes: int, first_seed: int | None = None, explore: bool = False
     ) -> Evaluator:
         """Plays so many episodes of each seed on environments of its own; `first_seed` chooses other episodes."""
-        fields = self.plan.env_fields if self.plan.eval_env_fields is None else self.plan.eval_env_fields
-        world = find(self.plan.env, fields, self.plan.measures)
+        world = self.find(self.eval_fields)
         spec = dataclasses.replace(self.spec, time_limit=world.spec.time_limit)
         if not isinstance(world, Environment):
-            world = world.make(self.plan.seeds * width_for(self.plan.seeds, episodes), False)
+            width = 1 if isinstance(world, OneGymnasium) else width_for(self.plan.seeds, episodes)
+            world = world.make(self.plan.seeds * width, False)
         seeds = self.plan.all_seeds
         if first_seed is not None:
             seeds = range(first_seed, first_seed + self.plan.seeds)

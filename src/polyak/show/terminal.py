@@ -20,6 +20,7 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 FIRST_SECONDS = 0.5  # until the first of them
 WAIT_SECONDS = 5.0  # between two plain signs of life while something is waited for
 WINDOW_SECONDS = 20.0  # over which the rate is measured
+NUMBER = 7  # characters of most returns, so that those of evaluations stand below one another
 SAMPLE_SECONDS = 0.25  # between two readings of it
 
 
@@ -173,8 +174,8 @@ class Progress:
     ) -> None:
         """One lasting line for an evaluation: mean return, its spread, over how many seeds."""
         self.eval_return = mean
-        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean)}"
-        text += "" if std is None else f" ± {number(std)}"
+        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean):>{NUMBER}}"
+        text += "" if std is None else f" ± {number(std):>{NUMBER - 1}}"
         text += "" if seeds is None or seeds < 2 else f"  ({seeds} seeds)"
         self.printed = time.monotonic()
         self.terminal._line(text)

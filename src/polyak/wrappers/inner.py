@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from polyak.interface import Algorithm, Spec, Tree
+from polyak.interface import Algorithm, Array, Spec, Tree
 
 
 def around(
@@ -13,8 +13,12 @@ def around(
     update: Callable,
     observe: Callable,
     gradient: Callable,
+    reward: Callable | None = None,
 ) -> Algorithm:
-    """The record of a wrapper whose state has the fields `inner` and `moments`."""
+    """The record of a wrapper whose state has the fields `inner` and `moments`.
+
+    reward  (cfg, spec, actor, reward) -> reward, in place of the inner algorithm's own
+    """
 
     def actor(state: Any) -> Tree:
         return algorithm.actor(state.inner), state.moments
@@ -22,6 +26,9 @@ def around(
     def apply(cfg: Any, spec: Spec, state: Any, grads: Tree) -> Any:
         assert algorithm.apply is not None
         return state.replace(inner=algorithm.apply(cfg, spec, state.inner, grads))
+
+    def inner_reward(cfg: Any, spec: Spec, actor: Tree, reward: Array) -> Array:
+        return algorithm.reward(cfg, spec, actor[0], reward)
 
     return algorithm._replace(
         init=init,
@@ -31,4 +38,5 @@ def around(
         observe=observe,
         gradient=gradient if algorithm.gradient else None,
         apply=apply if algorithm.apply else None,
+        reward=reward or inner_reward,
     )

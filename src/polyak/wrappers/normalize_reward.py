@@ -27,13 +27,14 @@ class Scaled(Record):
 def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -> Algorithm:
     """The algorithm on rewards / sqrt(var + eps), clipped to [-clip, clip]; scaled, never shifted.
 
-    var is the variance of the discounted sum of rewards that each environment has collected since its
-    episode began (Engstrom et al. 2020, arXiv:2005.12729; with `cfg.gamma`). It needs one sum
-    for each of the N environments, so rollouts must be of all of them, in their order.
+    Single rewards are scaled and clipped, before any n-step sum. var is the variance of the discounted sum of
+    rewards that each environment has collected since its episode began (Engstrom et al. 2020, arXiv:2005.12729;
+    with `cfg.gamma`). It needs one sum for each of the N environments, so rollouts must be of all of them, in
+    their order.
     """
 
-    def scaled(moments: Moments, rows: Any) -> Any:
-        return rows._replace(reward=jnp.clip(rows.reward / jnp.sqrt(moments.var + eps), -clip, clip))
+    def scaled(moments: Moments, reward: Array) -> Array:
+        return jnp.clip(reward / jnp.sqrt(moments.var + eps), -clip, clip)
 
     def init(cfg: Any, spec: Spec, key: jax.Array) -> Scaled:
         running = jnp.zeros(spec.num_envs, jnp.float32)
@@ -45,7 +46,7 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
         return algorithm.act(cfg, spec, actor[0], memory, obs, key, explore)
 
     def update(cfg: Any, spec: Spec, state: Scaled, batch: Batch, key: jax.Array) -> Update:
-        made = algorithm.update(cfg, spec, state.inner, scaled(state.moments, batch), key)
+        made = algorithm.update(cfg, spec, state.inner, batch, key)
         return made._replace(state=state.replace(inner=made.state))
 
     def observe(cfg: Any, spec: Spec, state: Scaled, rollout: Transition) -> Scaled:
@@ -54,12 +55,16 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
             reward = jnp.clip(reward, -cfg.data.clip, cfg.data.clip)
         running, sums = running_return(state.running, reward, rollout.last, cfg.gamma)
         moments = state.moments.add(sums)
-        inner = algorithm.observe(cfg, spec, state.inner, scaled(moments, rollout._replace(reward=reward)))
+        seen = rollout._replace(reward=scaled(moments, reward))
+        inner = algorithm.observe(cfg, spec, state.inner, seen)
         return Scaled(inner, moments, running)
 
     def gradient(cfg: Any, spec: Spec, actor: Tree, batch: Batch, key: jax.Array) -> Tree:
         assert algorithm.gradient is not None
-        inner, moments = actor
-        return algorithm.gradient(cfg, spec, inner, scaled(moments, batch), key)
+        return algorithm.gradient(cfg, spec, actor[0], batch, key)
 
-    return around(algorithm, init, act, update, observe, gradient)
+    def seen(cfg: Any, spec: Spec, actor: Tree, reward: Array) -> Array:
+        inner, moments = actor
+        return algorithm.reward(cfg, spec, inner, scaled(moments, reward))
+
+    return around(algorithm, init, act, update, observe, gradient, seen)
