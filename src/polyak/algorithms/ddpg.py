@@ -47,7 +47,7 @@ class Config:
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
     network: str = "mlp"  # builder of actor and critic
     hidden: tuple[int, ...] = (400, 300)  # units of each hidden layer, in both networks
-    data: Replay = field(  # transitions [B, ...]
+    data: Replay = field(  # mini-batches of transitions [B, ...]
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=64, warmup=1_000)
     )
 

@@ -46,7 +46,7 @@ class Config:
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
     network: str = "mlp"  # builder of the network
     hidden: tuple[int, ...] = (200, 200)  # units of each hidden layer
-    data: Replay = field(  # transitions [B, ...]
+    data: Replay = field(  # mini-batches of transitions [B, ...]
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=100, warmup=1_000, updates=5)
     )
 

@@ -44,7 +44,7 @@ class Config:
     lam: float = within(0.95, 0, 1)  # lambda of the advantage estimate GAE(lambda)
     lr: float = within(3e-4, 0)  # Adam's learning rate at the first step
     lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, 0 anneals it away
-    kl_target: float = within(0.01, 1e-12)  # d_targ, KL divergence of the old policy from the new, in nats
+    kl_target: float = within(0.01, 0)  # d_targ, KL divergence of the old policy from the new, in nats
     beta: float = within(1.0, 0)  # beta, weight of the penalty before the first rollout
     epochs: int = within(10, 1)  # K, passes over a rollout
     minibatch: int = within(64, 1)  # M, rows of one gradient step

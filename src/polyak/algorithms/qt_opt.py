@@ -52,7 +52,7 @@ class Config:
     epsilon: float = within(0.2, 0, 1)  # probability of a uniform action while acting
     network: str = "mlp"  # builder of the critics
     hidden: tuple[int, ...] = (128, 128)  # units of each hidden layer
-    data: Replay = field(  # transitions [B, ...]
+    data: Replay = field(  # mini-batches of transitions [B, ...]
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=128, warmup=1_000)
     )
 

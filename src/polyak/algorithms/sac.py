@@ -45,7 +45,7 @@ class Config:
     )
     network: str = "mlp"  # builder of policy and critics
     hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer, in all networks
-    data: Replay = field(  # transitions [B, ...]
+    data: Replay = field(  # mini-batches of transitions [B, ...]
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=256, warmup=10_000)
     )
 

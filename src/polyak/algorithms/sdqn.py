@@ -49,7 +49,7 @@ class Config:
     )  # environment steps that epsilon's schedule is a share of; 0: all of the run's
     network: str = "mlp"  # builder of the networks
     hidden: tuple[int, ...] = (128, 128)  # units of each hidden layer, in each dimension's network
-    data: Replay = field(  # transitions [B, ...]
+    data: Replay = field(  # mini-batches of transitions [B, ...]
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=128, warmup=1_000)
     )
 

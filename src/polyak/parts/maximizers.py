@@ -29,9 +29,10 @@ def cross_entropy(
     least   of each standard deviation, so that the search does not stand still
     """
 
-    def iteration(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+    def iteration(carry: tuple, number: Array) -> tuple[tuple, None]:
         mean, std, best, best_value = carry
-        action = jnp.clip(mean + std * jax.random.normal(key, (samples, *shape)), -1.0, 1.0)
+        noise = jax.random.normal(jax.random.fold_in(key, number), (samples, *shape))
+        action = jnp.clip(mean + std * noise, -1.0, 1.0)
         worth = value(action)
         _, index = jax.lax.top_k(worth.T, elites)  # [B, M]
         elite = jnp.take_along_axis(action.swapaxes(0, 1), index[..., None], axis=1)  # [B, M, A]
@@ -42,7 +43,7 @@ def cross_entropy(
         return (elite.mean(axis=1), jnp.maximum(elite.std(axis=1), least), best, best_value), None
 
     start = jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape), jnp.full(shape[0], -jnp.inf)
-    (_, _, best, _), _ = jax.lax.scan(iteration, start, jax.random.split(key, iterations))
+    (_, _, best, _), _ = jax.lax.scan(iteration, start, jnp.arange(iterations))
     return best
 
 
