@@ -157,7 +157,7 @@ def loss(cfg: Config, params: tuple, beta: Array, rows: Minibatch) -> tuple[Arra
     policy, critic = params
     pi = policy(rows.obs)
     advantage = rows.advantage
-    if cfg.normalize_advantage:
+    if cfg.normalize_advantage and advantage.size > 1:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     # L^KLPEN = E[pi_theta(a|s) / pi_old(a|s) A - beta KL(pi_old(.|s), pi_theta(.|s))]      eq. 8
     ratio = jnp.exp(pi.log_prob(rows.action) - rows.log_prob)

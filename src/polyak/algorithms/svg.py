@@ -75,8 +75,8 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
     network = build(cfg.network)
     policy = TanhGaussian(network(key_policy, spec.obs, 2 * spec.action.size, cfg.hidden))
     critic = network(key_critic, (spec.obs, spec.action), 1, cfg.hidden)
-    opt_states = optimizer.init(policy), optimizer.init(critic)
-    return State(policy, critic, copy(critic), *opt_states, start_clock())
+    policy_opt_state, critic_opt_state = optimizer.init(policy), optimizer.init(critic)
+    return State(policy, critic, copy(critic), policy_opt_state, critic_opt_state, start_clock())
 
 
 def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
