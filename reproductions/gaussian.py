@@ -1,7 +1,7 @@
-"""The diagonal Gaussian policy of PPO beside SciPy's normal distribution (A5).
+"""The Gaussian policies of PPO beside SciPy's normal distribution (A4, A5).
 
-PPO's `sigma` chooses between one sigma per action that does not depend on the state, and sigma(s). Weights are
-drawn at random and widely, so that the two differ. The probability comes from `act`, the entropy from what `update`
+PPO's `sigma` chooses: one number for all actions (A4), or one for each: fixed, a parameter, or sigma(s) (A5). Weights
+are drawn at random and widely, so that they differ. The probability comes from `act`, the entropy from what `update`
 logs; the reference is made in float64 from the network's outputs.
 """
 
@@ -19,7 +19,8 @@ from polyak import algorithms
 from polyak.interface import Batch, Box, OnPolicy, Spec
 from reproductions.finding import Finding, main
 
-MODES, SIZES, DRAWS, ROWS, TOLERANCE = ("parameter", "state"), (1, 2, 6), 10, 64, 1e-5
+SIZES, DRAWS, ROWS, TOLERANCE = (1, 2, 6), 10, 64, 1e-5
+MODES = {"A4": ("isotropic",), "A5": ("fixed", "parameter", "state")}  # of sigma, by row
 ppo = algorithms.find("ppo")
 
 
@@ -31,11 +32,11 @@ class Errors(NamedTuple):
     variation: float
 
 
-def agrees_with_scipy() -> Finding:
-    """Log-probability and entropy in both modes, over generated weights, observations and actions."""
+def errors_of(row: str) -> tuple[dict[str, Errors], dict[str, bool], str]:
+    """What the kinds of sigma of a row have against SciPy, over generated weights, observations and actions."""
     found = {
         mode: Errors(*np.max([compare(mode, size, draw) for size in SIZES for draw in range(DRAWS)], axis=0))
-        for mode in MODES
+        for mode in MODES[row]
     }
     claims = {}
     for mode, errors in found.items():
@@ -44,11 +45,29 @@ def agrees_with_scipy() -> Finding:
             claims[f"sigma = {mode}: {name} is SciPy's within {TOLERANCE:g} (found {error:.1e})"] = (
                 error < TOLERANCE
             )
-    claims["sigma = parameter is the same in every state"] = found["parameter"].variation == 0
-    claims["sigma = state differs between states"] = found["state"].variation > 0.1
     largest = max(max(errors.log_prob, errors.entropy) for errors in found.values())
-    cases = len(MODES) * len(SIZES) * DRAWS * ROWS
-    return Finding(claims, f"largest relative error {largest:.1e} over {cases:,} generated cases")
+    cases = len(found) * len(SIZES) * DRAWS * ROWS
+    return found, claims, f"largest relative error {largest:.1e} over {cases:,} generated cases"
+
+
+def diagonal() -> Finding:
+    """Log-probability and entropy where sigma is fixed, a parameter for each action, or a function of the state."""
+    found, claims, figure = errors_of("A5")
+    claims["sigma = fixed and parameter are the same in every state"] = (
+        found["fixed"].variation == found["parameter"].variation == 0
+    )
+    claims["sigma = state differs between states"] = found["state"].variation > 0.1
+    return Finding(claims, figure)
+
+
+def isotropic() -> Finding:
+    """Log-probability and entropy where one sigma serves all actions."""
+    _, claims, figure = errors_of("A4")
+    sizes = {
+        size: policy("isotropic", size)[2].init(jax.random.key(0)).policy.log_sigma.size for size in SIZES
+    }
+    claims["it has one parameter, however many actions there are"] = set(sizes.values()) == {1}
+    return Finding(claims, figure)
 
 
 def compare(mode: str, num_actions: int, seed: int) -> Errors:
@@ -94,11 +113,11 @@ def policy(mode: str, num_actions: int) -> tuple[Any, Spec, Programs]:
 
 def mean_and_log_sigma(mode: str, actor: Any, obs: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Both [N, A] in float64, from the network's outputs."""
-    out = np.asarray(actor.net(obs), np.float64)
-    if mode == "parameter":
-        return out, np.broadcast_to(np.asarray(actor.log_sigma, np.float64), out.shape)
-    mean, log_sigma = np.split(out, 2, axis=-1)
-    return mean, np.clip(log_sigma, -5.0, 2.0)
+    mean, log_sigma = np.asarray(actor.net(obs), np.float64), np.asarray(actor.log_sigma, np.float64)
+    if mode == "state":
+        mean, offset = np.split(mean, 2, axis=-1)
+        log_sigma = np.clip(log_sigma + offset, -5.0, 2.0)
+    return mean, np.broadcast_to(log_sigma, mean.shape)
 
 
 def relative(found: Any, wanted: np.ndarray) -> float:
@@ -108,4 +127,4 @@ def relative(found: Any, wanted: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main({"A5": agrees_with_scipy})
+    main({"A4": isotropic, "A5": diagonal})

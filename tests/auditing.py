@@ -169,12 +169,13 @@ def drive(
     seeds: Sequence[int] = (0,),
     num_envs: int = 2,
     asynchronous: bool = False,
+    strict: bool = False,
 ) -> InGraph | Host:
     """The driver that a world asks for; `world` is what `polyak.envs.find.find` gives."""
     spec = dataclasses.replace(world.spec, num_envs=num_envs)
     if isinstance(world, Environment):
-        return InGraph(algorithm, cfg, world, spec, seeds)
-    return Host(algorithm, cfg, world.make(len(seeds) * num_envs, asynchronous), spec, seeds)
+        return InGraph(algorithm, cfg, world, spec, seeds, strict)
+    return Host(algorithm, cfg, world.make(len(seeds) * num_envs, asynchronous), spec, seeds, strict)
 
 
 def ring_of(carry: Any) -> Any:

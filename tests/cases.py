@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from polyak.algorithms import find
@@ -76,28 +77,81 @@ class Case:
 
 
 SMALL = {"hidden": (8,)}
+WIDE = {"hidden": (32, 32)}
+RING = {"capacity": 1000, "batch_size": 32, "warmup": 100, "steps": 4, "updates": 40}
+TABLE = {
+    **{
+        "huber": 0.0,
+        "lr": 0.01,
+        "tau": 1.0,
+        "period": 4,
+        "max_norm": 1e3,
+        "epsilon": 0.5,
+        "epsilon_end": 0.5,
+    },
+    "data": {"capacity": 200, "batch_size": 16, "warmup": 40, "steps": 4, "updates": 40, "clip": None},
+}
+TRUSTING = {
+    **{"lam": 1.0, "delta": 0.02, "value_lr": 0.02, "value_epochs": 20, "value_parts": 2},
+    "data": {"steps": 20},
+}
 CASES = [
+    Case(
+        name="a2c",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={
+            **{"lr": 0.05, "lr_end": 0.02, "horizon": 40_000, "max_norm": 1e3, "entropy": 0.0},
+            "data": {"steps": 20},
+        },
+        rungs=500,
+        constant=1000,
+        small=SMALL,
+    ),
+    Case(
+        name="ddpg",
+        value=lambda state, obs: state.critic((obs, jnp.tanh(state.actor(obs))))[..., 0],
+        learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "sigma": 0.5, **WIDE, "data": RING},
+        rungs=200,
+        constant=250,
+        small=SMALL,
+        squashed=True,
+    ),
+    Case(
+        name="double_dqn",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={**TABLE, **WIDE, "lr": 3e-3, "tau": 0.1, "period": 1},
+        rungs=60,
+        constant=250,
+        small={**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3},
+        at_once={"period": 1},
+    ),
     Case(
         name="dqn",
         value=lambda state, obs: state.q(obs).max(axis=-1),
-        learns={
-            **{"huber": 0.0, "lr": 0.01, "tau": 1.0, "period": 4, "max_norm": 1e3},
-            **{"epsilon": 0.5, "epsilon_end": 0.5},
-            "data": {
-                "capacity": 200,
-                "batch_size": 16,
-                "warmup": 40,
-                "steps": 4,
-                "updates": 40,
-                "clip": None,
-            },
-        },
+        learns=TABLE,
         rungs=60,
         constant=250,
         small={**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3},
         at_once={"period": 1},
         whole={"period": 3, "tau": 0.4, "lr": 1e-2, "lr_end": 0.1, "horizon": 48, "max_norm": 0.5},
         few=True,
+    ),
+    Case(
+        name="naf",
+        value=lambda state, obs: state.q(obs)[..., 0],
+        learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},
+        rungs=200,
+        constant=250,
+        small=SMALL,
+        squashed=True,
+    ),
+    Case(
+        name="npg",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns=TRUSTING,
+        rungs=100,
+        constant=150,
+        small={**SMALL, "iterations": 3, "value_epochs": 2, "value_parts": 2},
     ),
     Case(
         name="ppo",
@@ -116,6 +170,59 @@ CASES = [
         few=True,
     ),
     Case(
+        name="ppo_kl",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={
+            **{"lr": 0.05, "lr_end": 0.02, "horizon": 20_000, "minibatch": 20, "epochs": 8, "max_norm": 1e3},
+            **{"lam": 1.0, "data": {"steps": 20}},
+        },
+        rungs=200,
+        constant=500,
+        small={**SMALL, "epochs": 2},
+    ),
+    Case(
+        name="qt_opt",
+        value=lambda state, obs: jnp.max(
+            jnp.stack([state.critics.first((obs, jnp.full_like(obs, a))) for a in np.linspace(-1, 1, 41)]),
+            axis=(0, -1),
+        ),
+        learns={"lr": 3e-3, "tau": 0.3, "epsilon": 0.5, "samples": 16, **WIDE, "data": RING},
+        rungs=200,
+        constant=250,
+        small={**SMALL, "samples": 8, "elites": 3},
+        squashed=True,
+    ),
+    Case(
+        name="sac",
+        value=lambda state, obs: state.critics((obs, state.policy(obs).mode()))[..., 0].min(axis=0),
+        learns={"lr": 3e-3, "tau": 0.1, "alpha": 1e-3, **WIDE, "data": RING},
+        rungs=200,
+        constant=300,
+        small=SMALL,
+        squashed=True,
+    ),
+    Case(
+        name="sdqn",
+        value=lambda state, obs: state.q[0]((obs, obs[:, :0])).max(axis=-1),
+        learns={
+            **{"lr": 1e-3, "tau": 0.1, "bins": 6, "epsilon": 0.5, "epsilon_end": 0.5},
+            **{**WIDE, "data": RING},
+        },
+        rungs=200,
+        constant=300,
+        small={**SMALL, "bins": 4},
+        squashed=True,
+    ),
+    Case(
+        name="svg",
+        value=lambda state, obs: state.critic((obs, state.policy(obs).mode()))[..., 0],
+        learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, **WIDE, "data": RING},
+        rungs=200,
+        constant=250,
+        small=SMALL,
+        squashed=True,
+    ),
+    Case(
         name="td3",
         value=lambda state, obs: state.critics((obs, jnp.tanh(state.actor(obs))))[..., 0].min(axis=0),
         learns={
@@ -130,6 +237,14 @@ CASES = [
         whole={"actor_lr": 1e-2, "critic_lr": 3e-3, "tau": 0.1, "delay": 2},
         squashed=True,
         few=True,
+    ),
+    Case(
+        name="trpo",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns=TRUSTING,
+        rungs=100,
+        constant=150,
+        small={**SMALL, "iterations": 3, "value_epochs": 2, "value_parts": 2},
     ),
 ]
 

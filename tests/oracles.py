@@ -221,6 +221,133 @@ def gae(
     return A
 
 
+# ---- natural gradients
+
+
+def flat(tree: Any) -> np.ndarray:
+    """All numbers of a tree in one row, float64."""
+    return np.concatenate([np.asarray(x, float).ravel() for x in jax.tree.leaves(tree)])
+
+
+def unflat(tree: Any, numbers: np.ndarray) -> Any:
+    """A tree of the same shapes with other numbers."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = np.cumsum([np.size(x) for x in leaves])[:-1]
+    parts = zip(np.split(numbers, places), leaves, strict=True)
+    return jax.tree.unflatten(structure, [part.reshape(np.shape(leaf)) for part, leaf in parts])
+
+
+def log_prob(policy: Any, obs: np.ndarray, action: Any) -> float:
+    """log pi(a|s) of one row: a softmax, or a Gaussian with log sigma as a parameter; tanh networks."""
+    out = mlp(policy.net, obs, "tanh")
+    if not hasattr(policy, "log_sigma"):
+        return float(out[int(action)] - np.log(np.exp(out).sum()))
+    log_sigma = np.asarray(policy.log_sigma, float)
+    z = (np.asarray(action, float) - out) / np.exp(log_sigma)
+    return float((-0.5 * z**2 - log_sigma - 0.5 * math.log(2 * math.pi)).sum())
+
+
+def score(policy: Any, obs: np.ndarray, action: Any) -> np.ndarray:
+    """The gradient of log pi(a|s) in all parameters, in the order of `flat`."""
+    out = mlp(policy.net, obs, "tanh")
+    if hasattr(policy, "log_sigma"):
+        sigma = np.exp(np.asarray(policy.log_sigma, float))
+        z = (np.asarray(action, float) - out) / sigma
+        slope, rest = z / sigma, z**2 - 1
+    else:
+        slope, rest = np.eye(len(out))[int(action)] - np.exp(out) / np.exp(out).sum(), np.zeros(0)
+    layers = mlp_gradient(policy.net, np.asarray(obs)[None], slope[None], "tanh")[0]
+    return np.concatenate([*(x.ravel() for layer in layers for x in layer), rest])
+
+
+def chances(policy: Any, obs: np.ndarray) -> list[tuple[Any, float]]:
+    """Actions and their weights in an expectation over pi(.|s): all of them, or the nodes of a quadrature.
+
+    Three nodes a dimension are exact up to the fifth power; a product of two scores has the fourth at most.
+    """
+    out = mlp(policy.net, obs, "tanh")
+    if not hasattr(policy, "log_sigma"):
+        return list(enumerate(np.exp(out) / np.exp(out).sum()))
+    sigma = np.exp(np.asarray(policy.log_sigma, float))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    places = np.stack(np.meshgrid(*[nodes] * len(out), indexing="ij"), axis=-1).reshape(-1, len(out))
+    shares = np.stack(np.meshgrid(*[weights] * len(out), indexing="ij"), axis=-1).reshape(-1, len(out))
+    return [
+        (out + sigma * z, share)
+        for z, share in zip(places, shares.prod(axis=1) / (2 * math.pi) ** (len(out) / 2), strict=True)
+    ]
+
+
+def fisher(policy: Any, obs: np.ndarray) -> np.ndarray:
+    """E[grad log pi grad log pi^T] over the rows [n, D] and the policy's own actions, a whole matrix."""
+    total = 0.0
+    for row in obs:
+        for action, chance in chances(policy, row):
+            g = score(policy, row, action)
+            total = total + chance * np.outer(g, g)
+    return total / len(obs)
+
+
+def kl(old: Any, new: Any, obs: np.ndarray) -> float:
+    """E[KL(old(.|s) || new(.|s))] over the rows [n, D], from the two log-probabilities; exact like `chances`."""
+    total = 0.0
+    for row in obs:
+        for action, chance in chances(old, row):
+            total += chance * (log_prob(old, row, action) - log_prob(new, row, action))
+    return total / len(obs)
+
+
+def natural_gradient(policy: Any, batch: Batch, advantage: np.ndarray, damping: float) -> tuple:
+    """(F + damping I)^-1 g by a dense solve, and g = E[grad log pi(a|s) A]."""
+    rows = list(np.ndindex(advantage.shape))
+    g = sum(advantage[i] * score(policy, batch.obs[i], batch.action[i]) for i in rows) / len(rows)
+    matrix = fisher(policy, np.reshape(batch.obs, (len(rows), -1)))
+    return np.linalg.solve(matrix + damping * np.eye(len(g)), g), g
+
+
+def fitted_value(
+    critic: Any, adam: Adam, obs: np.ndarray, target: np.ndarray, key: jax.Array, epochs: int, parts: int
+) -> Any:
+    """Regression on a rollout [T, N, ...]: in each epoch the times are shuffled and cut into equal parts."""
+    times = len(target)
+    size = max(1, times // parts)
+    for epoch in range(epochs):
+        order = np.argsort(np.asarray(jax.random.uniform(jax.random.fold_in(key, epoch), times)))
+        for part in range(times // size):
+            which = order[part * size : (part + 1) * size]
+            x, y = obs[which].reshape(-1, obs.shape[-1]), target[which].ravel()
+            error = mlp(critic, x, "tanh")[:, 0] - y
+            grads = mlp_gradient(critic, x, 2 * error[:, None] / len(y), "tanh")[0]
+            critic = adam.step(critic, unflat(critic, flat(grads)))
+    return critic
+
+
+# ---- whole updates
+
+
+def assert_follows(
+    update: Callable[[Any, Batch, jax.Array], Any],
+    state: Any,
+    slow: Any,
+    batches: list[Batch],
+    atol: float = 2e-4,
+) -> None:
+    """Several updates by an algorithm beside a slow class: every field of the state that the class has stays equal.
+
+    slow  has a method `update(batch, key)`, and attributes named like fields of the state
+    """
+    for number, batch in enumerate(batches):
+        state = update(state, batch, jax.random.key(number)).state
+        slow.update(batch, jax.random.key(number))
+        followed = [name for name in vars(slow) if hasattr(state, name)]
+        assert len(followed) > 1
+        for name in followed:
+            got, want = jax.tree.leaves(getattr(state, name)), jax.tree.leaves(getattr(slow, name))
+            assert len(got) == len(want)
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol, err_msg=f"{name}, update {number}")
+
+
 # ---- whole updates: what an algorithm makes of several rollouts, in the order of its pseudocode
 
 

@@ -225,7 +225,8 @@ def test_a_list_may_be_given_in_parts():
     [
         *[("3", 3), ("-1", -1), ("1e3", 1000), ("1_000", 1000), ("2.0", 2.0), ("0.5", 0.5), ("NaN", "NaN")],
         *[("true", True), ("False", False), ("None", None), ("null", None), ("dense", "dense")],
-        ("[1, 2.5]", [1, 2.5]),
+        *[("[1, 2.5]", [1, 2.5]), ("1,2,3", [1, 2, 3]), ("(0.5, 1e3)", [0.5, 1000]), ("7,", [7])],
+        *[("a,b", "a,b"), ("[1, a]", "[1, a]")],
     ],
 )
 def test_values_of_an_environment_are_what_they_look_like(text, value):
@@ -255,6 +256,9 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
         ("train td3 X --no-preset=1", "--no-preset takes no value"),
         ("train td3 X --driver host2", "one of auto, graph, host"),
         ("train td3 X --name a/b", "must be a folder name"),
+        (f"train td3 X --name {'x' * 300}", "--name has 300 bytes"),
+        ("list envs nosuchworld", "none of the envs has 'nosuchworld'"),
+        ("watch td3", "polyak watch td3 ENV"),
         ("evaluate runs/x --episodes 0", "--episodes is 0, but must be at least 1"),
         ("evaluate td3", "polyak evaluate td3 ENV"),
         ("evaluate td3 Pendulum-v1", "no run of td3 on Pendulum-v1"),
@@ -282,6 +286,10 @@ def fitting(kind):
         ("train ppo CartPol-v1", "CartPole-v1"),
         ("train ppo jax:CartPole-v1 --config.lrr 1e-3", "did you mean 'lr'?"),
         ("train ppo jax:CartPole-v1 --config.lr fast", "must be a number"),
+        ("train ppo jax:CartPole-v1 --config.lr inf", "lr is inf, but must be finite"),
+        ("train ppo jax:CartPole-v1 --config.hidden 0", "hidden is (0,), but must be at least 1"),
+        ("train dqn jax:CartPole-v1 --config.hidden 8,-4", "hidden is (8, -4), but must be at least 1"),
+        ("train ppo jax:CartPole-v1 --env.gravity inf", "gravity must be a number"),
         ("train ppo jax:CartPole-v1 --config.lr -1", "lr is -1.0, but must be at least 0"),
         ("train ppo jax:CartPole-v1 --env.gravty 1", "did you mean 'gravity'?"),
         ("train ppo jax:CartPole-v1 --driver host", "--driver host"),
@@ -420,13 +428,31 @@ def test_list_shows_environments_as_they_are_typed(capsys):
     assert {"jax:CartPole-v1", "Pendulum-v1"} <= set(capsys.readouterr().out.split())
 
 
+def test_a_list_of_environments_may_be_narrowed(capsys):
+    assert main(["list", "envs", "cartpole"]) == 0
+    said = capsys.readouterr().out.split()
+    assert {"jax:CartPole-v1", "CartPole-v1"} <= set(said)
+    assert "Pendulum-v1" not in said
+    assert main(["list", "envs", "jax:*Car-v?"]) == 0
+    assert capsys.readouterr().out.split() == ["jax", "jax:MountainCar-v0"]
+    assert main(["list", "algorithms", "TD"]) == 0
+    assert capsys.readouterr().out.startswith("td3 ")
+
+
+def test_the_columns_of_evaluations_stand_below_one_another(out, capsys):
+    assert main(["resume", str(out / "tiny")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "±" in line]
+    assert len(lines) == 2
+    assert len({line.index("±") for line in lines}) == len({line.index("(") for line in lines}) == 1
+
+
 def test_a_gymnasium_run_is_trained_and_its_evaluation_filmed(capsys, tmp_path, monkeypatch):
     from polyak.runs.run import load
 
     monkeypatch.chdir(tmp_path)
     line = "ppo CartPole-v1 --steps 128 --config.data.steps 64 --config.epochs 1 --config.hidden 8 --eval-episodes 2"
     assert main(["train", *line.split(), "--no-preset", "--eval-every", "128", "--name", "gym"]) == 0
-    assert main(["watch", "runs/gym", "--episodes", "2"]) == 0
+    assert main(["watch", "ppo", "CartPole-v1", "--episodes", "2"]) == 0
     said = capsys.readouterr().out
     seen = [float(x) for x in re.findall(r"^episode \d: return (\S+)$", said, re.MULTILINE)]
     assert said.splitlines()[-1] == "runs/gym/videos/128.mp4"

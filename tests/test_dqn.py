@@ -150,7 +150,7 @@ MANY = 4000
 def actor_of_many(env_steps):
     go = jax.jit(lambda a, o, key: dqn.act(ANNEALED, SPEC, a, (), o, key, True)[0], compiler_options=QUICK)
     state = start()
-    state = state.replace(clock=state.clock._replace(env_steps=jnp.int32(env_steps)))
+    state = state.replace(clock=state.clock.at(env_steps))
     obs = np.repeat(np.ones((1, 3), np.float32), MANY, axis=0)
     return np.asarray(go(dqn.actor(state), obs, jax.random.key(5))), int(mlp(state.q, np.ones(3)).argmax())
 

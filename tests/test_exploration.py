@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.parts.exploration import epsilon_greedy, gaussian
+from polyak.parts.exploration import epsilon_greedy, gaussian, ornstein_uhlenbeck
 
 M = 20_000
 
@@ -64,3 +64,33 @@ def test_gaussian_noise_is_clipped_to_its_bounds():
 def test_gaussian_noise_of_no_width_changes_nothing():
     action = jnp.linspace(-1, 1, 9)[:, None]
     np.testing.assert_array_equal(gaussian(jax.random.key(0), action, 0.0), action)
+
+
+@pytest.mark.parametrize(("theta", "sigma", "dt"), [(0.15, 0.2, 1.0), (1.0, 0.3, 0.1), (2.0, 1.0, 0.5)])
+def test_ornstein_uhlenbeck_noise_has_the_moments_of_its_equation(theta, sigma, dt):
+    """Mean 0, variance sigma^2 / (2 theta), and correlation exp(-theta lag dt) of steps that are `lag` apart."""
+    count, steps = 4000, 60
+
+    def step(x, key):
+        x = ornstein_uhlenbeck(key, x, sigma, theta, dt)
+        return x, x
+
+    stationary = sigma / np.sqrt(2 * theta) * np.random.default_rng(0).normal(size=count).astype(np.float32)
+    _, path = jax.lax.scan(step, jnp.asarray(stationary), jax.random.split(jax.random.key(1), steps))
+    path, variance = np.asarray(path, float), sigma**2 / (2 * theta)
+    assert abs(path[-1].mean()) < 4 * np.sqrt(variance / count)
+    np.testing.assert_allclose(path[-1].var(), variance, rtol=0.12)
+    for lag in (1, 3, 10):
+        found = np.mean([np.corrcoef(path[t], path[t + lag])[0, 1] for t in range(0, steps - lag, 7)])
+        np.testing.assert_allclose(found, np.exp(-theta * lag * dt), atol=0.03)
+
+
+def test_two_half_steps_of_the_noise_are_one_whole_step():
+    """In distribution: its mean shrinks by exp(-theta dt), its variance grows alike."""
+    x = jnp.ones(20_000)
+    one = ornstein_uhlenbeck(jax.random.key(0), x, 0.5, 1.0, 1.0)
+    half = ornstein_uhlenbeck(jax.random.key(1), x, 0.5, 1.0, 0.5)
+    two = ornstein_uhlenbeck(jax.random.key(2), half, 0.5, 1.0, 0.5)
+    np.testing.assert_allclose(np.mean(one), np.exp(-1), atol=0.01)
+    np.testing.assert_allclose(np.mean(two), np.mean(one), atol=0.015)
+    np.testing.assert_allclose(np.std(two), np.std(one), rtol=0.03)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,13 +15,14 @@ from auditing import QUICK, assert_same_bits, drive, state_of
 from cases import CASE
 
 from polyak.algorithms import find as find_algorithm
-from polyak.drivers import program
+from polyak.cli import main
+from polyak.drivers import program, validate
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
 from polyak.envs.find import find
 from polyak.errors import EnvironmentFault
-from polyak.interface import Box, Discrete, Spec
+from polyak.interface import Box, Discrete, Spec, Transition
 from polyak.pytree import pytree, static
 from polyak.runs.run import load, train
 from polyak.store import checkpoint
@@ -129,14 +131,14 @@ def gym_of(how, at, lane=1, length=50):
     return GymnasiumFactory("Faulty", {"how": how, "at": at, "lane": lane, "length": length}, entry=FaultyGym)
 
 
-def driver_of(name, place, how, at, seeds=(0,)):
+def driver_of(name, place, how, at, seeds=(0,), strict=True):
     """A driver over three environments of each seed, of which number 1 (of the first seed) goes wrong."""
     algorithm, cfg = config(name)
     if place == "host":
-        return drive(algorithm, cfg, gym_of(how, at), seeds, 3)
-    driver = drive(algorithm, cfg, Faulty(how=how, at=at), seeds, 3)
+        return drive(algorithm, cfg, gym_of(how, at), seeds, 3, strict=strict)
+    driver = drive(algorithm, cfg, Faulty(how=how, at=at), seeds, 3, strict=strict)
     start = np.asarray(driver.start().episodes.obs)[0, 1, 0]
-    return drive(algorithm, cfg, Faulty(how=how, at=at, lane=jnp.float32(start)), seeds, 3)
+    return drive(algorithm, cfg, Faulty(how=how, at=at, lane=jnp.float32(start)), seeds, 3, strict=strict)
 
 
 def values_of(carry):
@@ -214,6 +216,112 @@ def test_a_first_observation_that_is_not_finite_is_the_environments_fault():
     with pytest.raises(EnvironmentFault, match="environment 1, seed 0: observation"):
         driver.advance(driver.start(), 6)
     driver.close()
+
+
+# ---- outside the declared bounds
+
+
+@pytest.mark.parametrize(("name", "place"), [("dqn", "host"), ("ppo", "graph")])
+def test_an_observation_outside_its_bounds_is_learned_from_and_noted_with_value_bound_and_count(name, place):
+    how = "observation is outside"
+    driver = driver_of(name, place, how, LATE, strict=False)
+    carry = driver.advance(driver.start(), 2)
+    assert driver.notes == {}
+    before = values_of(carry)
+    carry = driver.advance(carry, 3)
+    driver.close()
+    (said,) = driver.notes.values()
+    assert re.match(
+        rf"step {LATE}, environment 1, seed 0: observation\[[01]\] is [23]\.\d+, above its upper bound 1 "
+        r"\(1 of \d+ rows so far\);.* --strict-spaces stops",
+        said,
+    ), said
+    assert not all(
+        np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (before, values_of(carry))), strict=True)
+    )
+
+
+@pytest.mark.parametrize("how", ["observation is NaN", "observation is infinite"])
+@pytest.mark.parametrize(("name", "place"), [("dqn", "host"), ("ppo", "graph")])
+def test_an_observation_that_is_not_finite_stops_whatever_its_bounds(name, place, how):
+    driver = driver_of(name, place, how, LATE, strict=False)
+    with pytest.raises(
+        EnvironmentFault, match=rf"step {LATE}, environment 1, seed 0: observation is not finite"
+    ):
+        driver.advance(driver.start(), 5)
+    driver.close()
+
+
+def test_seeds_side_by_side_note_what_is_outside_too():
+    one = driver_of("ppo", "graph", "observation is outside", EARLY, (4,), strict=False)
+    driver = SideBySide(one.algorithm, one.cfg, one.env, one.spec, (4, 5, 6), threads=2)
+    driver.advance(driver.start(), 2)
+    driver.close()
+    assert re.search(rf"step {EARLY}, environment 1, seed 4: observation", driver.notes["outside"])
+
+
+def looked_at(space, obs, next_obs):
+    zero = np.zeros((2, 1), np.float32)
+    rollout = Transition(obs, zero, zero, next_obs, zero > 0, zero > 0)
+    spec = Spec(space, Discrete(2))
+    return spec, validate.look(spec, rollout, np)
+
+
+def test_the_component_of_a_part_of_a_dict_is_named_by_its_place_in_the_array():
+    space = {"a": Discrete(3), "b": Box((2, 2), (0.0, 0.0, -1.0, 0.0), 5.0)}
+    obs = {"a": np.zeros((2, 1), np.int32), "b": np.ones((2, 1, 2, 2), np.float32)}
+    bad = {"a": obs["a"], "b": obs["b"].copy()}
+    bad["b"][1, 0, 1, 0] = -1.5
+    spec, found = looked_at(space, obs, bad)
+    said = validate.outside_note(spec, found, 3, 4)
+    assert (
+        "step 1, environment 0, seed 3: observation['b'][1, 0] is -1.5, below its lower bound -1 (1 of 4"
+        in said
+    )
+
+
+def test_an_integer_that_its_space_does_not_have_is_never_learned_from():
+    zero = np.zeros((2, 1), np.int32)
+    _, found = looked_at(Discrete(3), zero, zero + 3)
+    assert found.fault.tolist() == [0, 0, 2]
+
+
+LEAVING = """
+import gymnasium, numpy as np
+
+class Leaving(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.array([0.0, 1.003 if self.t == 3 else 0.0], np.float32), 1.0, False, self.t == 5, {}
+"""
+
+
+def test_a_run_warns_once_of_what_leaves_its_bounds_also_over_a_resume(tmp_path, monkeypatch, capsys):
+    (tmp_path / "leaving_worlds.py").write_text(LEAVING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = "train ppo leaving_worlds:Leaving --steps 48 --config.data.steps 8 --config.minibatch 8 --eval-every 16"
+    line += " --config.hidden 4 --eval-episodes 1 --out ."
+    assert main([*line.split(), "--name", "x"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("warning:") == 1
+    assert (
+        "step 2, environment 0, seed 0: observation[1] is 1.003, above its upper bound 1 (2 of 8 rows" in said
+    )
+    for number in ("00000048", "00000032"):
+        shutil.rmtree(tmp_path / "x" / "checkpoints" / number)
+    assert main(["resume", "x", "--trust", "leaving_worlds:Leaving"]) == 0
+    assert "warning:" not in capsys.readouterr().err
+    assert main([*line.split(), "--name", "y", "--strict-spaces"]) == 2
+    assert "observation is not finite and inside its space" in capsys.readouterr().err
 
 
 # ---- shapes and types

@@ -16,7 +16,7 @@ import scipy.stats
 from polyak.errors import UserError
 from polyak.show.curve import count_label, draw_curve, interquartile_mean, iqm_interval
 from polyak.show.terminal import Progress, Terminal, clock, count
-from polyak.show.video import Painter, best_render_mode, caption, draw_state, write_video
+from polyak.show.video import Painter, best_render_mode, caption, draw_state, enlarged, write_video
 
 mujoco = pytest.importorskip("mujoco")
 from polyak.show.raycast import RayCaster, _square_wave
@@ -207,6 +207,17 @@ def test_caption_changes_the_corner_only():
     assert (marked[60:] == 200).all()
 
 
+def test_a_small_picture_is_enlarged_until_its_caption_can_be_read_and_a_large_one_stays():
+    small = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+    large = enlarged(small)
+    assert large.shape == (448, 448, 3)
+    assert np.array_equal(large[::7, ::7], small)
+    assert enlarged(large) is large
+    marked = caption(large, "ppo  my_module:MyEnv  40,960 steps  step 200  return 1,234.5")
+    assert (marked != large).any(axis=(0, 2))[:-5].any()
+    assert np.array_equal(marked[:, -5:], large[:, -5:])  # the label ends before the picture does
+
+
 # ---- video files
 
 
@@ -333,6 +344,14 @@ def test_curve_is_a_png_of_its_size(tmp_path, seeds):
     assert os.listdir(path.parent) == ["curve.png"]
 
 
+@pytest.mark.parametrize("scale", [1e-5, 100.0, -12345.678])
+def test_the_label_of_the_returns_is_never_cut(tmp_path, scale):
+    lines = [{"env_steps": k, "eval/return": scale * (1 + 1e-3 * k)} for k in range(1, 9)]
+    picture = imageio.imread(draw_curve(tmp_path / "a.png", lines))[..., :3]
+    assert (picture[:, :4] == 255).all()
+    assert (picture[300:500, 4:60] < 128).any()  # there it stands
+
+
 def test_curve_takes_gaps_single_points_seeds_of_different_length_and_nan(tmp_path):
     lines = [{"env_steps": 10, "eval/return": 1.0}, {"env_steps": 20, "eval/return": float("nan")}]
     draw_curve(tmp_path / "a.png", lines)
@@ -416,7 +435,7 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         "1,000/100,000 steps  1%  2k/s  0:50 left  return -101.0",
         "21,000/100,000 steps  21%  2k/s  0:40 left  return -121.0",
         "41,000/100,000 steps  41%  2k/s  0:30 left  return -141.0",
-        " 60,000 steps  evaluation -150.0 ± 12.5  (3 seeds)",
+        " 60,000 steps  evaluation  -150.0 ±   12.5  (3 seeds)",
         "60,000 of 100,000 steps in 0:30, 1.97k steps/s",
     ]
 
@@ -456,7 +475,7 @@ def test_ascii_streams_are_written_to():
     stream = io.TextIOWrapper(raw, encoding="ascii")
     with Terminal(stream).progress(10) as progress:
         progress.log_evaluation(10, 1.0, 0.5)
-    assert b"evaluation 1 +- 0.5" in raw.getvalue()
+    assert b"evaluation       1 +-    0.5" in raw.getvalue()
 
 
 def test_update_is_cheap():
@@ -517,7 +536,7 @@ def test_live_line_fits_the_terminal_and_lasting_lines_stay(columns):
     assert max(map(len, drawn)) < columns
     assert any("2,345.6" in line for line in drawn)
     assert any("left" in line for line in drawn)
-    assert "450,000 steps  evaluation 2,400.0 ± 10  (3 seeds)\r\n" in plain
+    assert "450,000 steps  evaluation 2,400.0 ±     10  (3 seeds)\r\n" in plain
     assert "careful" in plain
     assert not re.search(r"\x1b\[(3\d|38;)", written)
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")

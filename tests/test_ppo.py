@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
@@ -386,7 +385,7 @@ def test_sigma_of_the_state_starts_at_log_sigma_and_differs_between_states():
 def test_the_learning_rate_falls_linearly_over_the_horizon(lr_end, env_steps, share):
     cfg = dataclasses.replace(CFG, lr_end=lr_end, horizon=1000, epochs=1, minibatch=T * N)
     state = start(cfg, REAL)
-    state = state.replace(clock=state.clock._replace(env_steps=jnp.int32(env_steps)))
+    state = state.replace(clock=state.clock.at(env_steps))
     batch = on_policy_batch(make_rollout(REAL), cfg.gamma, None)
     done = updater(cfg, REAL)(state, batch, jax.random.key(0))
     np.testing.assert_allclose(done.metrics["lr"], share * cfg.lr, rtol=1e-5)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,12 @@ def test_ctrl_c_prints_what_was_found_so_far(tmp_path):
         f"from pathlib import Path; from reproductions.rows import main; exit(main([], Path({str(path)!r})))"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=rows.HERE.parent, stdout=subprocess.PIPE, text=True) as process:
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # also where the tests run in the background
+    with subprocess.Popen(
+        command, cwd=rows.HERE.parent, stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         assert any("[2/3]" in line for line in process.stdout)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)

@@ -21,12 +21,19 @@ T, N, B, ROLLOUTS = 7, 2, 12, 4
 ACTIONS = {"discrete": Discrete(4), "continuous": Box((2,), -1.0, 1.0)}
 
 
+OWED = 11  # algorithms that were there before the rule; the number only falls
+
+
+def test_every_algorithm_has_an_oracle_of_its_whole_update():
+    assert sum(not case.whole for case in CASE.values()) <= OWED
+
+
 def oracle_of(name):
     """The class `Whole` of an algorithm's own tests."""
     return importlib.import_module(f"test_{name}").Whole
 
 
-@pytest.mark.parametrize(("name", "kind"), KINDS)
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kind in KINDS if CASE[name].whole])
 def test_several_rollouts_teach_what_the_pseudocode_says(name, kind):
     algorithm = algorithms.find(name)
     cfg = algorithm.Config(hidden=(8,), gamma=0.9, **CASE[name].whole)

@@ -1,6 +1,7 @@
 """The command line. Importing this imports no JAX; a command imports what it needs once its words are right."""
 
-import dataclasses
+import contextlib
+import fnmatch
 import os
 import shutil
 import sys
@@ -32,9 +33,9 @@ commands:
   train ALGO ENV             train a policy
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
-  watch RUN                  make a video of a trained policy
+  watch RUN | ALGO ENV       make a video of a trained policy
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
-  list [algorithms|envs]     what there is
+  list [WHAT [PATTERN]]      algorithms and envs that there are
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -48,33 +49,42 @@ Exit codes: 0 done, 2 your mistake (one line says which), 1 ours, 130 stopped by
 
 @dataclass(frozen=True)
 class ResumeOptions:
-    """Where, and what may run."""
+    """Where the run is, how far it goes, and what it may import."""
 
-    out: str = "runs"  # the folder in which the newest run is looked for
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    steps: int | None = within(
+        None, 1
+    )  # another budget, all steps of each seed counted; lengthens a finished run
+    out: str = "runs"  # folder in which the newest run is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How it is played."""
+    """How episodes are played."""
 
-    episodes: int = within(20, 1)  # of each seed
-    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
+    episodes: int = within(20, 1)  # number of episodes of each seed
+    seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     sample: bool = False  # act with exploration
-    json: bool = False  # one line of JSON, the last on stdout
-    out: str = "runs"  # the folder in which the newest run of ALGO ENV is looked for
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    at: int | None = within(None, 0)  # steps of the checkpoint that is played; usually those of the newest
+    best: bool = False  # play the checkpoint that evaluated best, of those that are kept
+    limit: int | None = within(None, 1)  # steps where an episode is cut; usually the run's --eval-limit
+    json: bool = False  # print one line of JSON, the last on stdout
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """Choice of what is filmed."""
+    """What is filmed, and where to."""
 
-    episodes: int = within(1, 1)  # one after the other
-    out: str | None = None  # FILE.mp4 or FILE.gif; usually videos/STEPS.mp4 in the run folder
-    seed: int | None = within(None, 0, 2**31 - 1)  # chooses other episodes
-    policy: int | None = within(None, 0, 2**31 - 1)  # which seed's policy of a run with several; the first
-    trust: tuple[str, ...] = ()  # your own code (my_package.module:MyEnv) that the run may import
+    episodes: int = within(1, 1)  # number of episodes, one after the other
+    out: str | None = None  # file, .mp4 or .gif; usually videos/STEPS.mp4 in the run folder
+    seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
+    policy: int | None = within(
+        None, 0, 2**31 - 1
+    )  # seed whose policy acts, of a run with several; usually the first
+    folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
 
 
 @dataclass(frozen=True)
@@ -155,18 +165,22 @@ def train(said: flags.Said, settings: Settings) -> int:
     algorithm, env = said.words
     algorithms.check(algorithm)
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
-    settings = dataclasses.replace(settings, name=name)
-    say_header(Path(settings.out) / name)
-    from polyak.runs.run import Run, facts, open_run
+    path = Path(settings.out) / name
+    say_header(path)
+    from polyak.runs.run import Run, facts, placed, plan_run
     from polyak.runs.setup import set_up_jax
 
     set_up_jax()
     fields = flags.literals(said.groups.get("env", {}))
     own = flags.literals(said.groups["eval_env"]) if "eval_env" in said.groups else None
     config = said.groups.get("config", {})
-    session, folder, there, note = open_run(algorithm, env, settings, config, fields, own)
-    run = Run(folder.path, env, algorithm)
-    return go_on(run, session, facts(session, note), there)
+    session, note = plan_run(algorithm, env, settings, config, fields, own)
+    with placed(path, settings.name is not None, session, note) as (folder, there):
+        if folder.path != path:
+            say_header(folder.path)
+        run = Run(folder.path, env, algorithm)
+        run.folder = folder  # which is held
+        return go_on(run, session, facts(session, note), there)
 
 
 def resume(said: flags.Said, options: ResumeOptions) -> int:
@@ -176,11 +190,15 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     say_header(folder.path)
     from polyak.runs.run import facts
     from polyak.runs.setup import set_up_jax
+    from polyak.show.terminal import Terminal
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
-    session = run.trust()
-    return go_on(run, session, facts(session, run.config.get("preset", "")), True)
+    with run.folder.held() if options.steps is not None or not run.finished else contextlib.nullcontext():
+        if options.steps is not None:
+            run.lengthen(options.steps, Terminal())
+        session = run.trust()
+        return go_on(run, session, facts(session, run.config.get("preset", "")), True)
 
 
 def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
@@ -220,6 +238,18 @@ def open_trusted(path: Path, names: Sequence[str]) -> "Run":
     return run
 
 
+def named_run(command: str, words: list[str], out: str) -> tuple[Path, list[str]]:
+    """The run folder that RUN, or ALGO ENV, means, and the names of code that were typed: those are trusted."""
+    if len(words) == 2:
+        algorithms.check(words[0])
+        return newest(out, *words), words
+    path = Path(words[0])
+    if path.name in algorithms.names() and not path.exists():
+        raise UserError(f"{command} {path.name} needs its environment too: polyak {command} {path.name} ENV")
+    RunFolder(path).config()
+    return path, []
+
+
 def newest(out: str, algorithm: str | None = None, env: str | None = None) -> Path:
     """The run folder in `out` that was touched last, of this algorithm and environment if they are given."""
     found = []
@@ -244,26 +274,22 @@ def readable_plan(path: Path) -> Plan | None:
 
 def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     """Play episodes with a policy and say how it did."""
-    if len(said.words) == 2:
-        algorithms.check(said.words[0])
-        path = newest(options.out, *said.words)
-    else:
-        path = Path(said.words[0])
-        if path.name in algorithms.names() and not path.exists():
-            raise UserError(
-                f"evaluate {path.name} needs its environment too: polyak evaluate {path.name} ENV"
-            )
-        RunFolder(path).config()
+    path, trusted = named_run("evaluate", said.words, options.out)
     from polyak.results import as_json, say_evaluation
     from polyak.runs.run import silent
     from polyak.runs.setup import set_up_jax
     from polyak.show.terminal import Terminal
 
     set_up_jax()
-    run = open_trusted(path, options.trust)
+    run = open_trusted(path, [*options.trust, *trusted])
+    if options.best and options.at is not None:
+        raise UserError("--at and --best each choose a checkpoint: give one of them")
+    if options.best or options.at is not None:
+        run = run.best() if options.best else run.at(options.at or 0)
+        print(f"the checkpoint after {run.step:,} steps", file=sys.stderr)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
-        evaluation = run.evaluate(options.episodes, options.seed, options.sample)
+        evaluation = run.evaluate(options.episodes, options.seed, options.sample, options.limit)
     if options.json:
         print(as_json(evaluation))
     else:
@@ -273,14 +299,13 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
 
 def watch(said: flags.Said, options: WatchOptions) -> int:
     """Film a policy."""
-    path = Path(said.words[0])
-    RunFolder(path).config()
+    path, trusted = named_run("watch", said.words, options.folder)
     from polyak.runs.setup import set_up_jax
     from polyak.runs.watch import film
     from polyak.show.terminal import Terminal, number
 
     set_up_jax()
-    run = open_trusted(path, options.trust)
+    run = open_trusted(path, [*options.trust, *trusted])
     filmed = film(run, options.episodes, options.out, options.seed, options.policy, Terminal())
     for episode, total in enumerate(filmed.returns):
         print(f"episode {episode + 1}: return {number(total)}")
@@ -304,27 +329,43 @@ def show_list(said: flags.Said, options: NoOptions) -> int:
     tables = {"algorithms": list_algorithms, "envs": list_envs}
     if what is not None and what not in tables:
         raise UserError(f"there is no list of {what!r}: {nearest(what, tables)}")
+    pattern = said.words[1] if len(said.words) > 1 else ""
     for name in [what] if what else tables:
-        tables[name]()
+        if not tables[name](pattern):
+            raise UserError(f"none of the {name} has {pattern!r} in its name")
     return 0
 
 
-def list_algorithms() -> None:
-    """A line for each algorithm: its name and what it is."""
-    names = algorithms.names()
+def matching(names: Sequence[str], pattern: str) -> list[str]:
+    """The names that a pattern fits: part of a name, or one with * and ?; upper and lower case are the same."""
+    pattern = pattern.lower() if set(pattern) & set("*?") else f"*{pattern.lower()}*"
+    return [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern)]
+
+
+def list_algorithms(pattern: str) -> bool:
+    """A line for each algorithm that a pattern fits: its name and what it is; whether there is one."""
+    names = matching(algorithms.names(), pattern)
+    if not names:
+        return False
     width = max(map(len, names))
     for name in names:
         print(f"{name:<{width}}  {algorithms.title(name)}")
+    return True
 
 
-def list_envs() -> None:
-    """The environments by where they come from, as a user types them."""
+def list_envs(pattern: str) -> bool:
+    """The environments that a pattern fits by where they come from, as a user types them; whether there is one."""
     from polyak.envs.find import names
 
+    some = False
     for source, known in names().items():
         prefix = "" if source == "gymnasium" else f"{source}:"
+        fitting = matching([prefix + name for name in known], pattern)
+        some = some or bool(fitting)
+        if pattern and not fitting:
+            continue
         print(f"\n{source}" if known else f"\n{source} (not installed)")
-        text = "  ".join(prefix + name for name in known)
+        text = "  ".join(fitting)
         print(
             textwrap.indent(
                 textwrap.fill(
@@ -336,6 +377,7 @@ def list_envs() -> None:
                 "  ",
             )
         )
+    return some
 
 
 EXAMPLES = {
@@ -344,13 +386,20 @@ EXAMPLES = {
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
     "digest": "runs/NAME",
-    "list": "envs",
+    "list": "envs cartpole",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
-    "watch": Command(watch, WatchOptions(), "RUN", "Film a trained policy.", 1, 1),
+    "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
     "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
-    "list": Command(show_list, NoOptions(), "[algorithms|envs]", "What there is.", 0, 1),
+    "list": Command(
+        show_list,
+        NoOptions(),
+        "[algorithms|envs [PATTERN]]",
+        "List what there is, or what has PATTERN in its name.",
+        0,
+        2,
+    ),
 }

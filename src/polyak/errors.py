@@ -1,10 +1,16 @@
 """Errors of a person or of an environment: one line with what is wrong, what was given and what would be right."""
 
 import difflib
+import os
+import re
+import traceback
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 class UserError(Exception):
@@ -16,7 +22,14 @@ class CheckpointError(UserError):
 
 
 class EnvironmentFault(UserError):
-    """An environment broke its contract; names the step, the environment and the field."""
+    """An environment broke its contract; names the step, the environment and the field.
+
+    run  the driver's run as it is after the fault, where a run was in progress
+    """
+
+    def __init__(self, text: str = "", run: Any = None):
+        super().__init__(text)
+        self.run = run
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -32,3 +45,59 @@ def chosen(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise UserError(f"unknown {what} {name!r}: {nearest(name, table)}")
     return table[name]
+
+
+def boolean(value: Any) -> bool:
+    """True or false in the words that a person may use for it, wherever that is; ValueError for anything else.
+
+    >>> [boolean(word) for word in ("yes", "False", "1", 0, True)]
+    [True, False, True, False, True]
+    """
+    word = str(value).lower() if isinstance(value, str | int) else ""
+    if word not in WORDS:
+        raise ValueError("true or false")
+    return WORDS[word]
+
+
+LIBRARIES = re.compile(r"[/\\](site|dist)-packages[/\\](gymnasium|jax|jaxlib|numpy)[/\\]|^<|importlib")
+
+
+def place_of(error: BaseException) -> str:
+    """Where in a user's code an exception was raised, as " at reach.py:12"; "" where none of it is theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return place_in((frame.filename, frame.lineno or 0) for frame in frames)
+
+
+def place_in(frames: Iterable[tuple[str, int | str]]) -> str:
+    """The same of the files and lines of a traceback, outermost first."""
+    ours = str(Path(__file__).parent) + os.sep
+    theirs = [
+        (file, line) for file, line in frames if not file.startswith(ours) and not LIBRARIES.search(file)
+    ]
+    if not theirs:
+        return ""
+    file, line = theirs[-1]
+    inside = file.startswith(os.getcwd() + os.sep)
+    return f" at {os.path.relpath(file) if inside else file}:{line}"
+
+
+def said_by(error: BaseException, length: int = 200) -> str:
+    """An exception in one line: type, message, and where in a user's code."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:length] + place_of(error)
+
+
+def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
+    """A line for each field of which a value lies outside `interface.within(...)`; a tracer is believed."""
+    lines = []
+    for entry in fields(cfg):
+        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
+        each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
+        if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
+            lines.append(f"{prefix}{entry.name} is {value}, but must be finite")
+            continue
+        if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
+            continue
+        low, high = (f"{bound:g}" for bound in bounds)
+        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
+        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
+    return lines

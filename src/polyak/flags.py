@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
-from polyak.errors import UserError
-from polyak.interface import out_of_range
+from polyak.errors import UserError, out_of_range
 from polyak.runs.plan import STEPS, Settings, default_config, preset
 from polyak.runs.values import amend
 
@@ -93,11 +92,14 @@ def literals(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def literal(text: str) -> Any:
-    """An int, float, bool, None, or a list of these as JSON writes it; else the text itself.
+    """An int, float, bool, None, or a list of these as JSON writes it or between commas; else the text itself.
 
-    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "reach")]
-    [3, 100000, 0.5, True, None, [1, 2], 'reach']
+    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "1,2", "reach")]
+    [3, 100000, 0.5, True, None, [1, 2], [1, 2], 'reach']
     """
+    if re.fullmatch(r"\(?\s*[^\s,()\[\]{}\"]+(\s*,\s*[^\s,()\[\]{}\"]+)*\s*,?\s*\)?", text) and "," in text:
+        parts = [literal(part.strip()) for part in text.strip("() ").rstrip(", ").split(",")]
+        return text if any(isinstance(part, str) for part in parts) else parts
     words = {"True": True, "False": False, "None": None}
     if text in words:
         return words[text]

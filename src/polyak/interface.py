@@ -7,8 +7,9 @@ Axes: T time, N environments, B batch, L sequence; time first. This file imports
 so that a command line can read it at once.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Array = Any
@@ -34,10 +35,7 @@ class Box:
     @property
     def size(self) -> int:
         """How many numbers a point of the space has."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -83,17 +81,7 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
     return field(default=default, metadata={"within": (low, high)})
 
 
-def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
-    """A line for each field whose value is outside `within(...)`; a tracer is believed."""
-    lines = []
-    for entry in fields(cfg):
-        value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
-        if bounds is None or not isinstance(value, int | float) or bounds[0] <= value <= bounds[1]:
-            continue
-        low, high = (f"{bound:g}" for bound in bounds)
-        allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
-    return lines
+MOST_SLOTS = 2**29  # rows of time that a ring holds at most: with twice as many its clock still fits an int32
 
 
 @dataclass(frozen=True)
@@ -233,14 +221,29 @@ class Batch(NamedTuple):
         return self.terminated | self.truncated
 
 
+WORD = 2**30  # environment steps that the clock's lower word counts
+
+
 class Clock(NamedTuple):
     """Counters that do not depend on data; seeds that run side by side share them, recognised by this type.
 
-    Both are int32 scalars, and mean the same in every algorithm: of one seed, since its run began.
+    Both mean the same in every algorithm: of one seed, since its run began. Environment steps are counted in two
+    words, exactly and beyond 2^32.
     """
 
-    updates: Array  # calls of `update`
-    env_steps: Array  # environment steps that `observe` has seen, warm-up included
+    updates: Array  # uint32 scalar, calls of `update`
+    low: Array  # int32 scalar below WORD, environment steps that `observe` has seen, warm-up included
+    high: Array  # int32 scalar, how often WORD of them were passed
+
+    @property
+    def env_steps(self) -> Array:
+        """Environment steps as a float32 scalar, which is what schedules are drawn over."""
+        return self.high.astype("float32") * float(WORD) + self.low.astype("float32")
+
+    def at(self, env_steps: int) -> "Clock":
+        """The same updates, at so many environment steps."""
+        zero = self.low - self.low
+        return self._replace(low=zero + env_steps % WORD, high=zero + env_steps // WORD)
 
     def updated(self) -> "Clock":
         """One update on."""
@@ -248,7 +251,8 @@ class Clock(NamedTuple):
 
     def observed(self, rollout: Transition) -> "Clock":
         """One rollout [T, N, ...] on."""
-        return self._replace(env_steps=self.env_steps + rollout.reward.size)
+        low = self.low + rollout.reward.size
+        return self._replace(low=low % WORD, high=self.high + low // WORD)
 
 
 class Update(NamedTuple):
@@ -274,8 +278,8 @@ def count_steps(cfg: Any, spec: Spec, state: Tree, rollout: Transition) -> Tree:
     return state.replace(clock=state.clock.observed(rollout))
 
 
-def nothing_wrong(cfg: Any, spec: Spec) -> list[str]:
-    """Every combination of settings makes sense."""
+def nothing_to_say(cfg: Any, spec: Spec) -> list[str]:
+    """Every setting, and every combination of settings, is what it seems to be."""
     return []
 
 
@@ -300,9 +304,7 @@ class Algorithm(NamedTuple):
     observe: Callable = observe_nothing  # (cfg, spec, state, rollout) -> state, once per new rollout
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
-    family: str = (
-        ""  # the word that lists and pages group by: "value", "actor-critic", "policy gradient", ...
-    )
-    wrong: Callable = nothing_wrong  # (cfg, spec) -> lines that the ranges of single fields cannot say
-    notes: Callable = nothing_wrong  # (cfg, spec) -> lines that a person should read before a run begins
-    reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> single rewards as learning sees them
+    family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
+    wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
+    notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
+    reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -42,7 +42,11 @@ def pytree(cls: type[T]) -> type[T]:
 class Counter(Record):
     """A number that does not depend on data; seeds that run side by side share it, recognised by this type."""
 
-    value: Any  # int32 scalar
+    value: Any  # int32 scalar, read as a word of 32 bits without a sign: it goes round at 2^32
+
+    def __int__(self) -> int:
+        """The number, below 2^32."""
+        return int(self.value) % 2**32
 
     def plus(self, number: Any) -> "Counter":
         """So many more."""

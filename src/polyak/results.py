@@ -15,12 +15,18 @@ def say_results(run: Run, terminal: Terminal) -> None:
     """Each seed's last evaluation, what holds over seeds, and what can be done next."""
     last = {line["seed"]: line for line in run.metrics if "eval/return" in line}
     means = {seed: as_float(line["eval/return"]) for seed, line in sorted(last.items())}
+    spreads = [number(as_float(last[seed]["eval/return_std"])) for seed in means]
+    middle = number(interquartile_mean(np.array(list(means.values()))).item()) if len(means) > 1 else ""
+    left, right = (
+        max(map(len, [middle, *map(number, means.values())]), default=0),
+        max(map(len, spreads), default=0),
+    )
     rows = {}
-    for seed, mean in means.items():
-        spread, episodes = as_float(last[seed]["eval/return_std"]), last[seed]["eval/episodes"]
-        rows[f"seed {seed}"] = f"{number(mean)} ± {number(spread)}  ({episodes} episodes)"
-    if len(means) > 1:
-        rows[f"IQM of {len(means)} seeds"] = number(interquartile_mean(np.array(list(means.values()))).item())
+    for (seed, mean), spread in zip(means.items(), spreads, strict=True):
+        episodes = last[seed]["eval/episodes"]
+        rows[f"seed {seed}"] = f"{number(mean):>{left}} ± {spread:>{right}}  ({episodes} episodes)"
+    if middle:
+        rows[f"IQM of {len(means)} seeds"] = f"{middle:>{left}}"
     if rows:
         terminal.say(f"last evaluation, at step {max(line['env_steps'] for line in last.values()):,}")
         terminal.facts(rows)

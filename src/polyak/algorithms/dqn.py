@@ -53,7 +53,7 @@ class Config:
     huber: float = within(1.0, 0)  # the error term is clipped to [-huber, huber]; 0 squares it
     max_norm: float = within(10.0, 0)  # largest norm of the gradient, which is scaled down to it
     network: str = "mlp"  # builder of the network
-    hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer
+    hidden: tuple[int, ...] = within((256, 256), 1)  # units of each hidden layer
     data: Replay = field(  # mini-batches [B, ...] from replay, with the paper's sizes
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=32, warmup=50_000, steps=4, clip=1.0)
     )

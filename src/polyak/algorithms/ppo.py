@@ -57,7 +57,7 @@ class Config:
     sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
-    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks
+    hidden: tuple[int, ...] = within((64, 64), 1)  # units of each hidden layer, in both networks
     activation: str = "tanh"  # between layers: tanh, relu, elu or swish
     horizon: int = within(0, 0)  # environment steps that lr falls over; 0: all of the run's
     data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=2048))  # one rollout [T, N, ...]
@@ -185,9 +185,9 @@ def times_of_minibatch(cfg: Config, num_envs: int) -> int:
 def notes(cfg: Config, spec: Spec) -> list[str]:
     """A line where the rows of a gradient step are far from `minibatch`."""
     rows = times_of_minibatch(cfg, spec.num_envs) * spec.num_envs
-    what = f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch"
-    why = f"whole times of all {spec.num_envs:,} environments, of at most {cfg.data.steps:,}"
-    return [f"{what}: {why}"] if abs(rows - cfg.minibatch) > 0.1 * cfg.minibatch else []
+    said = f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch: whole times of all "
+    rollout = f"environments, of a rollout of {cfg.data.steps:,} steps x {spec.num_envs:,} environments"
+    return [said + rollout] if abs(rows - cfg.minibatch) > 0.1 * cfg.minibatch else []
 
 
 algorithm = Algorithm(

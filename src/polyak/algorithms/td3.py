@@ -48,7 +48,7 @@ class Config:
     smoothing: float = within(0.2, 0)  # sigma~ of the noise on the target action, same unit; 0 is off
     smoothing_clip: float = within(0.5, 0)  # c, where that noise is clipped, same unit
     network: str = "mlp"  # builder of the actor's and the critics' networks
-    hidden: tuple[int, ...] = (256, 256)  # units of each hidden layer, in actor and critics
+    hidden: tuple[int, ...] = within((256, 256), 1)  # units of each hidden layer, in actor and critics
     data: Replay = field(  # mini-batches [B, ...] from replay
         default_factory=lambda: Replay(capacity=1_000_000, batch_size=256, warmup=25_000)
     )

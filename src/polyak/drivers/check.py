@@ -1,10 +1,10 @@
 """Settings that cannot work, refused in one line before anything is traced or allocated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyak.errors import UserError
-from polyak.interface import Algorithm, Discrete, Planning, Spec, out_of_range
+from polyak.errors import UserError, out_of_range
+from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
@@ -18,6 +18,7 @@ UNSERVED = {
     "correction": 0.4,
     "frames": 0,
 }
+PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
 
@@ -32,6 +33,10 @@ def check_data(
 
     fitting  from a kind of actions to the names of algorithms that take it, for the line that says so
     """
+    if unnamed := unsavable(spec.obs):
+        raise UserError(
+            f"observations have keys that cannot be saved ({', '.join(unnamed)}): make them plain text"
+        )
     data = cfg.data
     wrong = [
         f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
@@ -55,6 +60,20 @@ def check_data(
         raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
 
 
+def unsavable(space: Space) -> list[str]:
+    """Keys in a space of observations that are no text that a file can hold."""
+    if isinstance(space, tuple):
+        return [key for part in space for key in unsavable(part)]
+    if not isinstance(space, Mapping):
+        return []
+    own = [
+        repr(key)
+        for key in space
+        if not isinstance(key, str) or key.encode("utf-8", "replace").decode() != key
+    ]
+    return own + [key for part in space.values() for key in unsavable(part)]
+
+
 def wrong_sizes(data: Any, spec: Spec) -> list[str]:
     """A line for each size of the replay that does not fit the others."""
     if not data.replays:
@@ -66,6 +85,10 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
             f"{spec.num_envs} environments: give at least {data.steps * spec.num_envs}"
         ]
     wrong = []
+    if held > MOST_SLOTS:
+        wrong.append(
+            f"data.capacity is {data.capacity}: at most {MOST_SLOTS} rows of each environment are held"
+        )
     if data.warmup > data.capacity:
         wrong.append(f"data.warmup ({data.warmup}) is more than data.capacity ({data.capacity}) holds")
     rows = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)  # before the first update
@@ -114,3 +137,31 @@ def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
 def action_kind(spec: Spec) -> str:
     """Kind of actions that a task takes: "discrete" or "continuous"."""
     return "discrete" if isinstance(spec.action, Discrete) else "continuous"
+
+
+GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows
+
+
+def ignored(spec: Spec, cfg: Any) -> dict[str, str]:
+    """Lines, by what they are about, on what a task offers and nothing here uses yet."""
+    notes = {}
+    if isinstance(spec.obs, dict) and set(spec.obs) == GOAL:
+        notes["goal"] = (
+            "this environment has goals, which are read as part of one vector: replaying with other goals "
+            "(hindsight) is not served yet"
+        )
+    network = getattr(cfg, "network", None)
+    for space in spaces_of(spec.obs):
+        if isinstance(space, Box) and len(space.shape) > 1 and space.size >= PICTURE and network == "mlp":
+            notes["picture"] = (
+                f"observations of shape {space.shape} are read as {space.size:,} numbers in a row by the network "
+                "'mlp', which does not see that they are pictures: networks with convolutions are not served yet"
+            )
+    return notes
+
+
+def spaces_of(space: Any) -> list[Any]:
+    """The simple spaces in a space."""
+    if isinstance(space, dict):
+        return [leaf for part in space.values() for leaf in spaces_of(part)]
+    return [leaf for part in space for leaf in spaces_of(part)] if isinstance(space, tuple) else [space]

@@ -1,10 +1,19 @@
 """The protocol of drivers: methods that the training loop calls, and their promises."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
 from polyak.interface import Tree
+
+
+class Left(Exception):
+    """The middle of a rollout was left, as `watch` asked: `run` is as it was after `iterations` whole ones."""
+
+    def __init__(self, run: Any, iterations: int):
+        super().__init__()
+        self.run, self.iterations = run, iterations
 
 
 class Driver(Protocol):
@@ -19,6 +28,10 @@ class Driver(Protocol):
     env_steps: int  # of one seed in one iteration
     warmup: int  # iterations before the first update
     inexact: list[int]  # environments that the last `unpack` could not bring back exactly
+    watch: (
+        Callable[[int], bool] | None
+    )  # told a few times a second how many rows a rollout has; true: leave it
+    notes: dict[str, str]  # what a person should hear once, by a name that says what it is about
 
     def start(self) -> Any:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
@@ -31,8 +44,17 @@ class Driver(Protocol):
     def advance(self, run: Any, iterations: int) -> Any:
         """The run, `iterations` rollouts on; the given one is used up. Compiles nothing that was compiled before.
 
-        Raises EnvironmentFault before anything is learned from a rollout that holds what it must not.
+        Raises EnvironmentFault before anything is learned from a rollout that holds what it must not; its `run` is
+        the newest. Raises Left where `watch` asked for it and the rollout would have lasted.
         """
+        ...
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        ...
+
+    def restart(self, run: Any) -> Any:
+        """The run with every clock at environment step 0: schedules begin anew, random numbers go on."""
         ...
 
     def pack(self, run: Any) -> tuple[Tree, dict]:

@@ -1,5 +1,6 @@
 """Playing in graph: N episodes of an environment in JAX, for training, evaluation and videos alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 
 from polyak.drivers.keys import episode_keys
 from polyak.drivers.measures import gather
-from polyak.envs.environment import Environment, to_bounds
-from polyak.errors import EnvironmentFault
+from polyak.envs.environment import Environment, Step, to_bounds
+from polyak.errors import EnvironmentFault, UserError, place_of, said_by
 from polyak.interface import Algorithm, Array, Discrete, Space, Spec, Transition, Tree
 from polyak.pytree import Record, pytree, select, strip_weak_types
 
@@ -88,10 +89,15 @@ class Player:
 
 def check_environment(env: Environment, spec: Spec) -> None:
     """EnvironmentFault, one line, where `reset` or `step` does not give what the spec says."""
-    key = jax.random.key(0)
-    state, obs = jax.eval_shape(env.reset, key)
+    key, name = jax.random.key(0), type(env).__name__
+    begun = traced(f"{name}.reset", env.reset, key)
+    if not isinstance(begun, tuple) or len(begun) != 2:
+        raise EnvironmentFault(f"{name}.reset must return (state, obs), not {type(begun).__name__}")
+    state, obs = begun
     kind = jnp.int32 if isinstance(spec.action, Discrete) else jnp.float32
-    step = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.action.shape, kind), key)
+    step = traced(f"{name}.step", env.step, state, jax.ShapeDtypeStruct(spec.action.shape, kind), key)
+    if not isinstance(step, Step):
+        raise EnvironmentFault(f"{name}.step must return a Step, not {type(step).__name__}")
     flag, number = ((), (jnp.dtype(bool),)), ((), (jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)))
     wanted = jax.tree.map(lambda s: (tuple(s.shape), (jnp.dtype(s.dtype),)), spec.obs)
     wanted = {"obs": wanted, "reward": number, "terminated": flag, "truncated": flag}
@@ -103,6 +109,30 @@ def check_environment(env: Environment, spec: Spec) -> None:
         raise EnvironmentFault(
             f"{type(env).__name__}.step: state has other shapes or dtypes than reset's; every step must keep them"
         )
+
+
+def traced(what: str, function: Callable, *args: Any) -> Any:
+    """Shapes of what a user's function returns; EnvironmentFault, one line, where it cannot be traced."""
+    try:
+        return jax.eval_shape(function, *args)
+    except (jax.errors.TracerBoolConversionError, jax.errors.TracerIntegerConversionError) as error:
+        wrong = (
+            "Python's `if`, `while`, `and`, `or`, `not` or `range` on a value that is known only when it runs"
+        )
+        raise EnvironmentFault(
+            f"{what} uses {wrong}{place_of(error)}: use jnp.where, jax.lax.cond, or `&`, `|`, `~`"
+        ) from error
+    except jax.errors.ConcretizationTypeError as error:
+        raise EnvironmentFault(
+            f"{what} asks for a value that is known only when it runs{place_of(error)}: use jax.numpy on it, not "
+            "float(), int() or NumPy"
+        ) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise EnvironmentFault(f"{what} uses NumPy{place_of(error)} where jax.numpy is needed") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(f"{what} raised {said_by(error)}") from error
 
 
 def compare_shapes(what: str, given: Tree, wanted: Tree) -> None:

@@ -1,9 +1,11 @@
 """Playing on the host: the running episodes of L environments, for training, evaluation, videos and resume alike.
 
 An environment cannot be saved. What can be saved is the seed and the actions of its running episode, and a CRC of
-all that it gave: playing the actions again brings it back, and the CRC tells whether it really did.
+all that it gave: playing the actions again brings it back, and the CRC tells whether it really did. Of an episode
+that is longer than KEPT steps no actions are kept, and what is brought back is a new episode in its place.
 """
 
+import copy
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from polyak.interface import Algorithm, Array, Discrete, Spec, Tree
 from polyak.pytree import select, strip_weak_types
 
 TOGETHER = 32  # steps that are added up at once
+KEPT = 65_536  # steps of a running episode whose actions are kept; a longer one cannot be brought back
 
 
 class Ended(NamedTuple):
@@ -62,7 +65,16 @@ class HostEpisodes:
         self.measures = {name: np.zeros(count) for name in spec.measures}
         self.check = np.zeros((count, len(jax.tree.leaves(spec.obs)) + 2), np.uint32)  # CRCs, likewise
         self.recent: list[HostStep] = []  # steps that are not yet in `total` and `check`
-        self.actions: list[np.ndarray] = []  # the last steps' [L, ...]; an episode is its last `length`
+        self.acted: list[np.ndarray] = []  # actions [L, ...] of the steps in `recent`
+        self.actions = KeptActions(count, spec)  # of those before
+
+    def copied(self) -> "HostEpisodes":
+        """The episodes as they are; the environments, which both would step, go on with these."""
+        other = copy.copy(self)
+        for name in ("number", "begun", "total", "check", "recent", "acted", "actions"):
+            setattr(other, name, getattr(self, name).copy())
+        other.measures = {name: value.copy() for name, value in self.measures.items()}
+        return other
 
     @property
     def count(self) -> int:
@@ -88,7 +100,7 @@ class HostEpisodes:
         if self.limit is not None:
             late = (self.length >= self.limit) & ~stepped.terminated
             stepped = stepped._replace(truncated=stepped.truncated | late)
-        self.actions.append(action)
+        self.acted.append(action)
         self.recent.append(stepped)
         if len(self.recent) == TOGETHER:
             self._add_up()
@@ -102,9 +114,6 @@ class HostEpisodes:
         measures = {name: value[slots] for name, value in self.measures.items()}
         ended = Ended(slots, self.number[slots], self.total[slots], self.length[slots], measures)
         self.next_episode(slots)
-        keep = int(self.length.max())
-        if len(self.actions) > 2 * keep + 64:
-            self.actions = self.actions[len(self.actions) - keep :]
         return ended
 
     def next_episode(self, slots: np.ndarray) -> None:
@@ -132,7 +141,8 @@ class HostEpisodes:
         given = GivenSteps.of(self.recent)
         for slot in range(self.count):
             self.check[slot] = given.checksums(slot, self.check[slot])
-        self.recent = []
+        self.actions.add(self.acted, int(self.length.max()))
+        self.recent, self.acted = [], []
 
     def _seeds(self, slots: Iterable[int]) -> list[int]:
         """The seed of each slot's episode."""
@@ -154,14 +164,16 @@ class HostEpisodes:
             "total": self.total,
             "measures": self.measures,
             "check": self.check,
-            "actions": np.concatenate([self._running(slot) for slot in range(self.count)]),
+            "actions": np.concatenate(
+                [self.actions.last(slot, steps) for slot, steps in enumerate(self.kept)]
+            ),
         }
 
     def template(self, steps: int) -> dict[str, Any]:
         """Arrays in the shapes of `pack`'s, for running episodes of so many steps together."""
         packed = HostEpisodes(self.envs, self.spec, self.seeds).pack()
         packed["obs"] = jax.tree.map(lambda s: np.empty((self.count, *s.shape), s.dtype), self.spec.obs)
-        packed["actions"] = self._no_actions(steps)
+        packed["actions"] = np.zeros((steps, *packed["actions"].shape[1:]), packed["actions"].dtype)
         return packed
 
     def unpack(self, saved: dict[str, Any]) -> list[int]:
@@ -171,7 +183,7 @@ class HostEpisodes:
         processes cannot be stepped one by one: a slot's own episode begins when as many steps are left as it has,
         and what it does before does not matter.
         """
-        length, actions = np.asarray(saved["length"]), np.asarray(saved["actions"])
+        actions, length = np.asarray(saved["actions"]), kept(np.asarray(saved["length"]))
         starts = np.concatenate([[0], np.cumsum(length)])
         self.number = np.array(saved["number"])
         self.begin()
@@ -187,24 +199,70 @@ class HostEpisodes:
             if len(idle):
                 self._reset(idle)
         self._add_up()
-        inexact = (self.check != np.asarray(saved["check"])).any(axis=1)
+        inexact = (self.check != np.asarray(saved["check"])).any(axis=1) | (self.length != saved["length"])
         self.total = np.array(saved["total"])
         self.measures = {name: np.array(value) for name, value in saved["measures"].items()}
         return np.flatnonzero(inexact).tolist()
 
-    def _running(self, slot: int) -> np.ndarray:
-        """The actions of a slot's running episode [length, ...]."""
-        steps = self.actions[len(self.actions) - int(self.length[slot]) :]
-        return np.stack([step[slot] for step in steps]) if steps else self._no_actions(0)
+    @property
+    def kept(self) -> np.ndarray:
+        """[L] steps of the running episodes whose actions are kept: all, or none of one that is too long."""
+        return kept(self.length)
 
-    def _no_actions(self, count: int) -> np.ndarray:
-        dtype = np.int32 if isinstance(self.spec.action, Discrete) else np.float32  # as algorithms give them
-        return np.zeros((count, *self.spec.action.shape), dtype)
+
+def kept(length: np.ndarray) -> np.ndarray:
+    """How many actions are kept of running episodes that have these lengths."""
+    return np.where(length <= KEPT, length, 0)
+
+
+class KeptActions:
+    """The last actions [L, ...] of all slots, in a ring that grows to KEPT rows at most."""
+
+    def __init__(self, count: int, spec: Spec):
+        dtype = np.int32 if isinstance(spec.action, Discrete) else np.float32  # as algorithms give them
+        self.ring = np.zeros((2 * TOGETHER, count, *spec.action.shape), dtype)
+        self.at = 0  # rows that were ever added
+
+    def add(self, steps: list[np.ndarray], longest: int) -> None:
+        """Add the actions of at most TOGETHER steps; the `longest` running episode ends with them."""
+        size, count = len(self.ring), len(steps)
+        if longest > size and size < KEPT:
+            self._grow()
+            size = len(self.ring)
+        start = self.at % size
+        where = (
+            slice(start, start + count) if start + count <= size else np.arange(start, start + count) % size
+        )
+        self.ring[where] = np.concatenate(steps).reshape(count, *self.ring.shape[1:])
+        self.at += count
+
+    def copy(self) -> "KeptActions":
+        """All that is held, in a ring of its own."""
+        other = copy.copy(self)
+        other.ring = self.ring.copy()
+        return other
+
+    def _grow(self) -> None:
+        """Twice the room, with all that is held."""
+        size = len(self.ring)
+        held = np.arange(self.at - size, self.at)
+        grown = np.zeros((2 * size, *self.ring.shape[1:]), self.ring.dtype)
+        grown[held % len(grown)] = self.ring[held % size]
+        self.ring = grown
+
+    def last(self, slot: int, steps: int) -> np.ndarray:
+        """A slot's last actions [steps, ...]."""
+        return self.ring[np.arange(self.at - steps, self.at) % len(self.ring), slot]
 
 
 def episode_seed(run: int, env: int, episode: int) -> int:
     """An environment's seed: a function of (run, environment, episode) below 2^31."""
     return int(np.random.SeedSequence([run, env, episode]).generate_state(1)[0]) >> 1
+
+
+def word(count: int) -> np.uint32:
+    """A count as the word of 32 bits that keys are folded with."""
+    return np.uint32(count % 2**32)
 
 
 def first_checksums(obs: Tree, slot: Any) -> list[int]:
@@ -252,7 +310,7 @@ class HostMemory:
             return memory
         shape = len(self.seed_array), self.spec.num_envs
         mask = np.isin(np.arange(number.size), slots).reshape(shape)
-        return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, row)
+        return self.program(memory, mask, number.astype(np.int32).reshape(shape), self.seed_array, word(row))
 
     def _reset(self, memory: Tree, mask: Array, number: Array, seeds: Array, row: Array) -> Tree:
         def one(memory: Tree, mask: Array, number: Array, seed: Array) -> Tree:

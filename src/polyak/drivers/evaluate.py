@@ -1,7 +1,8 @@
 """Evaluation: whole episodes without exploration, on environments and random numbers of their own."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,11 @@ from polyak.drivers.keys import Keys
 from polyak.drivers.program import Program, anywhere, over_seeds
 from polyak.envs.environment import Environment, HostEnvs
 from polyak.interface import Algorithm, Array, Spec, Tree
-from polyak.pytree import select
+from polyak.pytree import Counter, Record, pytree, select, strip_weak_types
 
-LONGEST = 100_000  # steps of an episode in an environment without a time limit: there it is cut
+LONGEST = 10_000  # steps of an episode in an environment without a time limit: there it is cut, unless said
+FIRST_STEPS = 256  # in graph, before the first look at whether to go on; more each time
+LOOK_SECONDS = 0.25  # between two looks
 STREAM = 1 << 30  # environments numbered from here belong to evaluation
 
 
@@ -26,6 +29,16 @@ class Played(NamedTuple):
     total: np.ndarray  # undiscounted returns
     length: np.ndarray
     measures: dict[str, np.ndarray]
+    cut: int = 0  # how many of them the evaluation ended, and not the environment
+
+
+@pytree
+class Playing(Record):
+    """Episodes in graph that are being played."""
+
+    steps: Counter  # so far
+    episodes: Episodes
+    running: Array  # [E] which are not over
 
 
 class Evaluator:
@@ -40,6 +53,7 @@ class Evaluator:
         episodes: int,
         env: Environment | HostEnvs,
         explore: bool = False,
+        limit: int | None = None,
     ):
         self.algorithm, self.cfg, self.episodes, self.explore = algorithm, cfg, episodes, explore
         self.env: Any = env
@@ -49,16 +63,20 @@ class Evaluator:
         self.in_graph = isinstance(env, Environment)
         width = episodes if self.in_graph else env.spec.num_envs // len(self.seeds)
         self.spec = dataclasses.replace(spec, num_envs=width)  # the episodes that are played side by side
-        self.limit = spec.time_limit or LONGEST
+        own, usual = spec.time_limit, spec.time_limit or LONGEST
+        self.limit = usual if limit is None else min(limit, own or limit)  # steps of an episode
+        self.cuts = own is None or self.limit < own
         self.memory = HostMemory(algorithm, cfg, self.spec, self.seeds)
         self.begin_memory = Program(self._begin_memory)
-        self.program = Program(self._play_in_graph if self.in_graph else self._act)
+        self.begin = Program(lambda seeds: over_seeds(self._begin_one_seed, seeds))
+        self.program = Program(self._go_on if self.in_graph else self._act)
 
-    def __call__(self, actor: Tree) -> Played:
-        """Play with an actor [S, ...]; it is not changed."""
-        if not self.in_graph:
-            return self._play_on_host(actor)
-        return Played(*jax.tree.map(np.array, self.program(actor, self.seed_array)))
+    def __call__(self, actor: Tree, watch: Callable[[], bool] = lambda: False) -> Played | None:
+        """Play with an actor [S, ...]; it is not changed. None where `watch`, asked now and then, says to stop."""
+        played = (self._play_in_graph if self.in_graph else self._play_on_host)(actor, watch)
+        if played is None or not self.cuts:
+            return played
+        return played._replace(cut=int((played.length >= self.limit).sum()))
 
     def close(self) -> None:
         """Release the environments."""
@@ -67,30 +85,48 @@ class Evaluator:
 
     # ---- in graph: all episodes side by side, in one program
 
-    def _play_in_graph(self, actor: Tree, seeds: Array) -> tuple[Array, Array, dict]:
-        return over_seeds(self._play_one_seed, actor, seeds)
+    def _play_in_graph(self, actor: Tree, watch: Callable[[], bool]) -> Played | None:
+        playing, until, steps = self.begin(self.seed_array), 0, FIRST_STEPS
+        while np.asarray(playing.running).any():
+            if watch():
+                return None
+            began, until = monotonic(), until + steps
+            playing = self.program(actor, self.seed_array, playing, until)
+            steps = 2 * steps if monotonic() - began < LOOK_SECONDS else steps
+        played = playing.episodes
+        return Played(*jax.tree.map(np.array, (played.total, played.length, played.measures)))
 
-    def _play_one_seed(self, actor: Tree, seed: Array) -> tuple[Array, Array, dict]:
-        keys, ids = Keys.of(seed), jnp.arange(self.episodes)  # each environment plays one episode
-        player = Player(
-            self.algorithm, self.cfg, self.env, self.spec, self.action, keys.evaluate, ids, self.limit
-        )
+    def _player(self, keys: Keys) -> Player:
+        ids = jnp.arange(self.episodes)  # each environment plays one episode
+        given = self.algorithm, self.cfg, self.env, self.spec, self.action
+        return Player(*given, keys.evaluate, ids, self.limit)
 
-        def any_running(carry: tuple[Array, Episodes, Array]) -> Array:
-            return anywhere(carry[-1])
+    def _begin_one_seed(self, seed: Array) -> "Playing":
+        keys, ids = Keys.of(seed), jnp.arange(self.episodes)
+        start = self._player(keys).begin(ids, keys.memory)
+        return Playing(Counter(jnp.int32(0)), strip_weak_types(start), jnp.ones(self.episodes, bool))
 
-        def step(carry: tuple[Array, Episodes, Array]) -> tuple[Array, Episodes, Array]:
-            t, episodes, running = carry
+    def _go_on(self, actor: Tree, seeds: Array, playing: "Playing", until: Array) -> "Playing":
+        return over_seeds(self._go_on_one_seed, actor, seeds, playing, Counter(until))
+
+    def _go_on_one_seed(self, actor: Tree, seed: Array, playing: "Playing", until: Counter) -> "Playing":
+        keys = Keys.of(seed)
+        player = self._player(keys)
+
+        def any_running(playing: Playing) -> Array:
+            return anywhere(playing.running) & (playing.steps.value < until.value)
+
+        def step(playing: Playing) -> Playing:
+            t, episodes, running = playing.steps.value, playing.episodes, playing.running
             key = jax.random.fold_in(keys.act, t + STREAM)
             action, memory, _ = self.algorithm.act(
                 self.cfg, self.spec, actor, episodes.memory, episodes.obs, key, self.explore
             )
             after, row = player.step(episodes, action, memory)
-            return t + 1, select(running, after, episodes), running & ~row.last
+            episodes = strip_weak_types(select(running, after, episodes))
+            return Playing(playing.steps.plus(1), episodes, running & ~row.last)
 
-        start = jnp.int32(0), player.begin(ids, keys.memory), jnp.ones(self.episodes, bool)
-        _, played, _ = jax.lax.while_loop(any_running, step, start)
-        return played.total, played.length, played.measures
+        return jax.lax.while_loop(any_running, step, playing)
 
     # ---- on the host: as many side by side as there are environments
 
@@ -105,7 +141,7 @@ class Evaluator:
     def _begin_memory(self, seeds: Array, number: Array) -> Tree:
         return over_seeds(lambda seed, number: self.memory.begin(Keys.of(seed).memory, number), seeds, number)
 
-    def _play_on_host(self, actor: Tree) -> Played:
+    def _play_on_host(self, actor: Tree, watch: Callable[[], bool]) -> Played | None:
         seeds, width = len(self.seeds), self.spec.num_envs
         shape = seeds, self.episodes
         measures = {name: np.zeros(shape) for name in self.spec.measures}
@@ -115,8 +151,12 @@ class Evaluator:
         episodes = HostEpisodes(self.env, self.spec, self.seeds, STREAM, self.limit)
         episodes.begin()
         memory = self.begin_memory(self.seed_array, episodes.number.astype(np.int32).reshape(seeds, width))
-        row = 0
+        row, due = 0, monotonic() + LOOK_SECONDS
         while (episodes.number < self.episodes).any():
+            if monotonic() > due:
+                due = monotonic() + LOOK_SECONDS
+                if watch():
+                    return None
             obs = jax.tree.map(lambda x: x.reshape(seeds, width, *x.shape[1:]), episodes.obs)
             action, memory = self.program(actor, memory, obs, self.seed_array, row)
             action = np.asarray(action)

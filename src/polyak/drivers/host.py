@@ -1,8 +1,10 @@
 """The driver for environments on the host: a Python loop around compiled `act` and `learn`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
+from time import monotonic
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +13,20 @@ import numpy as np
 
 from polyak.drivers import validate
 from polyak.drivers.act import act_or_warm_up, actors
-from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory
+from polyak.drivers.driver import Left
+from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
-from polyak.drivers.program import ONE_BY_ONE, Program, over_seeds, zeros
+from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.parts import replay
-from polyak.pytree import Counter, Flattened, Leaves, Record, flat, pytree, strip_weak_types
+from polyak.pytree import Counter, Flattened, Leaves, Record, copy, flat, pytree, strip_weak_types
+
+LOOK_SECONDS = 0.25  # between two looks at Ctrl-C during a rollout
+SLOW_SECONDS = 0.5  # a rollout that takes longer may have to be left
+FINISH_SECONDS = 1.0  # what is left of a rollout is finished if it takes no longer
 
 
 @pytree
@@ -69,6 +76,7 @@ class HostRun:
     sums: dict[str, np.ndarray]  # [S] of the episodes that ended since the last report
     iteration: int
     began: int  # the iteration in which an episode last began
+    left: bool = False  # a rollout was left: the environments are further on than `episodes`
 
 
 class Host:
@@ -77,8 +85,17 @@ class Host:
     See `Driver` for its promises.
     """
 
-    def __init__(self, algorithm: Algorithm, cfg: Any, envs: HostEnvs, spec: Spec, seeds: Sequence[int]):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        envs: HostEnvs,
+        spec: Spec,
+        seeds: Sequence[int],
+        strict: bool = False,
+    ):
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
+        self.strict = strict
         self.rows = cfg.data.steps
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
@@ -89,11 +106,16 @@ class Host:
         self.memory = HostMemory(algorithm, cfg, spec, seeds)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # slots that a resume could not bring back
+        self.watch: Callable[[int], bool] | None = None
+        self.due = inf  # when it is asked next
+        self.slow = True  # the last rollout took long, or there was none: the next may have to be left
+        self.notes: dict[str, str] = {}
 
     def start(self) -> HostRun:
         """A run that has not stepped."""
         episodes = HostEpisodes(self.envs, self.spec, self.seeds)
         episodes.begin()
+        self._note_mask()
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
@@ -106,15 +128,41 @@ class Host:
 
     def advance(self, run: HostRun, iterations: int) -> HostRun:
         """The run, `iterations` rollouts on."""
-        for _ in range(iterations):
+        if run.left:
+            run.left = False
+            self._play_again(run, run.episodes.pack())
+        self.due = inf if self.watch is None else monotonic() + LOOK_SECONDS
+        for done in range(iterations):
+            if done and self.watch and monotonic() > self.due and self._look(0):
+                raise Left(run, done)
             warm = run.iteration < self.warmup
-            rollout = self._collect(run, warm)
-            self._validate(run, rollout)
+            try:
+                rollout = self._collect(run, warm)
+                self._validate(run, rollout)
+            except EnvironmentFault as fault:
+                fault.run = run
+                raise
+            except Left as left:
+                raise Left(run, done) from left
             run.learner.leaves, run.act_input.leaves, run.act_state.leaves = self.learn[warm](
                 run.learner.leaves, run.act_input.leaves, run.act_state.leaves, rollout, self.seed_array
             )
             run.iteration += 1
         validate.check_metrics(run.learner.tree.metrics, run.iteration)
+        return run
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        self.cfg = self.memory.cfg = cfg
+        self.warmup = cfg.data.warmup_rollouts(self.spec.num_envs)
+        for warm in (True, False):
+            self.act[warm].renew(self._act(warm))
+            self.learn[warm].renew(self._learn(warm))
+
+    def restart(self, run: HostRun) -> HostRun:
+        """The run with every clock at environment step 0."""
+        run.learner.tree = run.learner.tree.replace(state=at_step_zero(run.learner.tree.state))
+        run.act_input.tree = run.act_input.tree.replace(actor=at_step_zero(run.act_input.tree.actor))
         return run
 
     def pack(self, run: HostRun) -> tuple[Tree, dict]:
@@ -125,7 +173,7 @@ class Host:
             "episodes": run.episodes.pack(),
             "sums": run.sums,
         }
-        return tree, {"iteration": run.iteration, "steps": int(run.episodes.length.sum())}
+        return tree, {"iteration": run.iteration, "steps": int(run.episodes.kept.sum())}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
@@ -154,18 +202,25 @@ class Host:
         learner, iteration = Learner(**device), int(extra["iteration"])
         act_input = ActInput(actors(self.algorithm)(learner.state), self._row_keys(iteration))
         episodes = HostEpisodes(self.envs, self.spec, self.seeds)
-        self.inexact = episodes.unpack(tree["episodes"])
         sums = {name: np.array(value) for name, value in tree["sums"].items()}
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
         run = HostRun(*parts, episodes, sums, iteration, iteration)
-        if self.inexact:
-            episodes.next_episode(np.asarray(self.inexact))
-            self._reset_memory(run, self.inexact, -1)
-            if self.cfg.data.replays:
-                mask = np.isin(np.arange(self.count), self.inexact).reshape(-1, self.spec.num_envs)
-                cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
-                run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
+        self._play_again(run, tree["episodes"])
         return run
+
+    def _play_again(self, run: HostRun, saved: dict[str, Any]) -> None:
+        """Bring the environments to where these packed episodes are, and cut those that do not come back."""
+        run.episodes, run.began = HostEpisodes(self.envs, self.spec, self.seeds), run.iteration
+        self.inexact = run.episodes.unpack(saved)
+        if not self.inexact:
+            return
+        run.episodes.next_episode(np.asarray(self.inexact))
+        self._reset_memory(run, self.inexact, -1)
+        if self.cfg.data.replays:
+            mask, learner = np.isin(np.arange(self.count), self.inexact), run.learner.tree
+            cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
+            buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
+            run.learner.tree = learner.replace(buffer=buffer)
 
     def report(self, run: HostRun) -> tuple[HostRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""
@@ -192,7 +247,11 @@ class Host:
         episodes, act_input, act = run.episodes, run.act_input.leaves, self.act[warm]
         act = act.compiled or act  # without the frame of Program's call
         into = [np.empty(x.shape, x.dtype) for x in self._rollout.leaves]
+        began, now = monotonic(), monotonic
+        start = self._bookmark(run) if self.slow and self.watch and self.rows > 1 else None
         for t in range(self.rows):
+            if now() > self.due and self._look(t) and start is not None:
+                self._leave_long(run, start, (now() - began) / max(t, 1) * (self.rows - t))
             obs = episodes.obs
             run.act_state.leaves, action = act(act_input, run.act_state.leaves, obs)
             action = np.asarray(action)
@@ -209,7 +268,33 @@ class Host:
                 self._add_ended(run, episodes.reset_ended(slots))
                 self._reset_memory(run, slots, run.iteration * self.rows + t)
                 run.began = run.iteration
+        self.slow = now() - began > SLOW_SECONDS
         return jax.tree.unflatten(self._rollout.structure, into)
+
+    def _look(self, rows: int) -> bool:
+        """Tell `watch` how many rows the rollout has; whether it is to be left."""
+        self.due = monotonic() + LOOK_SECONDS
+        return self.watch is not None and self.watch(rows)
+
+    def _bookmark(self, run: HostRun) -> tuple[HostEpisodes, Tree, dict[str, np.ndarray], int]:
+        """All that a rollout changes, as it is before its first row."""
+        sums = {name: value.copy() for name, value in run.sums.items()}
+        return run.episodes.copied(), copy(run.act_state.tree.memory), sums, run.began
+
+    def _leave_long(
+        self, run: HostRun, start: tuple[HostEpisodes, Tree, dict[str, np.ndarray], int], seconds: float
+    ) -> None:
+        """Leave a rollout that would take so many seconds more, if these are many.
+
+        The run is then what it was before, but for its environments, which are played again when it goes on.
+        """
+        if seconds <= FINISH_SECONDS:
+            return
+        run.episodes, memory, run.sums, run.began = start
+        row = Counter(jnp.zeros((), jnp.int32))
+        run.act_state.tree = run.act_state.tree.replace(memory=memory, row=row)
+        run.left = True
+        raise Left(run, 0)
 
     def _add_ended(self, run: HostRun, ended: Ended) -> None:
         """Add the episodes that ended to the sums of their seeds."""
@@ -240,13 +325,35 @@ class Host:
         seen = rollout
         if run.iteration > run.began + 1:  # then every observation was looked at as the next one of its row
             seen = rollout._replace(obs=rollout.next_obs)
-        row, slot, field = validate.first_invalid(self.spec, seen, np).tolist()
+        found = validate.look(self.spec, seen, np, self.strict)
+        row, slot, field = found.fault.tolist()
         if row == validate.NOTHING:
+            if found.count:
+                self._note_outside(run, found)
             return
         seed, env = divmod(slot, self.spec.num_envs)
         values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, slot]
         step, value = run.iteration * self.rows + row, np.array2string(values, threshold=8)
-        raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value)
+        raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value, self.strict)
+
+    def _note_mask(self) -> None:
+        """Note that nobody reads which actions are legal."""
+        if self.envs.masked:
+            self.notes["mask"] = (
+                "this environment says in info['action_mask'] which actions are legal, which nothing reads yet: "
+                "every action may be chosen"
+            )
+
+    def _note_outside(self, run: HostRun, found: validate.Look) -> None:
+        """Note the first observation outside its bounds."""
+        if "outside" in self.notes:
+            return
+        before = run.iteration * self.rows
+        seed, env = divmod(int(found.place[1]), self.spec.num_envs)
+        place = np.array([before + found.place[0], env, *found.place[2:]])
+        rows = (before + self.rows) * self.count
+        note = validate.outside_note(self.spec, found._replace(place=place), self.seeds[seed], rows)
+        self.notes["outside"] = note
 
     # ---- what is compiled
 
@@ -330,7 +437,7 @@ class Host:
         """Of the rows of a rollout."""
 
         def one(seed: Array) -> RowKeys:
-            return RowKeys.of_rollout(Keys.of(seed), jnp.asarray(iteration, jnp.int32), self.rows)
+            return RowKeys.of_rollout(Keys.of(seed), jnp.asarray(word(iteration), jnp.int32), self.rows)
 
         return jax.jit(lambda seeds: over_seeds(one, seeds))(self.seed_array)
 

@@ -1,7 +1,7 @@
 """The driver for JAX environments: collect and learn in one compiled loop, for one seed or many."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,9 @@ from polyak.drivers.act import act_or_warm_up, actors
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
-from polyak.drivers.program import Program, anywhere, over_seeds, zeros
+from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import Environment
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.pytree import Counter, Record, pytree, strip_weak_types
 
@@ -55,13 +56,28 @@ class GraphRun(Record):
     sums: LogSums
     fault: Array  # (row, environment, field) of what no environment may give, else -1
     iteration: Counter  # rollouts since the run began
+    outside: tuple[Array, Array, Array]  # count, place and value of `validate.Look`, since the last `advance`
+
+
+def packed(run: GraphRun) -> dict[str, Any]:
+    """What a checkpoint holds of a run, by field."""
+    return {name: value for name, value in vars(run).items() if name != "outside"}
 
 
 class InGraph:
     """Advances S runs together. See `Driver` for its promises."""
 
-    def __init__(self, algorithm: Algorithm, cfg: Any, env: Environment, spec: Spec, seeds: Sequence[int]):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        env: Environment,
+        spec: Spec,
+        seeds: Sequence[int],
+        strict: bool = False,
+    ):
         self.algorithm, self.cfg, self.env, self.spec, self.seeds = algorithm, cfg, env, spec, tuple(seeds)
+        self.strict = strict
         self.action = env.spec.action  # in the environment's own shape
         self.rows = cfg.data.steps
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
@@ -71,6 +87,8 @@ class InGraph:
         self.read = actors(algorithm)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # a JAX environment always comes back exactly
+        self.watch: Callable[[int], bool] | None = None  # never asked: a compiled rollout is not left
+        self.notes: dict[str, str] = {}
 
     def of(self, seeds: Sequence[int]) -> "InGraph":
         """The same programs for other seeds, of which there must be as many."""
@@ -78,6 +96,7 @@ class InGraph:
             raise ValueError(f"{len(seeds)} seeds, but these programs are for {len(self.seeds)}")
         other = copy.copy(self)
         other.seeds, other.seed_array = tuple(seeds), np.asarray(seeds, np.uint32)
+        other.notes = {}
         return other
 
     def start(self) -> GraphRun:
@@ -93,24 +112,42 @@ class InGraph:
 
     def advance(self, run: GraphRun, iterations: int) -> GraphRun:
         """The run, `iterations` rollouts on."""
-        warm = min(max(self.warmup - int(run.iteration.value), 0), iterations)
+        warm = min(max(self.warmup - int(run.iteration), 0), iterations)
         for is_warm, count in ((True, warm), (False, iterations - warm)):
             if count:
                 run = self.program[is_warm](run, self.seed_array, count)
+        try:
+            self._check(run)
+        except EnvironmentFault as fault:
+            fault.run = run
+            raise
+        return self._note_outside(run) if np.asarray(run.outside[0]).any() else run
+
+    def _check(self, run: GraphRun) -> None:
+        """Raise EnvironmentFault for what the programs found."""
         fault = np.asarray(run.fault)
         for seed, (row, env, field) in zip(self.seeds, fault.tolist(), strict=True):
             if row != validate.NOTHING:
-                raise validate.error_for(self.spec, row, env, field, seed)
-        validate.check_metrics(run.sums.metrics, int(run.iteration.value))
-        return run
+                raise validate.error_for(self.spec, row % 2**32, env, field, seed, strict=self.strict)
+        validate.check_metrics(run.sums.metrics, int(run.iteration))
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        self.cfg, self.warmup = cfg, cfg.data.warmup_rollouts(self.spec.num_envs)
+        for warm, program in self.program.items():
+            program.renew(self._chunk(warm))
+
+    def restart(self, run: GraphRun) -> GraphRun:
+        """The run with every clock at environment step 0."""
+        return run.replace(state=at_step_zero(run.state))
 
     def pack(self, run: GraphRun) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays by field, and plain values."""
-        return vars(run), {}
+        return packed(run), {}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        return vars(self._shapes)
+        return packed(self._shapes)
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay ring [S, C, N, ...], or () where nothing is kept."""
@@ -118,7 +155,7 @@ class InGraph:
 
     def unpack(self, tree: Tree, extra: dict) -> GraphRun:
         """The run that was packed."""
-        return GraphRun(**jax.tree.map(jnp.array, tree))
+        return GraphRun(**jax.tree.map(jnp.array, tree), outside=zeros(self._shapes.outside))
 
     def report(self, run: GraphRun) -> tuple[GraphRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""
@@ -140,6 +177,18 @@ class InGraph:
     def close(self) -> None:
         """Nothing to release."""
 
+    def _note_outside(self, run: GraphRun) -> GraphRun:
+        """Note the first observation outside its bounds; the run with none on its list."""
+        count, place, value = map(np.asarray, run.outside)
+        first = int(count.astype(bool).argmax())
+        where = place[first].astype(np.int64)
+        where[0] %= 2**32
+        found = validate.nothing(np)._replace(count=count[first], place=where, value=value[first])
+        rows = int(run.iteration) * self.env_steps
+        note = validate.outside_note(self.spec, found, self.seeds[first], rows)
+        self.notes.setdefault("outside", note)
+        return run.replace(outside=zeros(run.outside))
+
     # ---- what is compiled
 
     @cached_property
@@ -159,8 +208,9 @@ class InGraph:
             _, buffer, metrics = initial_row(self.algorithm, self.cfg, self.spec, state)
             measures = {name: jnp.zeros(()) for name in self.spec.measures}
             sums = LogSums(zero, jnp.zeros(()), zero, measures, zero, metrics)
-            fault = jnp.full(3, validate.NOTHING, jnp.int32)
-            return strip_weak_types(GraphRun(state, buffer, episodes, sums, fault, Counter(zero)))
+            fault, *outside = validate.nothing(jnp)
+            run = GraphRun(state, buffer, episodes, sums, fault, Counter(zero), tuple(outside))
+            return strip_weak_types(run)
 
         return over_seeds(one, state, seeds)
 
@@ -183,9 +233,18 @@ class InGraph:
         iteration = run.iteration.value
         first = iteration * self.rows
         episodes, sums, rollout = self._collect(run, keys, warm)
-        found = validate.first_invalid(self.spec, rollout, jnp)
-        found = jnp.where(found[0] == validate.NOTHING, found, found.at[0].add(first))
-        fault = jnp.where(run.fault[0] == validate.NOTHING, found, run.fault)
+        found = validate.look(self.spec, rollout, jnp, self.strict, self._where_any)
+        of_run = [
+            jnp.where(x[0] == validate.NOTHING, x, x.at[0].add(first)) for x in (found.fault, found.place)
+        ]
+        fault = jnp.where(run.fault[0] == validate.NOTHING, of_run[0], run.fault)
+        count, place, value = run.outside
+        fresh = count == 0
+        outside = (
+            count + found.count,
+            jnp.where(fresh, of_run[1], place),
+            jnp.where(fresh, found.value, value),
+        )
         valid = ~anywhere(fault[0] != validate.NOTHING)
         key = jax.random.fold_in(keys.learn, iteration)
         state, buffer, metrics = learn(
@@ -196,7 +255,12 @@ class InGraph:
                 updates=sums.updates + self.cfg.data.updates,
                 metrics=jax.tree.map(jnp.add, sums.metrics, metrics),
             )
-        return GraphRun(state, buffer, episodes, sums, fault, run.iteration.plus(1))
+        return GraphRun(state, buffer, episodes, sums, fault, run.iteration.plus(1), outside)
+
+    @staticmethod
+    def _where_any(found: Array, closely: Callable[[], validate.Look]) -> validate.Look:
+        """Look closely where something was found in any seed."""
+        return jax.lax.cond(anywhere(found), closely, lambda: validate.nothing(jnp))
 
     def _collect(self, run: GraphRun, keys: Keys, warm: bool) -> tuple[Episodes, LogSums, Transition]:
         """T steps of N environments: a rollout [T, N, ...]."""

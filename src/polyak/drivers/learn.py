@@ -1,6 +1,7 @@
 """Learning from a rollout, as every driver compiles it. A driver decides only where a rollout comes from."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,11 +52,8 @@ def learn_on_policy(
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
     batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
-
-    def whole(state: Tree, key: Array) -> Batch:
-        return batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
-
-    state, sums = update_valid(algorithm, cfg, spec, state, whole, key, valid)
+    batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
+    state, sums = update_valid(algorithm, cfg, spec, state, lambda state, key: batch, key, valid)
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
 
 
@@ -77,9 +75,7 @@ def learn_from_replay(
         return state, buffer, {}
 
     def draw(state: Tree, key: Array) -> Batch:
-        def seen(reward: Array) -> Array:
-            return algorithm.reward(cfg, spec, algorithm.actor(state), reward)
-
+        seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
         return replay.sample(buffer, key, cfg.data, cfg.gamma, seen)
 
     state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)

@@ -28,18 +28,33 @@ class Program:
     def __init__(
         self, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
     ):
-        options = COMPILER_OPTIONS | (options or {})
-        self.jitted = jax.jit(function, donate_argnums=donate, compiler_options=options)
+        self.options = {"donate_argnums": donate, "compiler_options": COMPILER_OPTIONS | (options or {})}
+        self.jitted = jax.jit(function, **self.options)
+        self.lowered: Any = None
         self.compiled: Any = None
+        self.before: tuple[Any, Any] | None = None  # lowered and compiled, for the settings before
         self.compiling = threading.Lock()
+
+    def renew(self, function: Callable) -> None:
+        """Serve this function from here on, which is the old one under other settings.
+
+        It is compiled again only if what is compiled differs.
+        """
+        if self.compiled is not None:
+            self.before = self.lowered, self.compiled
+        self.jitted, self.lowered, self.compiled = jax.jit(function, **self.options), None, None
 
     def compile(self, *args: Any) -> Any:
         """Compile for arguments like these, arrays or shapes; if another thread is at it, wait."""
         with self.compiling:
             if self.compiled is None:
                 with threefry.written_out():
-                    lowered = self.jitted.lower(*args)
-                self.compiled = lowered.compile()
+                    self.lowered = self.jitted.lower(*args)
+                if self.before and self.before[0].as_text() == self.lowered.as_text():
+                    self.lowered, self.compiled = self.before
+                else:
+                    self.compiled = self.lowered.compile()
+                self.before = None
         return self.compiled
 
     def shapes(self, *args: Any) -> Any:
@@ -68,6 +83,12 @@ def is_shared(node: Any) -> bool:
 def map_seeded(function: Callable, *trees: Tree) -> Tree:
     """Apply `function` to the leaves that each seed has of its own; what is shared is the first tree's."""
     return jax.tree.map(lambda x, *more: x if is_shared(x) else function(x, *more), *trees, is_leaf=is_shared)
+
+
+def at_step_zero(tree: Tree) -> Tree:
+    """A tree whose clocks have counted no environment step: schedules over them begin anew."""
+    clock = lambda node: isinstance(node, Clock)  # noqa: E731
+    return jax.tree.map(lambda x: x.at(0) if clock(x) else x, tree, is_leaf=clock)
 
 
 def seed_axes(tree: Tree) -> Tree:

@@ -5,7 +5,7 @@ what one update touches fits into a core's cache, what S updates touch does not;
 between threads at a cost that is higher than the operations. So every core advances a seed of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -17,6 +17,7 @@ from polyak.drivers.in_graph import GraphRun, InGraph
 from polyak.drivers.learn import initial_states
 from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Spec, Tree
 from polyak.pytree import Concatenated
 
@@ -25,11 +26,20 @@ class SideBySide:
     """Advances S runs, each bit for bit the run of its seed alone. See `Driver` for its promises."""
 
     def __init__(
-        self, algorithm: Algorithm, cfg: Any, env: Environment, spec: Spec, seeds: Sequence[int], threads: int
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        env: Environment,
+        spec: Spec,
+        seeds: Sequence[int],
+        threads: int,
+        strict: bool = False,
     ):
-        first = InGraph(algorithm, cfg, env, spec, seeds[:1])
+        first = InGraph(algorithm, cfg, env, spec, seeds[:1], strict)
         self.singles = [first.of((seed,)) for seed in seeds]
-        self.all = InGraph(algorithm, cfg, env, spec, seeds)  # knows the shapes [S, ...]; compiles nothing
+        self.all = InGraph(
+            algorithm, cfg, env, spec, seeds, strict
+        )  # knows the shapes [S, ...]; compiles nothing
         self.seeds, self.rows, self.env_steps, self.warmup = (
             tuple(seeds),
             first.rows,
@@ -37,6 +47,8 @@ class SideBySide:
             first.warmup,
         )
         self.inexact: list[int] = []
+        self.watch: Callable[[int], bool] | None = None  # never asked: a compiled rollout is not left
+        self.notes: dict[str, str] = {}
         self.pool = ThreadPoolExecutor(threads, "polyak-seed")
 
     def start(self) -> list[GraphRun]:
@@ -60,7 +72,30 @@ class SideBySide:
             for single, one in zip(self.singles, run, strict=True)
         ]
         wait(going)
-        return [one.result() for one in going]
+        for single in self.singles:
+            self.notes = single.notes | self.notes
+        faults = [one.exception() for one in going]
+        first = next(filter(None, faults), None)
+        if first is None:
+            return [one.result() for one in going]
+        if all(isinstance(fault, EnvironmentFault | None) for fault in faults):
+            newest = [
+                fault.run if isinstance(fault, EnvironmentFault) else one.result()
+                for one, fault in zip(going, faults, strict=True)
+            ]
+            raise EnvironmentFault(str(first), newest) from first
+        raise first
+
+    def refit(self, cfg: Any) -> None:
+        """Go on under other settings, which change no shape; `compile` compiles again what they change."""
+        for each in (*self.singles, self.all):
+            each.cfg, each.warmup = cfg, cfg.data.warmup_rollouts(each.spec.num_envs)
+        self.singles[0].refit(cfg)  # its programs are those of all
+        self.warmup = self.singles[0].warmup
+
+    def restart(self, run: list[GraphRun]) -> list[GraphRun]:
+        """The runs with every clock at environment step 0."""
+        return [single.restart(one) for single, one in zip(self.singles, run, strict=True)]
 
     def pack(self, run: list[GraphRun]) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""
@@ -76,8 +111,7 @@ class SideBySide:
 
     def unpack(self, tree: Tree, extra: dict) -> list[GraphRun]:
         """The runs that were packed."""
-        whole = GraphRun(**tree)
-        return [single.unpack(vars(share(whole, index)), extra) for index, single in enumerate(self.singles)]
+        return [single.unpack(share(tree, index), extra) for index, single in enumerate(self.singles)]
 
     def report(self, run: list[GraphRun]) -> tuple[list[GraphRun], dict[str, np.ndarray]]:
         """The sums since the last report as NumPy arrays [S], and the runs with empty ones."""

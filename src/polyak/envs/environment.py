@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from polyak.envs.spaces import bounds
 from polyak.interface import Array, Box, Spec, Tree
 from polyak.pytree import Record
 
@@ -62,9 +63,8 @@ class HostEnvs(Protocol):
     """L environments on the host, stepped together; they never reset themselves."""
 
     spec: Spec  # num_envs = L
-    exact_reset: (
-        bool  # an episode is a function of its seed and actions; else of all since they were made or closed
-    )
+    masked: bool  # whether it says which actions are legal, in a way that nobody reads
+    exact_reset: bool  # an episode is a function of its seed and actions, not of those played before it
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
@@ -90,20 +90,37 @@ def flat_actions(spec: Spec) -> Spec:
 def to_bounds(space: Any, action: Array) -> Array:
     """From flat actions [..., A] of an algorithm to what an environment takes; for NumPy and JAX arrays alike.
 
-    A Box with finite bounds: clip to [-1, 1] and rescale; an infinite bound: as it is. Integers [...]: as they are.
+    Each entry of a Box by itself: clipped to [-1, 1] and rescaled between its two bounds; clipped to the one that it
+    has; as it is without any. Integers [...]: as they are.
     """
     if not isinstance(space, Box):
         return action
-    if (affine := _affine(space)) is not None:
-        low, half = affine
-        action = low + (action.clip(-1, 1) + 1) * half
+    if (rescaling := _rescaling(space)) is not None:
+        least, most, shift, half, low = rescaling
+        action = low + (action.clip(least, most) + shift) * half
     return action if len(space.shape) == 1 else action.reshape(*action.shape[:-1], *space.shape)
 
 
+def unscaled(space: Any) -> list[int]:
+    """Entries of flat actions that lack a bound, and are therefore not rescaled."""
+    if not isinstance(space, Box):
+        return []
+    low, high = (np.broadcast_to(bound, space.size) for bound in bounds(space.low, space.high))
+    return np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))).tolist()
+
+
 @functools.cache
-def _affine(space: Box) -> tuple[np.ndarray, np.ndarray] | None:
-    """The lower bound and half the width of flat actions, or None where a bound is infinite."""
-    low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+def _rescaling(space: Box) -> tuple[Any, Any, Any, np.ndarray, np.ndarray] | None:
+    """The least and the largest flat action, what is added, half the width, the lower bound; None: all as it is."""
+    low, high = bounds(space.low, space.high)
+    least, most = (np.asarray(bound, space.dtype) for bound in (low, high))
+    both = np.isfinite(low) & np.isfinite(high)
+    if both.all():
+        low, high = (np.asarray(bound, space.dtype) for bound in (space.low, space.high))
+        return -1, 1, 1, (high - low) / 2, low
+    if not (np.isfinite(low) | np.isfinite(high)).any():
         return None
-    return low, (high - low) / 2
+    with np.errstate(invalid="ignore"):
+        half = np.where(both, (most - least) / 2, 1)
+    parts = np.where(both, -1, least), np.where(both, 1, most), both, half, np.where(both, least, 0)
+    return tuple(part.astype(space.dtype) for part in parts)  # pyright: ignore[reportReturnType]

@@ -2,28 +2,37 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from polyak.errors import UserError, nearest
+from polyak.envs import spaces
+from polyak.errors import UserError, nearest, said_by
+from polyak.interface import Box, Discrete, Spec
 
 RESERVED = ("brax", "pgx", "playground")  # prefixes that will mean something
 EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]"}
 
 
+OBJECT = "object:"  # before what a run calls an environment that no name brings back
+
+
 def find(
-    name: str, fields: Mapping[str, object] | None = None, measures: Mapping[str, str] | Iterable[str] = ()
+    name: Any, fields: Mapping[str, object] | None = None, measures: Mapping[str, str] | Iterable[str] = ()
 ) -> Any:
     """The environment of this name: an `Environment` in JAX, or a factory of host environments.
 
     name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, envpool:Pong-v5,
-              my_package.module:MyEnv (a class, instance or function of your own)
+              my_package.module:MyEnv (a class, instance or function of your own); or such a thing itself,
+              a `functools.partial` of it, or Gymnasium's EnvSpec
     fields    its constants or its constructor's keyword arguments
     measures  names in `info`, each with how an episode is summed up; a JAX environment has its own
     UserError says in one line what is wrong and the nearest valid name.
@@ -32,6 +41,12 @@ def find(
     1.62
     """
     fields = dict(fields or {})
+    if not isinstance(name, str):
+        return _made(name_of(name), name, fields, measures)
+    if name.startswith(OBJECT):
+        raise UserError(
+            f"{name.removeprefix(OBJECT)} was given as an object, which no name brings back: give it again"
+        )
     prefix, colon, rest = name.partition(":")
     if not colon:
         return _gymnasium(name, fields, measures)
@@ -50,6 +65,33 @@ def find(
     if prefix in RESERVED:
         raise UserError(f"environments of {prefix} are not served yet: {name!r}; served: {_prefixes()}")
     return _own(name, fields, measures)
+
+
+def name_of(env: Any) -> str:
+    """What a run calls an environment: the name itself, one that finds it again, or object:WHAT.
+
+    >>> import polyak.envs.worlds.classic_control as worlds
+    >>> name_of(worlds.Pendulum), name_of(worlds.Pendulum())
+    ('polyak.envs.worlds.classic_control:Pendulum', 'object:Pendulum')
+    """
+    if isinstance(env, str):
+        return env
+    if type(env).__name__ == "EnvSpec":
+        import gymnasium
+
+        return env.id if gymnasium.registry.get(env.id) == env else OBJECT + env.id
+    if isinstance(env, functools.partial):
+        return OBJECT + name_of(env.func).rpartition(":")[2]
+    module, word = getattr(env, "__module__", ""), getattr(env, "__qualname__", "")
+    if word and module != "__main__" and getattr(sys.modules.get(module), word, None) is env:
+        return f"{module}:{word}"
+    return OBJECT + _word(env)
+
+
+def _word(env: Any) -> str:
+    """A word for people: the name of a class or function, or of an instance's class."""
+    named = env if hasattr(env, "__qualname__") else type(env)
+    return re.sub(r"\W+", "-", named.__qualname__.rpartition("<locals>.")[2]).strip("-") or "Env"
 
 
 def names() -> dict[str, list[str]]:
@@ -113,8 +155,6 @@ def _needs(package: str, name: str) -> None:
 
 def _own(name: str, fields: dict, measures: Any) -> Any:
     """A class, instance or function in a module of the person's own, or an id that it registers."""
-    from polyak.envs.environment import Environment
-
     module, attribute = _module(name), name.partition(":")[2]
     if not hasattr(module, attribute):
         import gymnasium
@@ -123,17 +163,41 @@ def _own(name: str, fields: dict, measures: Any) -> Any:
             return _gymnasium(name, fields, measures)
         public = [key for key in vars(module) if not key.startswith("_")]
         raise UserError(f"{module.__name__} has no {attribute!r}; {nearest(attribute, public)}")
-    thing = getattr(module, attribute)
+    return _made(name, getattr(module, attribute), fields, measures)
+
+
+def _made(name: str, thing: Any, fields: dict, measures: Any) -> Any:
+    """The environment of a class, function, instance or EnvSpec."""
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    from polyak.envs.adapters.gymnasium import OneGymnasium, WrittenInJax
+    from polyak.envs.environment import Environment
+
     if isinstance(thing, type) and issubclass(thing, Environment):
         try:
             thing = thing()
-        except TypeError as error:
-            raise UserError(f"environment {name} cannot be made: {_line(error)}") from error
+        except Exception as error:
+            raise UserError(f"environment {name} cannot be made: {said_by(error)}") from error
     if isinstance(thing, Environment):
         return _with(name, thing, fields, measures)
+    if isinstance(thing, EnvSpec):
+        made: Any = thing
+        thing = functools.partial(gymnasium.make, made, disable_env_checker=True)
+    if isinstance(thing, gymnasium.Env):
+        if fields:
+            raise UserError(
+                f"environment {name} is one instance, whose fields cannot be set: {', '.join(fields)}"
+            )
+        return _looked_at(OneGymnasium(name, thing, measures))
     if not callable(thing):
-        raise UserError(f"{name} is a {type(thing).__name__}; an environment's class or function is needed")
-    return _gymnasium(name, fields, measures, thing)
+        raise UserError(
+            f"{name} is a {type(thing).__name__}; an environment, its class, or a function that makes one is needed"
+        )
+    try:
+        return _gymnasium(name, fields, measures, thing)
+    except WrittenInJax as made:
+        return _with(name, made.env, {}, measures)
 
 
 def _module(name: str) -> Any:
@@ -145,17 +209,19 @@ def _module(name: str) -> Any:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
-            raise UserError(f"importing {path} failed: {_line(error)}") from error
+            raise UserError(f"importing {path} failed: {said_by(error)}") from error
         hint = nearest(path, ("jax", "gymnax", "envpool"))
         raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
     except Exception as error:
-        raise UserError(f"importing {path} failed: {_line(error)}") from error
+        raise UserError(f"importing {path} failed: {said_by(error)}") from error
 
 
 def _with(
     name: str, env: Any, fields: dict, measures: Any, constants: Any = None, also: Iterable[str] = ()
 ) -> Any:
     """A JAX environment with other values of its constants, which are its own fields unless given."""
+    if jax.tree_util.all_leaves([env]):
+        raise UserError(f"environment {name}: put @pytree (polyak.pytree) above class {type(env).__name__}")
     constants = env if constants is None else constants
     valid = {f.name: f for f in dataclasses.fields(constants)}
     values = {}
@@ -165,9 +231,29 @@ def _with(
         values[key] = _fitting(f"{name}: {key}", getattr(constants, key), value, str(valid[key].type))
     try:
         env = env.replace(**values) if values else env
-        own = env.spec.measures
-    except (TypeError, ValueError) as error:
-        raise UserError(f"environment {name} cannot be made: {_line(error)}") from error
+        spec = env.spec
+    except NotImplementedError:
+        raise UserError(
+            f"environment {name} has no spec: give it a property `spec` that returns a Spec"
+        ) from None
+    except Exception as error:
+        raise UserError(f"environment {name} cannot be made: {said_by(error)}") from error
+    if not isinstance(spec, Spec):
+        raise UserError(f"environment {name}: spec is a {type(spec).__name__}, but must be a Spec")
+    for what, space in (("obs", spec.obs), ("action", spec.action)):
+        wrong = [leaf for leaf in jax.tree.leaves(space) if not isinstance(leaf, Box | Discrete)]
+        if wrong or not jax.tree.leaves(space):
+            given = type(wrong[0]).__name__ if wrong else space
+            raise UserError(
+                f"environment {name}: spec.{what} is {given}, but must be a Box or Discrete of polyak's"
+            )
+        for leaf in jax.tree.leaves(space):
+            if isinstance(leaf, Box) and not _are_numbers(leaf.low, leaf.high):
+                raise UserError(
+                    f"environment {name}: a bound in spec.{what} is an array or a list: give one number, or a tuple "
+                    "of numbers, as in tuple(low.tolist())"
+                )
+    own = spec.measures
     for measure in measures:
         if measure not in own:
             hint = nearest(measure, own) or "it has none"
@@ -180,7 +266,8 @@ def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
     if old is None or isinstance(old, str):
         fits, kind = isinstance(new, type(old) if old is not None else object), "text"
     elif isinstance(old, bool) or np.asarray(old).dtype.kind == "b":
-        fits, kind = isinstance(new, bool | np.bool_), "true or false"
+        new = spaces.like_bool(what, bool(old), new)
+        fits, kind = new is not None, "true or false"
     elif np.ndim(old):
         shape = np.shape(old)
         fits, kind = _is_numeric(new) and np.shape(new) == shape, f"numbers of shape {shape}"
@@ -197,12 +284,14 @@ def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
     return new
 
 
+def _are_numbers(*bounds: Any) -> bool:
+    """Whether each bound is a number or a tuple of numbers, and no array, which cannot be compared."""
+    each = [part for bound in bounds for part in (bound if isinstance(bound, tuple) else (bound,))]
+    return all(isinstance(part, int | float | np.number) for part in each)
+
+
 def _is_numeric(value: Any) -> bool:
     try:
         return np.asarray(value).dtype.kind in "iuf"
     except ValueError:
         return False
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

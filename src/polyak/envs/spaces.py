@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.errors import EnvironmentFault, UserError, boolean, nearest
 from polyak.interface import Box, Discrete, Space, Tree
 
 SUPPORTED = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
 WAYS = ("last", "sum", "mean", "max")  # to sum a measure up over an episode
+FARTHEST = 1e10  # a bound from here on is none: MuJoCo writes "none" like this, others as the largest float
+SMALLEST = tuple(float(np.finfo(kind).tiny) for kind in (np.float32, np.float64))
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def from_gymnasium(space: Any) -> Space:
@@ -24,7 +27,7 @@ def from_gymnasium(space: Any) -> Space:
     float64 becomes float32, cast once at the border. MultiBinary is a Box, MultiDiscrete a tuple of Discrete
     or, where it has more than one axis, a Box. Discrete and MultiDiscrete start at 0.
     """
-    match _kind(space):
+    match kind_of(space):
         case "Box":
             return _box(space)
         case "Discrete":
@@ -45,9 +48,9 @@ def from_gymnasium(space: Any) -> Space:
 
 def action_from_gymnasium(space: Any) -> Space:
     """Our space of the actions of one environment: a Box of real numbers, float32, or Discrete from 0."""
-    if _kind(space) == "Discrete":
+    if kind_of(space) == "Discrete":
         return Discrete(int(space.n))
-    if _kind(space) == "Box" and space.dtype.kind == "f":
+    if kind_of(space) == "Box" and space.dtype.kind == "f":
         return _box(space)
     raise UserError(
         f"action space {_line(space)} is not supported; supported: Discrete, and Box of float32 or float64"
@@ -56,7 +59,7 @@ def action_from_gymnasium(space: Any) -> Space:
 
 def convert(space: Any, value: Any) -> Tree:
     """Convert a point of a Gymnasium space, [...] or with leading axes, to what our space wants."""
-    match _kind(space):
+    match kind_of(space):
         case "Discrete":
             return (np.asarray(value) - space.start).astype(np.int32)
         case "MultiDiscrete" if len(space.shape) == 1:
@@ -71,6 +74,17 @@ def convert(space: Any, value: Any) -> Tree:
     return np.asarray(value, np.float32)
 
 
+def bounds(low: Any, high: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of each entry as float64 arrays of one shape, infinite where they cannot mean anything.
+
+    That is where they are NaN or at least FARTHEST, and for a low bound where the pair is the smallest and the
+    largest positive float, as EnvPool writes "none".
+    """
+    low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    absent = ~(np.abs(low) < FARTHEST) | (np.isin(low, SMALLEST) & (high >= LARGEST))
+    return np.where(absent, -np.inf, low), np.where(np.abs(high) < FARTHEST, high, np.inf)
+
+
 def check(space: Any, value: Any, lane: int, field: str = "observation") -> None:
     """EnvironmentFault, with the environment's index and the field, unless shapes and kinds are the space's.
 
@@ -80,14 +94,14 @@ def check(space: Any, value: Any, lane: int, field: str = "observation") -> None
     def fault(given: str, right: str) -> EnvironmentFault:
         return EnvironmentFault(f"environment {lane}: {field} is {given}, its space says {right}")
 
-    if _kind(space) == "Dict":
+    if kind_of(space) == "Dict":
         if not isinstance(value, Mapping) or set(value) != set(space.spaces):
             given = f"a dict of {sorted(value)}" if isinstance(value, Mapping) else type(value).__name__
             raise fault(given, f"a dict of {sorted(space.spaces)}")
         for name, part in space.spaces.items():
             check(part, value[name], lane, f"{field}.{name}")
         return
-    if _kind(space) == "Tuple":
+    if kind_of(space) == "Tuple":
         if not isinstance(value, tuple | list) or len(value) != len(space.spaces):
             raise fault(f"a {type(value).__name__}", f"a tuple of {len(space.spaces)}")
         for i, part in enumerate(space.spaces):
@@ -101,7 +115,7 @@ def check(space: Any, value: Any, lane: int, field: str = "observation") -> None
         raise fault(f"of shape {array.shape}", f"{space.shape}")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
         raise fault(f"of dtype {array.dtype}", f"{space.dtype}")
-    if _kind(space) == "Discrete" and not space.start <= array < space.start + space.n:
+    if kind_of(space) == "Discrete" and not space.start <= array < space.start + space.n:
         raise fault(f"{array}", f"{space.start} .. {space.start + space.n - 1}")
 
 
@@ -183,13 +197,16 @@ class Actions:
     """
 
     def __init__(self, space: Any):
-        self._dtype = np.dtype(np.int64) if _kind(space) == "Discrete" else space.dtype
-        self._start = int(space.start) if _kind(space) == "Discrete" else 0
+        self._dtype = space.dtype
+        self._start = int(space.start) if kind_of(space) == "Discrete" else 0
         self._bounds = None
-        if _kind(space) == "Box" and np.isfinite(space.low).all() and np.isfinite(space.high).all():
-            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
-            if (low < space.low).any() or (low + 2 * ((high - low) / 2) > space.high).any():
-                self._bounds = (space.low, space.high)
+        if kind_of(space) == "Box":
+            low, high = bounds(space.low, space.high)
+            least, most = low.astype(np.float32), high.astype(np.float32)
+            with np.errstate(invalid="ignore"):
+                top = np.where(np.isfinite(low) & np.isfinite(high), least + 2 * ((most - least) / 2), most)
+            if (least < low).any() or (top > high).any():
+                self._bounds = low.astype(space.dtype), high.astype(space.dtype)
 
     def __call__(self, action: Any) -> np.ndarray:
         """[L, ...], a copy that the environments may write to."""
@@ -219,7 +236,17 @@ def number(value: Any) -> float:
         return float("nan")
 
 
-def _kind(space: Any) -> str:
+def like_bool(what: str, default: Any, value: Any) -> Any:
+    """A setting of an environment, where its default is a bool in words for one; UserError for another value."""
+    if not isinstance(default, bool | np.bool_) or value is None:
+        return value
+    try:
+        return boolean(bool(value) if isinstance(value, np.bool_) else value)
+    except ValueError:
+        raise UserError(f"environment {what} must be true or false, not {value!r}") from None
+
+
+def kind_of(space: Any) -> str:
     """Kind of a Gymnasium space, subclasses too: the name of the first class that is Gymnasium's."""
     for cls in type(space).__mro__:
         if cls.__module__.startswith("gymnasium.spaces"):
@@ -246,13 +273,15 @@ def _dtype(space: Any) -> np.dtype:
 
 
 def _box(space: Any) -> Box:
-    dtype = _dtype(space)
-    with np.errstate(over="ignore"):  # a float64 bound beyond float32 is none
-        low, high = space.low.astype(dtype), space.high.astype(dtype)
+    dtype, (low, high) = _dtype(space), (space.low, space.high)
+    if dtype.kind == "f":
+        low, high = (bound.astype(dtype) for bound in bounds(low, high))
     return Box(tuple(space.shape), _bound(low), _bound(high), dtype.name)
 
 
 def _bound(values: np.ndarray) -> float | tuple[float, ...]:
     """One float where all are equal, else each in C order."""
-    flat = [float(v) for v in np.ravel(values)]
-    return flat[0] if flat and all(v == flat[0] for v in flat) else tuple(flat)
+    flat = np.ravel(values)
+    if flat.size and (flat == flat[0]).all():
+        return float(flat[0])
+    return tuple(map(float, flat))

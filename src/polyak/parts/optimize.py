@@ -54,3 +54,8 @@ def gradient_step(
 def global_norm(tree: Tree) -> jax.Array:
     """The Euclidean norm of all numbers of a tree together."""
     return optax.tree.norm(tree)
+
+
+def squared_norm(tree: Tree) -> jax.Array:
+    """The sum of the squares of all numbers of a tree, as weight decay penalises it."""
+    return optax.tree.norm(tree, squared=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from polyak.interface import Array, Discrete, Space, Tree
-from polyak.parts.distributions import Categorical, Normal
+from polyak.parts.distributions import Categorical, Normal, TanhNormal
 from polyak.pytree import Record, pytree, static
 
 # sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each
@@ -46,6 +46,18 @@ class Gaussian(Record):
             mean, offset = jnp.split(mean, 2, axis=-1)
             log_sigma = jnp.clip(log_sigma + offset, *LOG_SIGMA_RANGE)
         return Normal(mean, jnp.broadcast_to(jnp.exp(log_sigma), mean.shape))
+
+
+@pytree
+class TanhGaussian(Record):
+    """pi(a|s) = tanh of N(mu(s), sigma(s)^2), inside [-1, 1] (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
+
+    net: Tree  # outputs mu and log sigma
+
+    def __call__(self, obs: Tree) -> TanhNormal:
+        """pi(.|s) for observations [..., *obs]."""
+        mean, log_sigma = jnp.split(self.net(obs), 2, axis=-1)
+        return TanhNormal(mean, jnp.exp(jnp.clip(log_sigma, -20.0, 2.0)))
 
 
 def build_policy(

@@ -9,7 +9,7 @@ from polyak.interface import Clock
 
 def start_clock() -> Clock:
     """The clock of a run that has not stepped."""
-    return Clock(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    return Clock(jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def linear_schedule(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration: ArrayLike) -> jax.Array:
@@ -17,6 +17,8 @@ def linear_schedule(step: ArrayLike, start: ArrayLike, end: ArrayLike, duration:
 
     step, start, end, duration  scalars, or arrays that broadcast; with duration 0 it is `end` at once
     """
+    if isinstance(start, int | float) and isinstance(end, int | float) and start == end:
+        return jnp.full(jnp.broadcast_shapes(jnp.shape(step), jnp.shape(duration)), start, jnp.float32)
     never = jnp.asarray(duration, jnp.float32) <= 0
     progress = jnp.where(never, 1.0, jnp.asarray(step, jnp.float32) / jnp.where(never, 1.0, duration))
     start, end = jnp.asarray(start, jnp.float32), jnp.asarray(end, jnp.float32)

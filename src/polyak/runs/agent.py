@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from polyak.drivers.program import map_seeded
+from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
 from polyak.envs.environment import Environment
-from polyak.envs.find import find
+from polyak.envs.find import find, name_of
 from polyak.errors import UserError
-from polyak.interface import Box
 from polyak.runs.folder import RunFolder
-from polyak.runs.loop import Schedule, Training, interruptible, save_checkpoint
+from polyak.runs.loop import Interrupted, Training, draw, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
-from polyak.runs.run import Policy, Run, device, silent
+from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
-from polyak.runs.values import amend
+from polyak.runs.values import amend, whole
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
+
+
+def budget_of(plan: Plan) -> dict[str, int]:
+    """What each call of `learn` chooses anew."""
+    return {name: getattr(plan, name) for name in ("steps", "eval_every", "checkpoint_every")}
 
 
 class Agent:
@@ -35,42 +39,61 @@ class Agent:
     def __init__(
         self,
         algorithm: str,
-        env: str,
+        env: Any,
         *,
         seed: int = 0,
         config: Any = None,
         env_fields: Mapping[str, Any] | None = None,
         **settings: Any,
     ):
-        self.algorithm, self.env, self.config, self.env_fields = algorithm, env, config, env_fields
+        check_main_guard()
+        self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
+        self._given = None if isinstance(env, str) else env
         self.settings = amend(Settings(), {**settings, "seed": seed})
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
         self._policy: Policy | None = None
-        self._plan(1)  # mistakes are said here and not in `learn`
+        self._plan()  # mistakes are said here and not in `learn`
 
     # ---- learn
 
-    def learn(self, total_timesteps: int, verbose: bool = True) -> Self:
-        """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned."""
+    def learn(self, total_timesteps: int, verbose: bool = True, reset_num_timesteps: bool = False) -> Self:
+        """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned.
+
+        Schedules run to the end of these steps unless `config` has a horizon: that of a second call goes on from
+        where it was, over all steps so far and these. A call whose schedules end elsewhere compiles again; who
+        learns in many short calls gives the horizon of all.
+
+        reset_num_timesteps  count steps, schedules and metrics from 0 again; what was learned stays
+        """
+        total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
         set_up_jax()
         terminal = Terminal() if verbose else silent()
+        before = 0 if reset_num_timesteps else self.env_steps
+        plan = self._plan(before + total_timesteps, total_timesteps)
         if self.training is None:
-            self._begin(self._plan(total_timesteps), terminal)
-            for line in self.training.session.notes() if self.training is not None else []:
-                terminal.warn(f"note: {line}")
+            self._begin(plan if self._resume_from is None else self._resume_from.plan, terminal)
         training = self.training
         assert training is not None
         training.terminal = terminal
-        plan = dataclasses.replace(training.session.plan, steps=training.env_steps + total_timesteps)
-        training.session.plan = plan
-        training.schedule = Schedule(training.session)
+        session = training.session
+        if training.iteration and not reset_num_timesteps:
+            say_horizon(session.plan, plan, session.algorithm, terminal)
+        training.replan(plan, reset_num_timesteps)
+        if not training.iteration:
+            for line in session.cautions():
+                terminal.warn(f"note: {line}")
+        if reset_num_timesteps:
+            self.metrics.clear()
         training.stop.clear()
-        with interruptible(training.stop, terminal):
-            with terminal.status("compiling"):
-                training.compile()
-            training.run(self)
-        self._policy = None
+        self._fresh = False
+        try:
+            with interruptible(training.stop, terminal):
+                with terminal.status("compiling"):
+                    training.compile()
+                training.run(self)
+        except Interrupted:
+            terminal.say(f"stopped at step {training.env_steps:,}")
         return self
 
     @property
@@ -84,28 +107,47 @@ class Agent:
     # ---- predict
 
     def predict(
-        self, obs: Any, memory: Any = None, deterministic: bool = True, seed: int = 0
-    ) -> tuple[np.ndarray, Any]:
-        """An action for one observation, or actions for a batch of them, in the environment's own bounds."""
-        policy = self.policy
-        space, leaf = jax.tree.leaves(policy.spec.obs)[0], np.asarray(jax.tree.leaves(obs)[0])
-        single = leaf.ndim == (len(space.shape) if isinstance(space, Box) else 0)
-        batch = jax.tree.map(lambda x: np.asarray(x)[None], obs) if single else obs
-        action, memory = policy(batch, memory, explore=not deterministic, seed=seed)
-        return (action[0] if single else action), memory
+        self, obs: Any, memory: Any = None, deterministic: bool = True, seed: int | None = None
+    ) -> tuple[Any, Any]:
+        """An action for one observation, or actions for a batch of them, in the environment's own terms, and memory.
 
-    @property
+        Without `deterministic` it draws as in training, each call anew; `seed` begins that stream of random numbers.
+        """
+        return self.policy()(obs, memory, explore=not deterministic, seed=seed)
+
     def policy(self) -> Policy:
         """The policy as it is now."""
-        if self._policy is None:
-            if self.training is None:
-                self._begin(self._plan(1), silent())
-            training = self.training
-            assert training is not None
-            tree, _ = training.session.driver.pack(training.carry)
-            state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
-            self._policy = Policy(training.session.plan, training.session.spec, state)
+        if self._policy is not None and self._fresh:
+            return self._policy
+        if self.training is None:
+            self._begin(self._plan(), silent())
+        training = self.training
+        assert training is not None
+        tree, _ = training.session.driver.pack(training.carry)
+        state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
+        session, before = training.session, self._policy
+        if before is not None and before.cfg == session.cfg:
+            self._policy = before.of_state(state)
+        else:  # the first, or the horizon is another
+            self._policy = Policy(session.plan, session.spec, session.border, state)
+            if before is not None:
+                self._policy.seed, self._policy.draws = before.seed, before.draws
+        self._fresh = True
         return self._policy
+
+    def evaluate(
+        self, episodes: int = 20, seed: int | None = None, sample: bool = False, limit: int | None = None
+    ) -> Evaluation:
+        """Play so many episodes on environments of their own; `seed` chooses other episodes, `sample` explores.
+
+        limit  steps where an episode is cut, instead of `eval_limit`
+        """
+        if self.training is None:
+            self._begin(self._plan(), silent())
+        training = self.training
+        assert training is not None
+        actor = training.session.driver.actor(training.carry)
+        return play(training.session, actor, episodes, seed, sample, limit)
 
     # ---- save and load
 
@@ -113,22 +155,29 @@ class Agent:
         """Make a run folder of it, with everything that is needed to go on; UserError if it is another's."""
         folder = RunFolder(Path(path))
         if self.training is None:
-            self._begin(self._plan(1), silent())
+            self._begin(self._plan(), silent())
         assert self.training is not None
-        if not folder.path.exists():
-            folder.create(self.training.session.plan, "", device())
-        elif dataclasses.replace(folder.plan(), steps=1) != dataclasses.replace(
-            self.training.session.plan, steps=1
-        ):
-            raise UserError(f"{folder.path} holds a run with other settings: choose another path")
-        save_checkpoint(folder, self.training)
+        plan = self.training.session.plan
+        with folder.held():
+            if not folder.begun:
+                folder.create(plan, "", device())
+            elif (there := folder.plan()) != plan:
+                if differences := dataclasses.replace(there, **budget_of(plan)).differences(plan):
+                    raise UserError(
+                        f"{folder.path} holds a run with other settings ({differences}): choose another path"
+                    )
+                folder.replan(plan, self.env_steps)
+            folder.keep(self.metrics)
+            save_checkpoint(folder, self.training)
+            draw(folder, silent())
         return folder.path
 
     @classmethod
-    def load(cls, path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Self:
+    def load(cls, path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Self:
         """The agent that was saved, or the first seed's of any run. No code named by the folder is run.
 
-        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+        env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may
+                        also be what was trained on, and must where that has no name
         """
         run = Run(path, env=env, algorithm=algorithm)
         if run.plan.seeds > 1:
@@ -138,7 +187,7 @@ class Agent:
         agent.config, agent.env_fields, agent.metrics = None, run.plan.env_fields, run.metrics
         agent.settings = Settings(seed=run.plan.seed)
         agent.training = None
-        agent._policy = run.policy()
+        agent._policy, agent._fresh = run.policy(), True
         agent._resume_from = run
         return agent
 
@@ -159,19 +208,28 @@ class Agent:
     # ---- inside
 
     _resume_from: Run | None = None
+    _fresh = False  # whether `_policy` is the newest
+    _given: Any = None
 
-    def _plan(self, steps: int) -> Plan:
+    def _plan(self, steps: int | None = None, more: int = 0) -> Plan:
+        """The plan of a budget, of which `more` steps are to come; without one what is usual, which is never run."""
         if self._resume_from is not None:
-            return self._resume_from.plan
-        world = find(self.env, self.env_fields or {}, self.settings.measures)
-        settings = dataclasses.replace(self.settings, steps=self.settings.steps or max(steps, 1), seeds=1)
-        in_graph = isinstance(world, Environment)
-        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, in_graph)
-        Session(plan).check()
-        return plan
+            plan = self._resume_from.plan
+            return plan if steps is None else dataclasses.replace(plan, steps=steps)
+        named = self.env if self._given is None else self._given
+        world = find(named, self.env_fields or {}, self.settings.measures)
+        settings = dataclasses.replace(self.settings, seeds=1)
+        if steps is not None:
+            settings = dataclasses.replace(settings, steps=more)
+        kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
+        if self.training is not None and self.training.iteration:  # shares of the steps stay what they were
+            plan = dataclasses.replace(plan, config=self.training.session.plan.config)
+        Session(plan, self._given).check()
+        return plan if steps is None else dataclasses.replace(plan, steps=steps)
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:
-        session = self._resume_from.trust() if self._resume_from is not None else Session(plan)
+        session = self._resume_from.trust() if self._resume_from is not None else Session(plan, self._given)
         self.training = Training(session, terminal)
         if self._resume_from is None:
             self.training.start()

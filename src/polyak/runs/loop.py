@@ -4,23 +4,29 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from polyak.errors import UserError
-from polyak.parts.replay import Ring
+from polyak.drivers.driver import Left
+from polyak.drivers.episodes_host import KEPT
+from polyak.envs.environment import unscaled
+from polyak.errors import EnvironmentFault, UserError
+from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
+from polyak.runs.plan import Plan
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_spec
-from polyak.show.terminal import Terminal
-from polyak.store import checkpoint
+from polyak.runs.spec import describe_border, describe_spec
+from polyak.show.terminal import Progress, Terminal
+from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
+NEVER = 0
+MOST_SUMMED = 2**30
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
 
 
@@ -39,22 +45,27 @@ class Sink(Protocol):
 class Schedule:
     """Iterations that end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, base: int = 0):
         plan, per = session.plan, session.driver.env_steps
-        self.env_steps = per
-        self.total = -(-plan.steps // per)
-        self.evaluation = max(1, round(plan.eval_every / per))
+        self.env_steps, self.base = per, base  # base: the iteration at which steps were last counted from 0
+        self.total = base + -(-plan.steps // per)
+        self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else NEVER
         self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        self.log = max(1, self.evaluation // LOGS_PER_EVALUATION)
+        usual = plan.eval_every or max(1, plan.steps // 20)
+        longest = MOST_SUMMED // max(per, session.cfg.data.updates)  # sums of a line are int32
+        self.log = max(1, min(max(1, round(usual / per)) // LOGS_PER_EVALUATION, longest))
 
     def due(self, every: int, iteration: int) -> bool:
         """Whether something that happens every so many iterations happens after this one."""
-        return iteration % every == 0 or iteration == self.total
+        return every != NEVER and ((iteration - self.base) % every == 0 or iteration == self.total)
 
     def next(self, iteration: int) -> int:
         """The next iteration after which something happens."""
         stops = (self.log, self.evaluation, self.checkpoint)
-        return min(self.total, *((iteration // every + 1) * every for every in stops))
+        done = iteration - self.base
+        return min(
+            self.total, *(self.base + (done // every + 1) * every for every in stops if every != NEVER)
+        )
 
 
 class Training:
@@ -67,14 +78,20 @@ class Training:
         self.iteration = 0
         self.slice = 1
         self.stop = threading.Event()
+        self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
+        self.evaluates = True  # until an evaluation fails
+        self.owes = False  # an evaluation that is due was stopped
+        self.said_cut = False
+        self.progress: Progress | None = None
+        self.session.driver.watch = self._watch
 
     @property
     def env_steps(self) -> int:
         """Steps of each seed so far."""
-        return self.iteration * self.schedule.env_steps
+        return (self.iteration - self.schedule.base) * self.schedule.env_steps
 
     @property
     def updates(self) -> int:
@@ -82,8 +99,19 @@ class Training:
         return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
 
     def start(self) -> None:
-        """A run at step 0."""
+        """A run at step 0. UserError where its checkpoints could not be written."""
         self.carry = self.session.driver.start()
+        try:
+            storage.fields(self.session.driver.pack(self.carry)[0])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"this run could not be saved: {error}") from error
+        space = self.session.env_spec.action
+        if entries := unscaled(space):
+            which = "all" if len(entries) == space.size else ", ".join(map(str, entries))
+            self.terminal.warn(
+                f"actions without two bounds are not scaled (entries of {space.size}: {which}); "
+                "a policy that squashes reaches only [-1, 1] of them"
+            )
 
     def resume(self, checkpoints: Path) -> None:
         """The run of the newest checkpoint that is whole; later ones are forgotten."""
@@ -99,15 +127,28 @@ class Training:
         rows = ring.rows if has_ring else None
         loaded = checkpoint.load(checkpoints, template, rows, self.terminal.warn)
         checkpoint.rewind(checkpoints, loaded.env_steps)
-        buffer = Ring(loaded.rows, Counter(np.asarray(loaded.clock, np.int32))) if has_ring else ()
+        buffer = ()
+        if has_ring:
+            clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
+            buffer = Ring(loaded.rows, Counter(clock))
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
+        self.schedule = Schedule(self.session, int(loaded.extra["base"]))
+        self.said = set(map(str, loaded.extra.get("said", ())))
         self.exact = not (loaded.extra.get("inexact") or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
-                "seed and actions; their running episodes were cut and begun anew"
+                f"seed and actions, or their episode was longer than {KEPT:,} steps; their running episodes were "
+                "cut and begun anew"
             )
+
+    def replan(self, plan: Plan, anew: bool = False) -> None:
+        """Go on under another plan; `anew`: count environment steps, and run schedules, from 0 again."""
+        self.session.replan(plan)
+        if anew:
+            self.carry = self.session.driver.restart(self.carry)
+        self.schedule = Schedule(self.session, self.iteration if anew else self.schedule.base)
 
     def compile(self) -> None:
         """Compile all that is run from here on, what is needed first before the rest."""
@@ -119,26 +160,52 @@ class Training:
         """Compile what the next iteration runs."""
         self.session.driver.compile(self.iteration < self.session.driver.warmup)
 
-    def run(self, sink: Sink, save: Any = None, until: int | None = None) -> None:
-        """Go on to the end, or to iteration `until`; `save(self)` writes a checkpoint. Raises Interrupted."""
+    def run(self, sink: Sink, save: Any = None, until: int | None = None, owed: bool = False) -> None:
+        """Go on to the end, or to iteration `until`. Raises Interrupted.
+
+        save  called with this to write a checkpoint, before the evaluation of the same iteration
+        owed  the evaluation that is due at this iteration was not made
+        """
         schedule = self.schedule
         end = schedule.total if until is None else until
-        with self.terminal.progress(schedule.total * schedule.env_steps) as progress:
-            while self.iteration < end:
-                if self.stop.is_set():
-                    if save:
-                        sink.flush()
-                        save(self)
-                    raise Interrupted
+        self.say_notes(self.session.notes)
+        with self.terminal.progress((schedule.total - schedule.base) * schedule.env_steps) as progress:
+            self.progress = progress
+            progress.update(self.env_steps, phase=self._phase())
+            if owed:
+                self._evaluate(sink, progress)
+            while self.iteration < end and not self.stop.is_set():
+                before = self.iteration
                 self._advance(min(schedule.next(self.iteration), end) - self.iteration)
+                self.say_notes(self.session.driver.notes)
+                if self.iteration == before:
+                    continue
                 progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
                 if schedule.due(schedule.log, self.iteration):
                     self._log(sink)
-                if schedule.due(schedule.evaluation, self.iteration):
-                    self._evaluate(sink, progress)
                 if save and schedule.due(schedule.checkpoint, self.iteration):
                     sink.flush()
                     save(self)
+                if schedule.due(schedule.evaluation, self.iteration):
+                    self._evaluate(sink, progress)
+            if self.stop.is_set() and (self.iteration < end or self.owes):
+                if save:
+                    sink.flush()
+                    save(self)
+                raise Interrupted
+
+    def _watch(self, rows: int) -> bool:
+        """Show how far a rollout is; whether to leave it."""
+        if self.progress is not None:
+            per_row = self.schedule.env_steps // self.session.driver.rows
+            self.progress.update(self.env_steps + rows * per_row, phase=self._phase())
+        return self.stop.is_set()
+
+    def say_notes(self, notes: Mapping[str, str]) -> None:
+        """Say what was not said before; a resume knows what was."""
+        for name in notes.keys() - self.said:
+            self.said.add(name)
+            self.terminal.warn(f"warning: {notes[name]}")
 
     def _phase(self) -> str:
         return "warm-up" if self.iteration < self.session.driver.warmup else ""
@@ -147,7 +214,14 @@ class Training:
         """At most `iterations`, and about SLICE_SECONDS: how a run is cut does not change its bits."""
         count = min(iterations, self.slice)
         began = time.monotonic()
-        self.carry = self.session.driver.advance(self.carry, count)
+        try:
+            self.carry = self.session.driver.advance(self.carry, count)
+        except Left as left:
+            self.carry, self.iteration = left.run, self.iteration + left.iterations
+            return
+        except EnvironmentFault as fault:
+            self.carry = self.carry if fault.run is None else fault.run
+            raise
         self.iteration += count
         seconds = time.monotonic() - began
         fitting = count * SLICE_SECONDS / max(seconds, 1e-9)
@@ -175,8 +249,30 @@ class Training:
 
     def _evaluate(self, sink: Sink, progress: Any) -> None:
         """A line for each seed: whole episodes without exploration, on environments of their own."""
-        with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
-            played = self.session.evaluator(self.session.driver.actor(self.carry))
+        self.owes = True
+        began, played = time.monotonic(), None
+        if self.evaluates:
+            try:
+                with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
+                    played = self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
+            except Exception as error:
+                text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                self.terminal.warn(f"evaluation failed, and training goes on without: {text}")
+                self.evaluates = False
+        if played is None and self.evaluates:  # it was stopped
+            return
+        self.owes = False
+        if played is None:
+            for seed in self.session.plan.all_seeds:
+                line = {"env_steps": self.env_steps, "updates": self.updates, "seed": seed}
+                sink.write({**line, "eval/episodes": 0})
+            return
+        due = -(-(self.schedule.total - self.iteration) // self.schedule.evaluation)
+        progress.log_pause(time.monotonic() - began, due)
+        if played.cut and not self.said_cut:
+            self.said_cut = True
+            limit = f"{self.session.evaluator.limit:,}"
+            self.terminal.say(f"evaluation: {played.cut} episodes were cut at {limit} steps (--eval-limit)")
         for index, seed in enumerate(self.session.plan.all_seeds):
             line = {
                 "env_steps": self.env_steps,
@@ -228,12 +324,15 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
         tree,
         {
             "iteration": training.iteration,
+            "base": training.schedule.base,
             "driver": extra,
-            "inexact": not training.exact,
+            "inexact": not training.exact or bool(driver.inexact),
+            "said": sorted(training.said),
             "spec": describe_spec(training.session.env_spec),
+            "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
-        clock=int(ring.clock.value) if isinstance(ring, Ring) else 0,
+        clock=training.iteration * driver.rows if isinstance(ring, Ring) else 0,
     )
 
 
@@ -241,33 +340,46 @@ def train(
     session: Session, folder: RunFolder, terminal: Terminal, resume: bool, facts: dict[str, str] | None = None
 ) -> Training:
     """Run a plan in its folder to the end, from the newest checkpoint if `resume`. Raises Interrupted."""
-    session.check()
-    if facts:
-        terminal.facts(facts)
-    if not resume:
-        for line in session.notes():
-            terminal.warn(f"note: {line}")
-    training = Training(session, terminal)
+    with folder.held():
+        return _train(session, folder, terminal, resume, facts)
+
+
+def _train(
+    session: Session, folder: RunFolder, terminal: Terminal, resume: bool, facts: dict[str, str] | None
+) -> Training:
+    begun = resume  # a folder that was there stays there
     resume = resume and checkpoint.latest(folder.checkpoints) is not None
     doing = "loading the checkpoint, compiling" if resume else "compiling"
     try:
+        session.check()
+        if facts:
+            terminal.facts(facts)
+        if not begun:
+            for line in session.cautions():
+                terminal.warn(f"note: {line}")
+        training = Training(session, terminal)
         with interruptible(training.stop, terminal), meanwhile(training.compile):
             with terminal.status(doing):
                 training.resume(folder.checkpoints) if resume else training.start()
                 training.compile_next()
+            begun = True
             if resume:
                 terminal.say(f"resumed at step {training.env_steps:,}")
-            folder.rewind(training.env_steps)
+            folder.rewind(training.env_steps, session.plan.seeds)
+            schedule, at = training.schedule, training.iteration
+            owed = at > 0 and schedule.due(schedule.evaluation, at)
+            owed = owed and not folder.evaluated(training.env_steps, session.plan.seeds)
             sink = Metrics(folder, training.env_steps)
+            save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
-                training.run(
-                    Recorder(sink, folder, terminal), lambda training: save_checkpoint(folder, training)
-                )
+                training.run(Recorder(sink, folder, terminal), save, owed=owed)
             finally:
                 sink.close()
                 draw(folder, terminal)
     finally:
-        session.close()
+        session.close(terminal.warn)
+        if not begun:
+            folder.give_up()
     return training
 
 

@@ -2,35 +2,51 @@
 
 import dataclasses
 import importlib.resources
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from polyak import algorithms
-from polyak.errors import CheckpointError, UserError
-from polyak.interface import out_of_range, within
+from polyak.errors import CheckpointError, UserError, out_of_range
+from polyak.interface import within
 from polyak.runs.values import amend, plain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that a person may give for a training run; None leaves it to the preset, or to what is usual."""
+    """Settings of a training run; what is not given is left to the preset, or to what is usual."""
 
-    steps: int | None = within(None, 1)  # environment steps of each seed
-    seed: int = within(0, 0, 2**31 - 1)  # the first
-    seeds: int = within(1, 1, 10_000)  # how many: seed, seed + 1, ... in one program
-    num_envs: int | None = within(None, 1)  # environments of each seed
-    driver: Literal["auto", "graph", "host"] = "auto"  # auto: JAX environments in graph, others on the host
-    vectorization: Literal["sync", "async"] = "sync"  # host environments in this process, or one process each
-    eval_every: int | None = within(None, 1)  # environment steps; usually a twentieth of the run
-    eval_episodes: int = within(10, 1)  # of each seed
-    checkpoint_every: int | None = within(None, 1)  # environment steps; usually eval_every
-    out: str = "runs"  # the folder that run folders are made in
-    name: str | None = None  # the run folder's own name; one that exists with the same plan is resumed
+    steps: int | None = within(None, 1)  # environment steps that each seed takes
+    seed: int = within(0, 0, 2**31 - 1)  # the first seed
+    seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
+    num_envs: int | None = within(None, 1)  # number of environments of each seed
+    driver: Literal["auto", "graph", "host"] = (
+        "auto"  # where environments step: in one program with JAX ones, else on the host
+    )
+    vectorization: Literal["sync", "async"] = (
+        "sync"  # step host environments in this process, or each in its own
+    )
+    eval_every: int | None = within(
+        None, 0
+    )  # environment steps between evaluations; usually a twentieth of the run; 0: none
+    eval_episodes: int = within(10, 1)  # number of episodes of an evaluation, for each seed
+    eval_limit: int | None = within(
+        None, 1
+    )  # steps where evaluation cuts an episode; 10,000 if it has no end
+    checkpoint_every: int | None = within(
+        None, 1
+    )  # environment steps between checkpoints; usually eval_every
+    deadline: float = within(60.0, 0.001)  # seconds that a step of an asynchronous environment may take
+    out: str = "runs"  # folder that run folders are made in
+    name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
     wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+    strict_spaces: bool = (
+        False  # stop at an observation outside its declared bounds, of which else one warning is said
+    )
 
 
 @dataclass(frozen=True)
@@ -45,11 +61,14 @@ class Plan:
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host"] = "host"
     vectorization: Literal["sync", "async"] = "sync"
-    eval_every: int = within(5_000, 1)
+    eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
+    eval_limit: int | None = within(None, 1)
     checkpoint_every: int = within(5_000, 1)
+    deadline: float = within(60.0, 0.001)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    strict_spaces: bool = False
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
     eval_env_fields: dict | None = None  # None: as in training
@@ -58,6 +77,24 @@ class Plan:
     def all_seeds(self) -> range:
         """The seeds that run side by side."""
         return range(self.seed, self.seed + self.seeds)
+
+    def settle(self, config: Any) -> Any:
+        """The Config of this run: one with the plan's values, whose horizon, where it is 0, is the budget."""
+        config = amend(config, self.config, "config.")
+        if getattr(config, "horizon", None) == 0:
+            return dataclasses.replace(config, horizon=self.steps)
+        return config
+
+    def differences(self, other: "Plan") -> str:
+        """What other settings there are, by name: "steps is 2000 there, 3000 here"."""
+        mine, theirs = flattened(plain(self)), flattened(plain(other))
+        names = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+        return ", ".join(f"{name} is {mine.get(name)} there, {theirs.get(name)} here" for name in names)
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the environment was given as an object that no name brings back."""
+        return self.env.startswith("object:")
 
     @property
     def imports(self) -> list[str]:
@@ -81,9 +118,17 @@ class Plan:
         return plan
 
 
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with names like config.data.steps."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
-SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx")
+SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx", "object")
 
 
 def is_code(name: str) -> bool:
@@ -114,6 +159,21 @@ def check_ranges(record: Any) -> None:
         raise UserError("; ".join(wrong))
 
 
+def plain_fields(fields: Mapping[str, Any] | None, flag: str) -> dict[str, Any]:
+    """An environment's fields as config.json can keep them; UserError names one that it cannot."""
+    kept = {}
+    for name, value in (fields or {}).items():
+        value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
+        try:
+            kept[name] = json.loads(json.dumps(plain(value), allow_nan=False))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"--{flag}.{name} is {value!r}, but must be a finite number, text, true, false, None, or a list "
+                "of these: for anything else give the environment itself, or a functools.partial of its class"
+            ) from None
+    return kept
+
+
 def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None = None) -> Any:
     """An algorithm's Config with a preset's values in it.
 
@@ -136,19 +196,19 @@ def make_plan(
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
     in_graph: bool = False,
+    alone: bool = False,
 ) -> Plan:
     """Join what was said with the preset and with what is usual.
 
     config    a Config, taken whole; or a mapping of values that the preset, then the defaults, fill up
     in_graph  whether the environment is written in JAX
+    alone     whether it is one instance, which evaluation can be played on only afterwards
     """
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
     if config is None or isinstance(config, Mapping):
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
     steps = settings.steps or tuned.get("steps", STEPS)
-    if getattr(config, "horizon", None) == 0:
-        config = dataclasses.replace(config, horizon=steps)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(
@@ -162,7 +222,11 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
-    eval_every = settings.eval_every or max(1, steps // 20)
+    fields, own = (
+        plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
+    )
+    usual = max(1, steps // 20)
+    eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
     return Plan(
         algorithm=algorithm,
         env=env,
@@ -174,10 +238,13 @@ def make_plan(
         vectorization=settings.vectorization,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
-        checkpoint_every=settings.checkpoint_every or eval_every,
+        eval_limit=settings.eval_limit,
+        checkpoint_every=settings.checkpoint_every or eval_every or usual,
+        deadline=settings.deadline,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
+        strict_spaces=settings.strict_spaces,
         config=plain(config),
-        env_fields=dict(env_fields or {}),
-        eval_env_fields=None if eval_env_fields is None else dict(env_fields or {}) | dict(eval_env_fields),
+        env_fields=fields,
+        eval_env_fields=None if eval_env_fields is None else fields | own,
     )

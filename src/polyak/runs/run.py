@@ -1,8 +1,11 @@
 """Runs, for Python and the command line: train, resume, load, evaluate."""
 
+import copy
+import dataclasses
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +17,19 @@ import numpy as np
 
 from polyak.drivers.act import actors
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import Environment, flat_actions, to_bounds
-from polyak.envs.find import find
+from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
+from polyak.envs.border import Border
+from polyak.envs.environment import Environment, flat_actions
+from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Spec
-from polyak.runs.folder import RunFolder, check_name, name_run, versions
+from polyak.interface import Algorithm, Spec
+from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, is_code, make_plan, preset
-from polyak.runs.session import Session, gigabytes, wrapped
+from polyak.runs.plan import Plan, Settings, is_code, make_plan, plain_fields, preset
+from polyak.runs.session import Session, close, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
-from polyak.runs.spec import read_spec, show_space
-from polyak.runs.values import amend
+from polyak.runs.spec import read_border, read_spec, show_space
+from polyak.runs.values import amend, whole
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
@@ -60,44 +65,86 @@ class Evaluation:
 
 
 class Policy:
-    """A trained policy as a function of observations; needs no environment."""
+    """A trained policy as a function of observations in the environment's own terms; needs no environment.
 
-    def __init__(self, plan: Plan, spec: Spec, state: Any):
-        self.algorithm, self.spec, self.flat = wrapped(plan), spec, flat_actions(spec)
-        self.cfg = amend(self.algorithm.Config(), plan.config, "config.")
+    With `explore` it draws from a stream of random numbers that moves from call to call.
+    """
+
+    def __init__(self, plan: Plan, spec: Spec, border: Border, state: Any):
+        self.algorithm, self.spec, self.flat, self.border = wrapped(plan), spec, flat_actions(spec), border
+        self.cfg = plan.settle(self.algorithm.Config())
         self.actor = self.algorithm.actor(state)
-        self.programs = {explore: jax.jit(self._act, static_argnums=3) for explore in (True, False)}
+        self.seed, self.draws = plan.seed, 0
+        self._acting = jax.jit(self._act, static_argnames="explore")
+        self._beginning = jax.jit(self._begin, static_argnames="count")
 
-    def _act(self, memory: Any, obs: Any, key: jax.Array, explore: bool) -> tuple:
-        action, memory, _ = self.algorithm.act(self.cfg, self.flat, self.actor, memory, obs, key, explore)
-        return action, memory
+    def of_state(self, state: Any) -> "Policy":
+        """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
+        newer = copy.copy(self)
+        newer.actor = self.algorithm.actor(state)
+        return newer
 
     def initial(self, count: int = 1) -> Any:
         """The memory of `count` environments at the start of an episode."""
-        ids = jnp.arange(count)
-        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), jax.random.key(0))
+        return self._beginning(np.uint32(0), np.uint32(0), count=whole("count", count, 0))
 
-    def __call__(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] in the environment's own bounds, and memory."""
-        action, memory = self.act(obs, memory, explore, seed)
-        return to_bounds(self.spec.action, action), memory
+    def __call__(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[Any, Any]:
+        """From one observation, or a batch of them [N, ...], to an action, or actions [N, ...], and memory.
 
-    def act(self, obs: Any, memory: Any = None, explore: bool = False, seed: int = 0) -> tuple[Any, Any]:
-        """From observations [N, ...] to actions [N, ...] as the algorithm gives them, and memory."""
+        memory   what the last call gave, in the same episode; None where one begins
+        explore  act as in training; else as in evaluation
+        seed     begin the stream of random numbers anew: the same seed, the same stream
+        UserError, one line, where an observation does not lie in its space.
+        """
+        rows, single = self.border.observe(obs)
+        action, memory = self.act(rows, memory, explore, seed)
+        return self.border.act(action, single), memory
+
+    def act(
+        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
+    ) -> tuple[np.ndarray, Any]:
+        """From observations [N, ...] as the drivers give them to actions [N, ...] as the algorithm gives them."""
+        if seed is not None:
+            self.seed, self.draws = whole("seed", seed, 0), 0
+        draw = np.uint32(self.seed), np.uint32(self.draws if explore else 0)
+        self.draws += explore
         if memory is None:
-            memory = self.initial(len(jax.tree.leaves(obs)[0]))
-        action, memory = self.programs[explore](memory, obs, jax.random.key(seed), explore)
+            begin = draw if explore else (np.uint32(0), np.uint32(0))
+            memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
+        action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
         return np.asarray(action), memory
+
+    def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
+        key, _ = _draw_keys(seed, draw)
+        action, memory, _ = self.algorithm.act(self.cfg, self.flat, actor, memory, obs, key, explore)
+        return action, memory
+
+    def _begin(self, seed: Any, draw: Any, count: int) -> Any:
+        _, key = _draw_keys(seed, draw)
+        ids = jnp.arange(count)
+        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), key)
+
+
+def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
+    """Keys of one draw from a stream: for the action, and for a memory that begins with it."""
+    key_act, key_memory = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
+    return key_act, key_memory
 
 
 class Run:
     """A run on disk. `load` makes one without making an environment or running any code from the folder."""
 
-    def __init__(self, path: str | Path, env: str | None = None, algorithm: str | None = None):
+    def __init__(self, path: str | Path, env: Any = None, algorithm: str | None = None):
         self.folder = RunFolder(Path(path))
         self.config = self.folder.config()
         self.plan = self.folder.plan()
-        self.trusted = {name for name in (env, algorithm) if name}
+        self.trusted = {name for name in (env if env is None else name_of(env), algorithm) if name}
+        self.given = None if isinstance(env, str) else env
+        if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
+            raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
+        self.step: int | None = None  # of the checkpoint that is looked at; None: the newest
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -115,19 +162,27 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget is spent."""
+        """Whether the whole budget is spent, and what came of it evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        return newest is not None and int(newest.name) >= self.plan.steps
+        if newest is None or int(newest.name) < self.plan.steps:
+            return False
+        return not self.plan.eval_every or self.folder.evaluated(int(newest.name), self.plan.seeds)
 
     def trust(self) -> Session:
         """The session of this run; UserError where that would import code which only the folder names."""
+        if self.plan.is_object and self.given is None:
+            what = self.plan.env.partition(":")[2]
+            raise UserError(
+                f"{self.path} was trained on an environment that was given as an object ({what}): give it again, "
+                f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
+            )
         unknown = [name for name in self.plan.imports if name not in self.trusted]
         if unknown:
             flag = "--trust " + " --trust ".join(unknown)
             raise UserError(
                 f"{self.path} names code to import ({', '.join(unknown)}); if you trust it, add {flag}"
             )
-        return Session(self.plan)
+        return Session(self.plan, self.given)
 
     @cached_property
     def spec(self) -> Spec:
@@ -135,12 +190,44 @@ class Run:
         return read_spec(self._raw[1], self.path)
 
     @cached_property
+    def border(self) -> Border:
+        """The environment's own spaces, as the checkpoint describes them."""
+        return read_border(self._raw[1], self.spec, self.path)
+
+    @cached_property
     def _raw(self) -> tuple[dict[str, np.ndarray], dict]:
-        newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None:
+        if checkpoint.latest(self.folder.checkpoints) is None:
             raise CheckpointError(f"{self.path} has no complete checkpoint yet")
-        arrays, manifest = checkpoint.read_whole(self.folder.checkpoints, self.warn)
+        if self.step is not None:
+            arrays, manifest = checkpoint.read(self.kept[self.step])
+        else:
+            arrays, manifest = checkpoint.read_whole(self.folder.checkpoints, self.warn)
         return arrays, manifest["extra"]
+
+    @property
+    def kept(self) -> dict[int, Path]:
+        """The checkpoints that are kept, by their steps."""
+        return {int(path.name): path for path in checkpoint.complete(self.folder.checkpoints)}
+
+    def at(self, step: int) -> "Run":
+        """The same run as its checkpoint after so many steps has it; UserError names those that are kept."""
+        if step not in self.kept:
+            raise UserError(
+                f"{self.path} has no checkpoint at step {step}: kept are {', '.join(map(str, self.kept)) or 'none'}"
+            )
+        other = Run(self.path)
+        other.trusted, other.given, other.warn, other.step = self.trusted, self.given, self.warn, step
+        return other
+
+    def best(self) -> "Run":
+        """The run as the checkpoint has it that evaluated best, mean over seeds, of those that are kept."""
+        totals: dict[int, list[float]] = {}
+        for line in self.metrics:
+            if line["env_steps"] in self.kept and line.get("eval/return") is not None:
+                totals.setdefault(line["env_steps"], []).append(line["eval/return"])
+        if not totals:
+            raise UserError(f"{self.path} has no checkpoint that was evaluated: name one with --at STEP")
+        return self.at(max(totals, key=lambda step: (float(np.mean(totals[step])), step)))
 
     def state(self) -> Any:
         """The algorithm's state [S, ...] of the last checkpoint."""
@@ -150,7 +237,7 @@ class Run:
                 f"{self.path} names code to import: if you trust it, load it with algorithm={name!r}"
             )
         algorithm = wrapped(self.plan)
-        cfg = amend(algorithm.Config(), self.plan.config, "config.")
+        cfg = self.plan.settle(algorithm.Config())
         seeds = list(self.plan.all_seeds)
         template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(self.spec), seeds))
         prefix = "state/"
@@ -160,36 +247,92 @@ class Run:
         return jax.tree.map(jnp.array, storage.unflatten(template, arrays, self.path))
 
     def policy(self, seed: int | None = None) -> Policy:
-        """The policy of one seed (the first, unless said), for observations [N, ...]."""
-        seed = self.plan.seed if seed is None else seed
+        """The policy of one seed (the first, unless said), for one observation or a batch of them."""
+        seed = self.plan.seed if seed is None else whole("seed", seed, 0)
         if seed not in self.plan.all_seeds:
             raise UserError(f"seed {seed} was not trained; this run has {list(self.plan.all_seeds)}")
         from polyak.drivers.program import map_seeded
 
         index = seed - self.plan.seed
-        return Policy(self.plan, self.spec, map_seeded(lambda x: x[index], self.state()))
+        return Policy(self.plan, self.spec, self.border, map_seeded(lambda x: x[index], self.state()))
 
-    def evaluate(self, episodes: int = 20, seed: int | None = None, sample: bool = False) -> Evaluation:
-        """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores."""
+    def evaluate(
+        self, episodes: int = 20, seed: int | None = None, sample: bool = False, limit: int | None = None
+    ) -> Evaluation:
+        """Play so many episodes of each seed; `seed` chooses other episodes, `sample` explores.
+
+        limit  steps where an episode is cut, instead of the run's `eval_limit`
+        """
         session = self.trust()
-        evaluator = session.make_evaluator(episodes, seed, sample)
-        try:
-            played = evaluator(actors(session.algorithm)(self.state()))
-        finally:
-            evaluator.close()
-        return Evaluation(played.total, played.length, played.measures, list(self.plan.all_seeds))
+        actor = actors(session.algorithm)(self.state())
+        return play(session, actor, episodes, seed, sample, limit, self.warn)
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)
 
-    def resume(self, terminal: Terminal | None = None) -> "Run":
-        """Go on to the end of its budget, bit for bit as if it had never stopped."""
-        session = self.trust()
-        if not self.finished:
-            set_up_jax()
-            run_loop(session, self.folder, terminal or silent(), resume=True, facts=facts(session, ""))
+    def resume(self, terminal: Terminal | None = None, steps: int | None = None) -> "Run":
+        """Go on to the end of its budget, bit for bit as if it had never stopped.
+
+        steps  another budget: schedules over the whole run are stretched to it
+        """
+        with self.folder.held() if steps is not None else nullcontext():
+            terminal = terminal or silent()
+            if steps is not None:
+                self.lengthen(steps, terminal)
+            session = self.trust()
+            if not self.finished:
+                set_up_jax()
+                run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
         return self
+
+    def lengthen(self, steps: int, terminal: Terminal) -> None:
+        """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
+        newest = checkpoint.latest(self.folder.checkpoints)
+        done = 0 if newest is None else int(newest.name)
+        if steps == self.plan.steps:
+            return
+        if steps <= done:
+            raise UserError(f"--steps is {steps:,}, but {self.path} has made {done:,}: give more")
+        plan = dataclasses.replace(self.plan, steps=steps)
+        terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
+        say_horizon(self.plan, plan, wrapped(plan), terminal) if not is_code(plan.algorithm) else None
+        self.folder.replan(plan, done)
+        self.plan, self.config = plan, self.folder.config()
+
+
+def say_horizon(before: Plan, plan: Plan, algorithm: Algorithm, terminal: Terminal) -> None:
+    """Say how far schedules run under a new plan, where there are any."""
+    old, new = (getattr(each.settle(algorithm.Config()), "horizon", None) for each in (before, plan))
+    if old is None or new is None:
+        return
+    if old != new:
+        terminal.say(f"schedules run to step {new:,}, before to step {old:,}")
+    elif new < plan.steps:
+        terminal.say(f"config.horizon is {new:,}: from that step on schedules stand at their end")
+
+
+def play(
+    session: Session,
+    actor: Any,
+    episodes: int,
+    seed: int | None,
+    sample: bool,
+    limit: int | None = None,
+    warn: Callable[[str], Any] = warnings.warn,
+) -> Evaluation:
+    """Play so many episodes with an actor [S, ...] on environments that are made for this."""
+    first = None if seed is None else whole("seed", seed, 0)
+    limit = None if limit is None else whole("limit", limit, 1)
+    evaluator = session.make_evaluator(whole("episodes", episodes, 1), first, sample, limit)
+    try:
+        played = evaluator(actor)
+    finally:
+        close(evaluator, warn)
+    assert played is not None  # nobody stops it
+    if played.cut:
+        warn(f"{played.cut} episodes were cut at {evaluator.limit:,} steps (--limit)")
+    return Evaluation(played.total, played.length, played.measures, list(session.plan.all_seeds))
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
@@ -232,38 +375,56 @@ def silent() -> Terminal:
     return Terminal(io.StringIO(), live=False)
 
 
-def open_run(
+def plan_run(
     algorithm: str,
-    env: str,
+    env: Any,
     settings: Settings,
     config: Any = None,
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
-) -> tuple[Session, RunFolder, bool, str]:
-    """The session and folder of a run that is to begin, or of the same run if it is there: then True."""
+) -> tuple[Session, str]:
+    """The session of a run that is to begin, checked, and a note on its preset; nothing is written yet."""
+    given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
-    world = find(env, env_fields or {}, settings.measures)
-    in_graph = isinstance(world, Environment)
-    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, in_graph)
-    session = Session(plan)
+    plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
+    world = find(env if given is None else given, env_fields or {}, settings.measures)
+    kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
+    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
+    session = Session(plan, given)
     session.check()
     session.check_budget()
-    name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
-    folder = RunFolder(Path(settings.out) / name)
-    note = f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
-    if folder.path.exists():
-        if folder.plan() != plan:
+    return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
+
+
+@contextmanager
+def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tuple[RunFolder, bool]]:
+    """The folder of a run, held for it, and whether the same run is there already.
+
+    chosen  by the user; if not, another run that took the name in the meantime keeps it
+    """
+    plan, name, count = session.plan, path.name, 1
+    while not chosen and not claimed(path):
+        count += 1
+        path = path.with_name(f"{name}-{count}")
+    folder = RunFolder(path)
+    with folder.held():
+        if not folder.begun:
+            folder.create(plan, note, device())
+            yield folder, False
+            return
+        if (there := folder.plan()) != plan:
+            longer = dataclasses.replace(there, steps=plan.steps) == plan and plan.steps > there.steps
+            instead = f"polyak resume {folder.path} --steps {plan.steps}" if longer else "resume it as it is"
             raise UserError(
-                f"{folder.path} is a run with other settings: choose another --name, or resume it"
+                f"{folder.path} is a run with other settings ({there.differences(plan)}): "
+                f"choose another --name, or {instead}"
             )
-        return session, folder, True, note
-    folder.create(plan, note, device())
-    return session, folder, False, note
+        yield folder, True
 
 
 def train(
     algorithm: str,
-    env: str,
+    env: Any,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -276,25 +437,31 @@ def train(
 ) -> Run:
     """Train, and return the finished run.
 
+    env       a name; or an environment itself, its class, a function that makes one, or Gymnasium's EnvSpec.
+              What no name brings back is asked for again by `load`. One instance is not evaluated on the way.
     config    values of the algorithm's Config by name ({"data.batch_size": 64}), or a whole Config
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
     """
+    check_main_guard()
     set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
-    session, folder, there, note = open_run(algorithm, env, said, config, env_fields, eval_env_fields)
-    terminal = Terminal() if verbose else silent()
-    terminal.header(f"{folder.path.name}\n{folder.path}")
     trusted = {"env": env, "algorithm": algorithm}
-    run = Run(folder.path, **trusted)
-    if not (there and run.finished):
-        run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
+    session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
+    name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
+    with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
+        terminal = Terminal() if verbose else silent()
+        terminal.header(f"{folder.path.name}\n{folder.path}")
+        run = Run(folder.path, **trusted)
+        if not (there and run.finished):
+            run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
     return Run(folder.path, **trusted)
 
 
-def load(path: str | Path, *, env: str | None = None, algorithm: str | None = None) -> Run:
+def load(path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Run:
     """A run from disk; makes no environment and runs no code from the folder.
 
-    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it
+    env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may also
+                    be what was trained on, and must where that has no name
     """
     return Run(path, env, algorithm)

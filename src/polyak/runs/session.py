@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import shutil
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,33 +14,52 @@ import jax
 from polyak import algorithms
 from polyak.drivers import check
 from polyak.drivers.act import row_shape
-from polyak.drivers.check import check_data
+from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import initial_states
 from polyak.drivers.side_by_side import SideBySide
-from polyak.envs.environment import Environment, flat_actions
+from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.border import Border
+from polyak.envs.environment import Environment, HostEnvs, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen
 from polyak.interface import Algorithm, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
-from polyak.runs.values import amend
+from polyak.runs.setup import check_modes
+from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS
 
 
 @dataclass
 class Session:
-    """Everything that a plan stands for. Making one allocates nothing; it closes what it opened."""
+    """Everything that a plan stands for. Making one allocates nothing; it closes what it opened.
+
+    given   the environment itself, where it was not given by name
+    """
 
     plan: Plan
+    given: Any = None
+
+    def __post_init__(self) -> None:
+        check_modes()
 
     @cached_property
     def world(self) -> Any:
         """The training environment: an Environment in JAX, or a factory of environments on the host."""
-        return find(self.plan.env, self.plan.env_fields, self.plan.measures)
+        return self.find(self.plan.env_fields)
+
+    def find(self, fields: Mapping[str, Any]) -> Any:
+        """The environment with these fields."""
+        return find(self.plan.env if self.given is None else self.given, fields, self.plan.measures)
+
+    @property
+    def eval_fields(self) -> Mapping[str, Any]:
+        """The fields of the environment that evaluation plays."""
+        return self.plan.env_fields if self.plan.eval_env_fields is None else self.plan.eval_env_fields
 
     @cached_property
     def env_spec(self) -> Spec:
@@ -51,6 +72,11 @@ class Session:
         return flat_actions(self.env_spec)
 
     @cached_property
+    def border(self) -> Border:
+        """Where observations come in and actions go out in the environment's own terms."""
+        return Border.of(self.env_spec) if self.in_graph else self.world.border
+
+    @cached_property
     def algorithm(self) -> Algorithm:
         """The algorithm in its wrappers, the first named outermost."""
         return wrapped(self.plan)
@@ -58,16 +84,26 @@ class Session:
     @cached_property
     def cfg(self) -> Any:
         """The algorithm's Config."""
-        return amend(self.algorithm.Config(), self.plan.config, "config.")
+        return self.plan.settle(self.algorithm.Config())
 
     @property
     def in_graph(self) -> bool:
         """Whether the environment is written in JAX."""
         return isinstance(self.world, Environment)
 
+    @cached_property
+    def notes(self) -> dict[str, str]:
+        """What a person should hear before the run begins."""
+        return ignored(self.spec, self.cfg)
+
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
+        check_counts(self.plan.steps, self.plan.num_envs, self.cfg.data)
+        if isinstance(self.world, OneGymnasium):
+            self._check_one()
+        if self.plan.eval_every and self.plan.eval_env_fields is not None:
+            self.check_eval_env()
         planned, free = self.planned_bytes, free_memory()
         if planned > free:
             raise UserError(
@@ -75,15 +111,47 @@ class Session:
                 f"lower --config.data.capacity (now {self.cfg.data.capacity:,}) or --seeds"
             )
 
+    def check_eval_env(self) -> None:
+        """UserError where the evaluation's own environment cannot be made or has other spaces."""
+        spec = self.eval_world.spec
+        for what, mine, its in (
+            ("observations", self.world.spec.obs, spec.obs),
+            ("actions", self.world.spec.action, spec.action),
+        ):
+            if mine != its:
+                raise UserError(
+                    f"--eval-env: its {what} are {show_space(its)}, but in training they are {show_space(mine)}"
+                )
+
+    def _check_one(self) -> None:
+        """UserError where one instance is not enough."""
+        name, slots = self.plan.env.partition(":")[2], self.plan.seeds * self.plan.num_envs
+        asked = f"{slots} environments are asked for" if slots > 1 else ""
+        asked = asked or (
+            "an evaluation during training needs a second (eval_every=0 turns it off)"
+            if self.plan.eval_every
+            else ""
+        )
+        if asked:
+            raise UserError(
+                f"{name} is one instance, which plays one episode at a time, but {asked}: give its class, or a "
+                "function that makes one"
+            )
+
     def check_budget(self) -> None:
         """UserError, one line, where the run would end before its first update."""
         if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
             raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
 
-    def notes(self) -> list[str]:
+    def cautions(self) -> list[str]:
         """Lines that a person should read before the run begins."""
         budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
         return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
+
+    @cached_property
+    def eval_world(self) -> Any:
+        """The evaluation's environment, or a factory of environments on the host: of training, if not its own."""
+        return self.world if self.eval_fields == self.plan.env_fields else self.find(self.eval_fields)
 
     @cached_property
     def planned_bytes(self) -> int:
@@ -100,12 +168,27 @@ class Session:
         """The driver that advances the run."""
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
+            strict = self.plan.strict_spaces
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
-                return InGraph(*given)
-            return SideBySide(*given, threads=min(self.plan.seeds, cores()))
+                return InGraph(*given, strict)
+            return SideBySide(*given, min(self.plan.seeds, cores()), strict)
         slots = self.plan.seeds * self.plan.num_envs
-        envs = self.world.make(slots, self.plan.vectorization == "async")
-        return Host(self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds)
+        envs = self.make_envs(self.world, slots)
+        given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
+        return Host(*given, self.plan.strict_spaces)
+
+    def make_envs(self, world: Any, slots: int) -> HostEnvs:
+        """So many environments on the host, in this process or, where the run is asynchronous, in others."""
+        if self.plan.vectorization == "async":
+            return world.make(slots, True, deadline=self.plan.deadline)
+        return world.make(slots, False)
+
+    def replan(self, plan: Plan) -> None:
+        """Go on under another plan of the same shapes: another budget, and the horizon that follows from it."""
+        before, self.plan = self.cfg, plan
+        self.__dict__.pop("cfg")
+        if "driver" in self.__dict__ and self.cfg != before:
+            self.driver.refit(self.cfg)
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -113,24 +196,49 @@ class Session:
         return self.make_evaluator(self.plan.eval_episodes)
 
     def make_evaluator(
-        self, episodes: int, first_seed: int | None = None, explore: bool = False
+        self, episodes: int, first_seed: int | None = None, explore: bool = False, limit: int | None = None
     ) -> Evaluator:
-        """Plays so many episodes of each seed on environments of its own; `first_seed` chooses other episodes."""
-        fields = self.plan.env_fields if self.plan.eval_env_fields is None else self.plan.eval_env_fields
-        world = find(self.plan.env, fields, self.plan.measures)
+        """Plays so many episodes of each seed on environments of its own; `first_seed` chooses other episodes.
+
+        limit  steps at which an episode is cut, instead of the plan's
+        """
+        world = self.eval_world
         spec = dataclasses.replace(self.spec, time_limit=world.spec.time_limit)
         if not isinstance(world, Environment):
-            world = world.make(self.plan.seeds * width_for(self.plan.seeds, episodes), False)
+            width = 1 if isinstance(world, OneGymnasium) else width_for(self.plan.seeds, episodes)
+            if self.plan.vectorization == "async":  # a process each: no more than training has
+                width = min(width, self.plan.num_envs)
+            world = self.make_envs(world, self.plan.seeds * width)
         seeds = self.plan.all_seeds
         if first_seed is not None:
             seeds = range(first_seed, first_seed + self.plan.seeds)
-        return Evaluator(self.algorithm, self.cfg, spec, seeds, episodes, world, explore)
+        limit = self.plan.eval_limit if limit is None else limit
+        return Evaluator(self.algorithm, self.cfg, spec, seeds, episodes, world, explore, limit)
 
-    def close(self) -> None:
-        """Release the environments that were made."""
+    def close(self, warn: Callable[[str], Any] = warnings.warn) -> None:
+        """Release the environments that were made; `warn` is told of one that does not close: all is done by then."""
         for name in ("driver", "evaluator"):
             if name in self.__dict__:
-                self.__dict__[name].close()
+                close(self.__dict__[name], warn)
+
+
+def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
+    """Close what holds environments; one that raises is a warning."""
+    try:
+        holder.close()
+    except Exception as error:
+        warn(f"environments were not closed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
+
+
+def check_counts(steps: int, num_envs: int, data: Any) -> None:
+    """UserError where a run has more rows or updates than its counters and keys have numbers for."""
+    iterations = -(-steps // max(1, data.steps * num_envs))
+    for what, count in (("rows", iterations * data.steps), ("updates", iterations * data.updates)):
+        if count >= 2**32:
+            raise UserError(
+                f"--steps is {steps:,}, which is {count:,} {what}, but a run counts {2**32 - 1:,}: "
+                f"raise --num-envs (now {num_envs}) to at least {-(-num_envs * count // (2**32 - 1)):,}"
+            )
 
 
 def wrapped(plan: Plan) -> Algorithm:

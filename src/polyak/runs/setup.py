@@ -6,6 +6,27 @@ from pathlib import Path
 
 import jax
 
+from polyak.errors import UserError
+
+MODES = {  # of JAX, each with the values that polyak runs with, and why
+    "jax_enable_x64": ((False,), "it computes in 32 bits"),
+    "jax_disable_jit": ((False,), "it runs compiled programs only; jax.debug.print works inside them"),
+    "jax_numpy_dtype_promotion": (("standard",), "it mixes integers and real numbers"),
+    "jax_numpy_rank_promotion": (("allow", "warn"), "it adds rows to matrices"),
+    "jax_default_prng_impl": (("threefry2x32",), "a run is the same wherever it is resumed"),
+    "jax_threefry_partitionable": ((True,), "a run is the same wherever it is resumed"),
+}
+
+
+def check_modes() -> None:
+    """UserError, one line, for a mode of JAX that polyak does not run with."""
+    for name, (allowed, why) in MODES.items():
+        value = getattr(jax.config, name, allowed[0])
+        if value not in allowed:
+            said = f"unset {name.upper()}" if name.upper() in os.environ else ""
+            said = said or f"say jax.config.update({name!r}, {allowed[0]!r}) before"
+            raise UserError(f"{name} is {value}, but polyak needs {allowed[0]}, since {why}: {said}")
+
 
 def set_up_jax() -> None:
     """Keep compiled programs on disk, and run small ones on a CPU where they are called.

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from polyak.errors import UserError, nearest
+from polyak.errors import UserError, boolean, nearest
 
 T = TypeVar("T")
 
@@ -59,12 +59,7 @@ def convert(value: Any, hint: Any) -> Any:
             return None
         raise ValueError("None")
     if hint is bool:
-        words = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-        if isinstance(value, str) and value.lower() in words:
-            return words[value.lower()]
-        if isinstance(value, bool):
-            return value
-        raise ValueError("true or false")
+        return boolean(value)
     if hint is int:
         return integer(value)
     if hint is float:
@@ -90,6 +85,17 @@ def integer(value: Any) -> int:
         return _whole(float(value), value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError("a whole number, like 100000 or 1e5") from None
+
+
+def whole(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """A whole number between two ends, or UserError that names it."""
+    try:
+        number = integer(value)
+    except ValueError as error:
+        raise UserError(f"{name} is {value!r}, but must be {error}") from None
+    if not low <= number <= high:
+        raise UserError(f"{name} is {value!r}, but must be between {low} and {high}")
+    return number
 
 
 def _whole(number: float, value: Any) -> int:

@@ -13,13 +13,21 @@ from polyak.drivers.episodes_graph import Episodes, Player
 from polyak.drivers.episodes_host import HostEpisodes
 from polyak.drivers.evaluate import STREAM
 from polyak.drivers.keys import Keys
-from polyak.envs.adapters.gymnasium import GymnasiumSync
+from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment
-from polyak.envs.find import find
 from polyak.errors import CheckpointError
 from polyak.runs.run import Policy, Run
+from polyak.runs.values import whole
 from polyak.show.terminal import Progress, Terminal, number
-from polyak.show.video import Painter, best_render_mode, caption, check_suffix, draw_state, write_video
+from polyak.show.video import (
+    Painter,
+    best_render_mode,
+    caption,
+    check_suffix,
+    draw_state,
+    enlarged,
+    write_video,
+)
 from polyak.store import checkpoint
 
 LONGEST = 2_000  # steps of an episode in an environment without a time limit: there it is cut
@@ -70,13 +78,15 @@ def film(
     policy  which seed's policy, of a run with several; the first, unless said
     UserError where the environment draws no pictures.
     """
-    run.trust()
+    episodes = whole("episodes", episodes, 1)
+    seed = None if seed is None else whole("seed", seed, 0)
+    policy = None if policy is None else whole("policy", policy, 0)
+    session = run.trust()
     plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
     if newest is None:
         raise CheckpointError(f"{run.path} has no complete checkpoint yet")
     path = check_suffix(run.path / "videos" / f"{int(newest.name)}.mp4" if out is None else out)
-    fields = plan.env_fields if plan.eval_env_fields is None else plan.eval_env_fields
-    world = find(plan.env, fields, plan.measures)
+    world = session.find(session.eval_fields)
     acting = run.policy(policy)
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
@@ -100,7 +110,7 @@ def pictures(
         which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
         for picture, step, total in stage.play(episode):
             progress.update(done + step, last_return=total, phase="drawing")
-            yield caption(picture, f"{title}  {which}step {step}  return {number(total)}")
+            yield caption(enlarged(picture), f"{title}  {which}step {step}  return {number(total)}")
         done += step
         progress.total = done + (episodes - episode - 1) * stage.limit
         returns.append(total)
@@ -159,8 +169,12 @@ class HostStage:
     """A Gymnasium environment, made to be looked at."""
 
     def __init__(self, factory: Any, policy: Policy, seed: int):
-        env = factory.make_one(best_render_mode(factory.make_one))
-        self.envs, self.policy, self.seed = GymnasiumSync(lambda: env, 1, factory.measures), policy, seed
+        self.policy, self.seed = policy, seed
+        if isinstance(factory, OneGymnasium):
+            env, self.envs = factory.env, factory.make(1)
+        else:
+            env = factory.make_one(best_render_mode(factory.make_one))
+            self.envs = GymnasiumSync(lambda: env, 1, factory.measures)
         self.painter = Painter(env)
         self.limit = factory.spec.time_limit or LONGEST
         self.fps = self.painter.fps

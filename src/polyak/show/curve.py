@@ -71,7 +71,18 @@ def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str 
         labels.append(_draw_group(axes, evaluation, EVALUATION, "evaluation", faint=False))
     _dress(axes, title, max(len(training), len(evaluation)), _last_step(training, evaluation))
     _label(axes, labels)
+    _make_room(figure, axes)
     return _save(figure, Path(path))
+
+
+def _make_room(figure: Figure, axes: Axes) -> None:
+    """Move the left end of the axes to the right where wide numbers push their label out of the picture."""
+    figure.draw_without_rendering()
+    reach = axes.yaxis.get_tightbbox()
+    lacking = 0.01 - reach.x0 / figure.bbox.width if reach else 0.0
+    if lacking > 0:
+        x, y, width, height = axes.get_position().bounds
+        axes.set_position((x + lacking, y, width - lacking, height))
 
 
 def _by_seed(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:

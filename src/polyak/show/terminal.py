@@ -20,6 +20,7 @@ PLAIN_SECONDS = 10.0  # between two plain lines
 FIRST_SECONDS = 0.5  # until the first of them
 WAIT_SECONDS = 5.0  # between two plain signs of life while something is waited for
 WINDOW_SECONDS = 20.0  # over which the rate is measured
+NUMBER = 7  # characters of most returns, so that those of evaluations stand below one another
 SAMPLE_SECONDS = 0.25  # between two readings of it
 
 
@@ -130,6 +131,11 @@ class Progress:
         self.last_return: float | None = None
         self.eval_return: float | None = None
         self.first_steps: int | None = None
+        self.paused, self.pauses, self.more = (
+            0.0,
+            0,
+            0,
+        )  # evaluations: their seconds, how many, how many to come
         self.readings: deque[tuple[float, int]] = deque()
         self.open = True
         terminal.running = self
@@ -162,8 +168,9 @@ class Progress:
         if eval_return is not None:
             self.eval_return = eval_return
         now = time.monotonic()
-        if not self.readings or now - self.readings[-1][0] >= SAMPLE_SECONDS:
-            self._read(now)
+        stepping = now - self.paused  # as if what is beside the steps took no time
+        if not self.readings or stepping - self.readings[-1][0] >= SAMPLE_SECONDS:
+            self._read(stepping)
         if self.moving is None and now - self.printed >= PLAIN_SECONDS:
             self.printed = now
             self.terminal._line("  ".join(self.words()))
@@ -173,11 +180,17 @@ class Progress:
     ) -> None:
         """One lasting line for an evaluation: mean return, its spread, over how many seeds."""
         self.eval_return = mean
-        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean)}"
-        text += "" if std is None else f" ± {number(std)}"
+        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean):>{NUMBER}}"
+        text += "" if std is None else f" ± {number(std):>{NUMBER - 1}}"
         text += "" if seeds is None or seeds < 2 else f"  ({seeds} seeds)"
         self.printed = time.monotonic()
         self.terminal._line(text)
+
+    def log_pause(self, seconds: float, more: int) -> None:
+        """Something beside the steps took so long, and will be done so many times more."""
+        self.paused += seconds
+        self.pauses += 1
+        self.more = more
 
     def close(self) -> None:
         """Take the live line away and say what was done; a second call does nothing."""
@@ -216,7 +229,9 @@ class Progress:
     def seconds_left(self) -> float | None:
         """By the present rate; None where nothing moves."""
         rate = self.rate
-        return max(self.total - self.env_steps, 0) / rate if rate else None
+        if not rate:
+            return None
+        return max(self.total - self.env_steps, 0) / rate + self.more * self.paused / max(self.pauses, 1)
 
     def words(self) -> list[str]:
         """The plain line, part by part."""

@@ -53,7 +53,7 @@ class Painter:
             raise UserError(
                 f"{self.name} gave {type(picture).__name__} as its picture, not an array [H, W, 3]"
             )
-        return np.array(picture[..., :3], np.uint8)
+        return pixels(picture[..., :3])
 
 
 def best_render_mode(make_one: Callable[[str | None], Any]) -> str | None:
@@ -79,9 +79,16 @@ def best_render_mode(make_one: Callable[[str | None], Any]) -> str | None:
 def draw_state(env: Any, state: Any) -> np.ndarray:
     """A picture [H, W, 3] uint8 of a JAX environment's state; UserError where it has none."""
     try:
-        return np.asarray(env.draw(state), np.uint8)
+        return pixels(np.asarray(env.draw(state)))
     except NotImplementedError:
         raise UserError(f"{type(env).__name__} draws no pictures: it has no method draw(state)") from None
+
+
+def pixels(picture: np.ndarray) -> np.ndarray:
+    """A fresh picture of bytes; true and false are black and white, and real numbers within [0, 1] are scaled."""
+    if picture.dtype.kind == "b" or (picture.dtype.kind == "f" and not (picture > 1).any()):
+        picture = np.round(255 * np.nan_to_num(picture.astype(np.float32)))
+    return np.nan_to_num(picture).clip(0, 255).astype(np.uint8)
 
 
 def is_mujoco(env: Any) -> bool:
@@ -105,12 +112,24 @@ def caption(frame: np.ndarray, text: str) -> np.ndarray:
     font = ImageFont.load_default(size)
     picture = Image.fromarray(frame)
     pen = ImageDraw.Draw(picture, "RGBA")
+    while size > 10 and pen.textlength(text, font=font) > frame.shape[1] - 2 * size:
+        size -= 1
+        font = ImageFont.load_default(size)
     pad, start = size // 2, size
     width = int(pen.textlength(text, font=font))
     box = (start - pad, start - pad, start + width + pad, start + size + pad)
     pen.rounded_rectangle(box, radius=pad, fill=(20, 24, 32, 150))
     pen.text((start, start + size // 2), text, font=font, fill=(255, 255, 255, 235), anchor="lm")
     return np.array(picture)
+
+
+SMALLEST = (240, 400)  # [H, W] of a picture that a caption can be read on
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """The picture [H, W, 3], each of its points a square of as many as it takes until a caption can be read."""
+    times = max(1, *(-(-least // size) for least, size in zip(SMALLEST, frame.shape[:2], strict=True)))
+    return frame.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else frame
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from envpool.registration import registry
 
 from polyak.envs import spaces
+from polyak.envs.border import Border
 from polyak.envs.environment import HostStep
 from polyak.errors import EnvironmentFault, UserError, nearest
 from polyak.interface import Spec, Tree
@@ -47,6 +48,7 @@ class EnvPoolEnvs:
     """
 
     exact_reset = False
+    masked = False
 
     def __init__(self, name: str, lanes: int, fields: Mapping[str, Any], spec: Spec):
         self.spec = spec
@@ -135,29 +137,32 @@ class EnvPoolFactory:
         if config.max_num_players > 1:
             raise UserError(f"environment envpool:{self.name} has {config.max_num_players} players, not one")
         limit = config.max_episode_steps
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            obs, action = (
-                self._envpool_spec.gymnasium_observation_space,
-                self._envpool_spec.gymnasium_action_space,
-            )
+        border = self.border
         try:
             return Spec(
-                spaces.from_gymnasium(obs),
-                spaces.action_from_gymnasium(action),
+                spaces.from_gymnasium(border.observation),
+                spaces.action_from_gymnasium(border.action),
                 limit if 0 < limit < NO_LIMIT else None,
                 measures=spaces.as_measures(self.measures),
             )
         except UserError as error:
             raise UserError(f"environment envpool:{self.name}: {error}") from None
 
-    def make(self, lanes: int, asynchronous: bool = False) -> EnvPoolEnvs:
-        """A pool of L; its threads are its own, so `asynchronous` changes nothing."""
+    @functools.cached_property
+    def border(self) -> Border:
+        """The task's own spaces."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            task = self._envpool_spec
+            return Border(task.gymnasium_observation_space, task.gymnasium_action_space)
+
+    def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> EnvPoolEnvs:
+        """A pool of L; its threads are its own, so `asynchronous` and `deadline` change nothing."""
         spec = self.spec
         return EnvPoolEnvs(
             self.name,
             lanes,
-            self.fields,
+            self._checked_fields,
             Spec(spec.obs, spec.action, spec.time_limit, lanes, measures=spec.measures),
         )
 
@@ -168,18 +173,25 @@ class EnvPoolFactory:
         )
 
     @functools.cached_property
+    def _checked_fields(self) -> dict[str, Any]:
+        """The fields, where a bool is the default in words for one; UserError for what the task does not have."""
+        defaults = envpool.make_spec(self.name).config
+        valid = [name for name in defaults._fields if name not in RESERVED]
+        for name in self.fields:
+            if name not in valid:
+                hint = nearest(name, valid)
+                raise UserError(f"environment envpool:{self.name} has no field {name!r}; {hint}")
+        given = self.fields.items()
+        return {n: spaces.like_bool(f"envpool:{self.name}: {n}", getattr(defaults, n), v) for n, v in given}
+
+    @functools.cached_property
     def _envpool_spec(self) -> Any:
         """EnvPool's description of the task with these fields."""
         names = envpool.list_all_envs()
         if self.name not in names:
             raise UserError(f"there is no environment 'envpool:{self.name}'; {nearest(self.name, names)}")
         try:
-            valid = [f for f in envpool.make_spec(self.name).config._fields if f not in RESERVED]
-            for name in self.fields:
-                if name not in valid:
-                    hint = nearest(name, valid)
-                    raise UserError(f"environment envpool:{self.name} has no field {name!r}; {hint}")
-            return envpool.make_spec(self.name, **self.fields)
+            return envpool.make_spec(self.name, **self._checked_fields)
         except UserError:
             raise
         except Exception as error:

@@ -22,8 +22,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import spaces
-from polyak.envs.environment import HostEnvs, HostStep
-from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.envs.border import Border
+from polyak.envs.environment import Environment, HostEnvs, HostStep
+from polyak.errors import EnvironmentFault, UserError, nearest, place_in, place_of, said_by
 from polyak.interface import Box, Spec, Tree
 
 Measures = Mapping[str, str] | Iterable[str]
@@ -39,11 +40,16 @@ PACKAGES = {  # module that is missing -> what to install
 PYGAME = tuple(
     f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
 )  # draw with it
+MASK = "action_mask"  # in `info`: which actions are legal
+RETURNED = {"reset": "(obs, info)", "step": "(obs, reward, terminated, truncated, info)"}
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
 
 def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec:
-    """Spec of L copies of an environment."""
+    """Spec of L copies of an environment; UserError where it has no spaces."""
+    for name in ("observation_space", "action_space"):
+        if not hasattr(env, name):
+            raise UserError(f"{type(env.unwrapped).__name__} has no {name}: set it in __init__")
     return Spec(
         obs=spaces.from_gymnasium(env.observation_space),
         action=spaces.action_from_gymnasium(env.action_space),
@@ -63,6 +69,7 @@ class GymnasiumSync:
     """
 
     exact_reset = True  # an episode is a function of its seed and actions
+    masked = False
 
     def __init__(self, make: Callable[[], gymnasium.Env], lanes: int, measures: Measures = ()):
         measures = spaces.as_measures(measures)
@@ -85,7 +92,9 @@ class GymnasiumSync:
         given = []
         for lane, seed in zip(lanes, seeds, strict=True):
             with _named(lane, "reset", f"seed {seed}"):
-                given.append(self._envs[lane].reset(seed=int(seed))[0])
+                obs, info = self._envs[lane].reset(seed=int(seed))
+                given.append(obs)
+                self.masked = self.masked or MASK in info
         if given:
             self._obs = spaces.scatter(self._obs, list(lanes), self._rows(given, lanes))
         return self._obs
@@ -139,8 +148,10 @@ class GymnasiumSync:
 
 
 def _fault(lane: int, call: str, what: str, error: BaseException) -> EnvironmentFault:
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return EnvironmentFault(f"environment {lane}: {call} with {' '.join(what.split())} raised {text}")
+    hint = "" if place_of(error) else f"; {call} must return {RETURNED[call]}"
+    return EnvironmentFault(
+        f"environment {lane}: {call} with {' '.join(what.split())} raised {said_by(error)}{hint}"
+    )
 
 
 @contextlib.contextmanager
@@ -155,6 +166,16 @@ def _named(lane: int, call: str, what: str) -> Iterator[None]:
 
 
 # ---- in processes of their own
+
+
+NO_GUARD = 86  # the exit code of a process that was to make an environment and would have trained
+GUARD = """put what the script does under `if __name__ == "__main__":`"""
+
+
+def check_main_guard() -> None:
+    """End a process that was started for one environment and, without a main guard in the script, begins to train."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(NO_GUARD)
 
 
 class _Raised(Exception):
@@ -176,6 +197,11 @@ class _Vector(AsyncVectorEnv):
             self.end(at_once=True)
             raise EnvironmentFault(f"environment {lane} {what} while it was made in a process") from None
 
+    def _add_info(self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int) -> dict:
+        """Infos by number of the environment, each as it was given: Gymnasium types all by the first one's."""
+        vector_infos[env_num] = env_info
+        return vector_infos
+
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """End every process, when Gymnasium closes or forgets the vector."""
         self.end(at_once=terminate)
@@ -189,8 +215,9 @@ class _Vector(AsyncVectorEnv):
             raise _Raised(list(successes).index(False), "an exception that cannot be sent", "") from None
         if issubclass(kind, EnvironmentFault):
             raise kind(str(value))
-        frames = re.findall(r'File "(.+?)", line (\d+)', trace)
-        raise _Raised(lane, f"{kind.__name__}: {value}", " at {}:{}".format(*frames[-1]) if frames else "")
+        raise _Raised(
+            lane, f"{kind.__name__}: {value}", place_in(re.findall(r'File "(.+?)", line (\d+)', trace))
+        )
 
     def guilty(self, error: BaseException, seconds: float) -> tuple[int, str]:
         """Name the environment that is late or dead, and how it ended."""
@@ -203,6 +230,8 @@ class _Vector(AsyncVectorEnv):
                 code = process.exitcode
                 if code is not None:
                     killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
+                    if code == NO_GUARD:
+                        return lane, f"began the whole script again: {GUARD}"
                     return lane, killed or f"exited with code {code}"
             time.sleep(0.01)
         return 0, "or another closed its pipe"
@@ -240,6 +269,7 @@ class GymnasiumAsync:
     """
 
     exact_reset = True
+    masked = False
 
     def __init__(
         self,
@@ -279,7 +309,8 @@ class GymnasiumAsync:
         def ask() -> None:
             self._vector.reset_async(seed=seed, options={"reset_mask": mask})
 
-        obs, _ = self._answer("reset", ask, self._vector.reset_wait)
+        obs, infos = self._answer("reset", ask, self._vector.reset_wait)
+        self.masked = self.masked or any(MASK in info for info in infos.values())
         rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
         self._obs = spaces.scatter(self._obs, list(lanes), rows)
         return self._obs
@@ -299,12 +330,10 @@ class GymnasiumAsync:
         """End every process, within a few seconds whatever they do."""
         self._vector.end()
 
-    def _measure(self, infos: dict[str, Any], name: str) -> np.ndarray:
+    def _measure(self, infos: dict[int, dict[str, Any]], name: str) -> np.ndarray:
         """[L] float64 of what each environment said in this step."""
-        said = infos.get(f"_{name}")
-        if said is None:
-            return np.full(self.spec.num_envs, np.nan)
-        return np.array([spaces.number(v) if s else np.nan for v, s in zip(infos[name], said, strict=True)])
+        said = (infos.get(lane, {}).get(name) for lane in range(self.spec.num_envs))
+        return np.array([spaces.number(value) for value in said])
 
     def _answer(self, call: str, ask: Callable[[], None], wait: Callable[..., Any]) -> Any:
         """Ask every process and wait; on any trouble end them all and name the one to blame."""
@@ -317,6 +346,7 @@ class GymnasiumAsync:
             fault = error
         except _Raised as error:
             lane, what, where = error.args
+            where = where or f"; {call} must return {RETURNED[call]}"
             fault = self._blame(lane, f"raised {what}{where}", call)
         except (multiprocessing.TimeoutError, EOFError, OSError) as error:
             fault = self._blame(*self._vector.guilty(error, self.deadline), call)
@@ -352,23 +382,33 @@ class GymnasiumFactory:
 
     kind = "host"
 
-    @functools.cached_property
+    @property
     def spec(self) -> Spec:
         """Of one environment, made and closed for this."""
+        return self._seen[0]
+
+    @property
+    def border(self) -> Border:
+        """The environment's own spaces."""
+        return self._seen[1]
+
+    @functools.cached_property
+    def _seen(self) -> tuple[Spec, Border]:
         env = self.make_one()
         try:
-            return spec_of(env, 1, spaces.as_measures(self.measures))
+            spec = spec_of(env, 1, spaces.as_measures(self.measures))
+            return spec, Border(env.observation_space, env.action_space)
         except UserError as error:
             raise UserError(f"environment {self.name}: {error}") from None
         finally:
             env.close()
 
-    def make(self, lanes: int, asynchronous: bool = False) -> HostEnvs:
-        """L environments, in this process or each in its own."""
+    def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> HostEnvs:
+        """L environments, in this process or each in its own, where a step may take `deadline` seconds."""
         _ = self.spec  # what a person did wrong is said here, in one line
         if not asynchronous:
             return GymnasiumSync(self.make_one, lanes, self.measures)
-        return GymnasiumAsync([self._maker(self.fields)] * lanes, self.measures)
+        return GymnasiumAsync([self._maker(self._checked_fields)] * lanes, self.measures, deadline)
 
     def make_one(self, render_mode: str | None = None) -> gymnasium.Env:
         """One environment, to look at; UserError in one line where it cannot be made."""
@@ -379,34 +419,45 @@ class GymnasiumFactory:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._check_fields()
-                env = self._maker({**self.fields, **shown})()
+                env = self._maker({**self._checked_fields, **shown})()
             except UserError:
                 raise
             except Exception as error:
                 raise self._explained(error) from error
+        if isinstance(env, Environment):
+            raise WrittenInJax(env)
         if not isinstance(env, gymnasium.Env):
-            raise UserError(f"environment {self.name}: {type(env).__name__} is not a gymnasium.Env")
+            raise UserError(
+                f"environment {self.name}: {type(env).__name__} is neither a gymnasium.Env nor a "
+                "polyak.envs.environment.Environment (a class with @pytree)"
+            )
         if render_mode and type(env.unwrapped).__module__.startswith(PYGAME) and not find_spec("pygame"):
             raise missing(self.name, "pygame")
         return env
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         """Function that makes one, and can be sent to a process that then imports no JAX."""
+        fields = _with_tuples(self._creator(), fields)
         if self.entry is None:
-            return functools.partial(gymnasium.make, self.name, disable_env_checker=True, **fields)
+            return functools.partial(gymnasium.make, self._registered(), disable_env_checker=True, **fields)
         if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
             return functools.partial(self.entry, **fields)
         ident = re.sub(r"\W", "", self.name) or "Env"
         spec = EnvSpec(ident, entry_point=self.entry, order_enforce=False)
         return functools.partial(gymnasium.make, spec, disable_env_checker=True, **fields)
 
-    def _check_fields(self) -> None:
-        """UserError unless the constructor knows every field, or takes any."""
-        valid = _parameters(self._creator())
-        for name in self.fields:
+    @functools.cached_property
+    def _checked_fields(self) -> dict[str, Any]:
+        """The fields, where a bool is the default in words for one; UserError for what the constructor cannot take."""
+        creator, fields = self._creator(), dict(self.fields)
+        valid, defaults = _parameters(creator), _defaults(creator)
+        if self.entry is None:
+            defaults |= self._registered().kwargs
+        for name, value in fields.items():
             if "**" not in valid and name not in {*valid, "max_episode_steps"}:
                 raise self._no_field(name)
+            fields[name] = spaces.like_bool(f"{self.name}: {name}", defaults.get(name), value)
+        return fields
 
     def _creator(self) -> Callable[..., Any]:
         """Class or function that the name stands for."""
@@ -425,7 +476,10 @@ class GymnasiumFactory:
             importlib.import_module(self.name.split(":")[0])
         if ident not in gymnasium.registry:
             hint = nearest(ident, gymnasium.registry)
-            raise UserError(f"there is no environment {self.name!r} in Gymnasium's registry; {hint}")
+            raise UserError(
+                f"there is no environment {self.name!r} in Gymnasium's registry; {hint}; one that a module of "
+                f"yours registers is named with it, as in my_module:{ident}"
+            )
         return gymnasium.registry[ident]
 
     def _no_field(self, name: str) -> UserError:
@@ -444,13 +498,75 @@ class GymnasiumFactory:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if isinstance(error, TypeError) and unknown and unknown[1] in self.fields:
             return self._no_field(unknown[1])
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return UserError(f"environment {self.name} cannot be made: {text}")
+        return UserError(f"environment {self.name} cannot be made: {said_by(error, 300)}")
+
+
+class WrittenInJax(Exception):
+    """A function that was taken for one of Gymnasium's made an environment in JAX."""
+
+    def __init__(self, env: Environment):
+        super().__init__("an environment in JAX")
+        self.env = env
+
+
+class Borrowed(GymnasiumSync):
+    """One environment that belongs to somebody else, who closes it."""
+
+    def close(self) -> None:
+        """Nothing: its owner does."""
+
+
+@dataclass(frozen=True)
+class OneGymnasium:
+    """An environment that was given as it is: it plays one episode at a time.
+
+    name      as it is shown
+    env       the environment
+    measures  names in `info`, each with how an episode is summed up
+    """
+
+    name: str
+    env: gymnasium.Env
+    measures: Measures = ()
+
+    kind = "host"
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """Of the environment."""
+        try:
+            return spec_of(self.env, 1, spaces.as_measures(self.measures))
+        except UserError as error:
+            raise UserError(f"environment {self.name}: {error}") from None
+
+    @property
+    def border(self) -> Border:
+        """The environment's own spaces."""
+        return Border(self.env.observation_space, self.env.action_space)
+
+    def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> HostEnvs:
+        """The environment; UserError where more than one is needed."""
+        if lanes > 1 or asynchronous:
+            raise UserError(
+                f"{self.name} is one instance, which plays one episode at a time in this process: for "
+                f"{lanes} give its class, or a function that makes one"
+            )
+        return Borrowed(lambda: self.env, 1, self.measures)
 
 
 def missing(name: str, package: str) -> UserError:
     """A package that an environment needs, and how to get it."""
     return UserError(f'environment {name} needs {package}: pip install "{PACKAGES[package]}"')
+
+
+def _with_tuples(creator: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, a list made a tuple where the creator's own value is one: no flag and no file can say a tuple."""
+    usual = inspect.signature(creator).parameters
+    tuples = {name for name, parameter in usual.items() if isinstance(parameter.default, tuple)}
+    return {
+        name: tuple(value) if name in tuples and isinstance(value, list) else value
+        for name, value in fields.items()
+    }
 
 
 def _parameters(creator: Callable[..., Any]) -> set[str]:
@@ -464,9 +580,18 @@ def _parameters(creator: Callable[..., Any]) -> set[str]:
 
 def _all_parameters(creator: Callable[..., Any]) -> set[str]:
     """Also those of the classes that a constructor hands its own on to."""
-    names = _parameters(creator)
-    if inspect.isclass(creator):
-        for cls in creator.__mro__:
-            if "__init__" in vars(cls) and cls.__module__ != "builtins":
-                names |= _parameters(vars(cls)["__init__"]) - {"self"}
-    return names
+    return set().union(*map(_parameters, _constructors(creator))) - {"self"}
+
+
+def _defaults(creator: Callable[..., Any]) -> dict[str, Any]:
+    """Defaults of all of these; where there are two of one name, the nearer one's."""
+    found: dict[str, Any] = {}
+    for function in reversed(_constructors(creator)):
+        found |= {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    return found
+
+
+def _constructors(creator: Callable[..., Any]) -> list[Callable[..., Any]]:
+    classes = creator.__mro__ if inspect.isclass(creator) else ()
+    inherited = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
+    return [creator, *(init for init in inherited if inspect.isfunction(init))]

@@ -1,17 +1,16 @@
 """Replay as a pipeline: draw windows of the ring, make transitions of them; one file for each stage."""
 
-from typing import Any
-
 from polyak.interface import Array, Batch, Replay
 from polyak.parts.replay.draw import Windows, uniform
-from polyak.parts.replay.ring import Ring, add, cut, empty, planned_bytes
-from polyak.parts.replay.window import clip_reward, n_step_batch
+from polyak.parts.replay.ring import Ring, add, clock_at, cut, empty, planned_bytes
+from polyak.parts.replay.window import Seen, as_it_is, clip_reward, n_step_batch
 
 __all__ = [
     "Ring",
     "Windows",
     "add",
     "clip_reward",
+    "clock_at",
     "cut",
     "empty",
     "n_step_batch",
@@ -21,10 +20,10 @@ __all__ = [
 ]
 
 
-def sample(ring: Ring, key: Array, data: Replay, gamma: Array, seen: Any = None) -> Batch:
+def sample(ring: Ring, key: Array, data: Replay, gamma: Array, seen: Seen = as_it_is) -> Batch:
     """Draw a batch as `data` says: [B, ...], or [B, L, ...] where its length is more than one row.
 
-    seen  from single rewards, clipped and not yet summed, to those that learning sees; None: as they are
+    seen  what learning sees of single rewards, once they are clipped and before they are summed
     """
     windows = uniform(ring, key, data.batch_size, data.length)
     return n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)

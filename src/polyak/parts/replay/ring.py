@@ -1,13 +1,14 @@
 """A ring of past transitions with one clock: everything is said in absolute time, and `% C` happens at the gather.
 
 Lin 1992; Mnih et al. 2015. Rows are `[C, N, ...]`: C slots of time for each of N environments. The clock counts
-the rows of time ever written; head, size and oldest row follow from it.
+the rows of time ever written; head, size and oldest row follow from it. Before it is too long for an int32 whole
+turns of the ring are taken off, which nothing that is drawn can tell.
 """
 
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Array, Transition
+from polyak.interface import MOST_SLOTS, Array, Transition
 from polyak.pytree import Counter, Record, pytree
 
 
@@ -16,7 +17,7 @@ class Ring(Record):
     """The rows in absolute time [clock - C, clock), of which those before 0 were never written."""
 
     rows: Transition  # [C, N, ...]
-    clock: Counter  # rows of time ever written
+    clock: Counter  # rows of time ever written, whole turns of the ring taken off where they get too many
 
     @property
     def slots(self) -> int:
@@ -30,6 +31,11 @@ def empty(row: Transition, count: int) -> Ring:
     return Ring(rows, Counter(jnp.zeros((), jnp.int32)))
 
 
+def clock_at(rows: int, slots: int) -> int:
+    """What the clock of a ring shows after so many rows of time, of which there may be more than an int32 counts."""
+    return rows if rows < 2 * MOST_SLOTS else slots + rows % slots
+
+
 def planned_bytes(row: Transition, count: int) -> int:
     """Bytes that `empty(row, count)` will allocate."""
     return count * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
@@ -39,7 +45,13 @@ def add(ring: Ring, rollout: Transition) -> Ring:
     """Write a rollout [T, N, ...] over the oldest rows; every rollout of a ring has the same T, which divides C."""
     slot = ring.clock.value % ring.slots
     rows = jax.tree.map(lambda rows, new: write(rows, new.astype(rows.dtype), slot), ring.rows, rollout)
-    return Ring(rows, ring.clock.plus(rollout.reward.shape[0]))
+    return Ring(rows, folded(ring.clock.plus(rollout.reward.shape[0]), ring.slots))
+
+
+def folded(clock: Counter, slots: int) -> Counter:
+    """The clock without whole turns of the ring, from 2 x MOST_SLOTS rows on; a ring that was full stays full."""
+    turns = 2 * MOST_SLOTS // slots - 1
+    return Counter(clock.value - (clock.value >= 2 * MOST_SLOTS) * turns * slots)
 
 
 @jax.custom_batching.custom_vmap

@@ -1,5 +1,6 @@
 """From where windows begin to transitions that span n steps: the second stage of replay."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,15 +10,22 @@ from polyak.interface import Array, Batch, Tree
 from polyak.parts.replay.draw import Windows
 from polyak.parts.replay.ring import Ring
 
+Seen = Callable[[Array], Array]  # from single rewards to what learning sees of them
+
+
+def as_it_is(reward: Array) -> Array:
+    """Learning sees the environment's own rewards."""
+    return reward
+
 
 def n_step_batch(
-    ring: Ring, windows: Windows, gamma: Array, n_step: int = 1, clip: Any = None, seen: Any = None
+    ring: Ring, windows: Windows, gamma: Array, n_step: int = 1, clip: Any = None, seen: Seen = as_it_is
 ) -> Batch:
     """The n-step transitions [...] that begin at `windows` [...].
 
     One ends after the first row that ended its episode, after n rows, or at the newest row, and bootstraps
     there: with k rows, `reward` is sum_i gamma^i r_i and `discount` gamma^k, or 0 where it terminated. Each r_i is
-    clipped to [-clip, clip], and is then what the function `seen` makes of it.
+    clipped to [-clip, clip], and then what `seen` makes of it.
     """
 
     def at(rows: Tree, when: Array, where: Array) -> Tree:
@@ -26,7 +34,7 @@ def n_step_batch(
     rows, (time, env) = ring.rows, windows
     step = jnp.arange(n_step)
     window, column = time[..., None] + step, env[..., None]
-    reward = clip_reward(at(rows.reward, window, column), clip, seen)
+    reward = seen(clip_reward(at(rows.reward, window, column), clip))
     if n_step == 1:
         end, reward, decay = time, reward[..., 0], jnp.asarray(gamma, jnp.float32)
     else:
@@ -52,7 +60,6 @@ def n_step_batch(
     )
 
 
-def clip_reward(reward: Array, clip: Any, seen: Any = None) -> Array:
-    """The reward that learning sees: within [-clip, clip], or as it is; and then what `seen` makes of it."""
-    reward = reward if clip is None else jnp.clip(reward, -clip, clip)
-    return reward if seen is None else seen(reward)
+def clip_reward(reward: Array, clip: Any) -> Array:
+    """The reward that learning sees: within [-clip, clip], or as it is."""
+    return reward if clip is None else jnp.clip(reward, -clip, clip)

@@ -1,0 +1,144 @@
+"""A2C: synchronous advantage actor-critic.
+
+Mnih, Badia, Mirza, Graves, Lillicrap, Harley, Silver & Kavukcuoglu 2016, "Asynchronous Methods for Deep Reinforcement
+Learning" (arXiv:1602.01783), Algorithm S3, with all actors in step. Lecture 3.
+
+Departures: one update from all environments together instead of one by each actor; policy and value function share no
+weights; Adam instead of RMSProp. With `lam` = 1 (the default) advantages are the paper's n-step ones. Where an episode
+is cut by a time limit the return bootstraps from the value of the true successor.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Clock,
+    OnPolicy,
+    Spec,
+    Tree,
+    Update,
+    count_steps,
+    within,
+)
+from polyak.parts.networks import build
+from polyak.parts.optimize import adam, gradient_step
+from polyak.parts.policies import Sigma, build_policy
+from polyak.parts.returns import gae
+from polyak.parts.schedules import linear_schedule, start_clock
+from polyak.pytree import Record, pytree
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's settings where it names them; symbols are the paper's."""
+
+    gamma: float = within(0.99, 0, 1)  # gamma, discount of one step
+    lam: float = within(1.0, 0, 1)  # lambda of the advantage estimate; 1 is the paper's n-step return
+    lr: float = within(7e-4, 0)  # Adam's learning rate at the first step
+    lr_end: float = within(0.0, 0)  # share of lr left at the horizon; 1 keeps it constant
+    value_loss: float = within(0.5, 0)  # weight of the squared error of the value function
+    entropy: float = within(0.01, 0)  # beta, weight of the policy's entropy in nats
+    max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
+    sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
+    log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
+    network: str = "mlp"  # builder of the policy's and the value function's networks
+    hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks
+    activation: str = "tanh"  # between layers: tanh, relu, elu or swish
+    horizon: int = within(0, 0)  # environment steps that lr falls over; 0: all of the run's
+    data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=5))  # one rollout [t_max, N, ...]
+
+
+@pytree
+class State(Record):
+    """Policy, value function and their one optimiser."""
+
+    policy: Tree  # theta
+    critic: Tree  # theta_v
+    opt_state: Tree
+    clock: Clock
+
+
+def optimizer(cfg: Config):
+    """Adam on the clipped gradient."""
+    return adam(eps=1e-5, max_norm=cfg.max_norm)
+
+
+def init(cfg: Config, spec: Spec, key: Array) -> State:
+    """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
+    key_policy, key_critic = jax.random.split(key)
+
+    def network(key: Array, outputs: int, scale: float) -> Tree:
+        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
+
+    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
+    critic = network(key_critic, 1, 1.0)
+    return State(policy, critic, optimizer(cfg).init((policy, critic)), start_clock())
+
+
+def actor(state: State) -> tuple[Tree, Tree, Clock]:
+    """The parameters that a gradient is taken in: an asynchronous worker needs them all."""
+    return state.policy, state.critic, state.clock
+
+
+def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+    """Perform a_t according to policy pi(a_t|s_t; theta'), or take its mode."""
+    pi = actor[0](obs)
+    return (pi.sample(key) if explore else pi.mode()), memory, ()
+
+
+def gradient(cfg: Config, spec: Spec, actor: Tree, batch: Batch, key: Array) -> tuple[Tree, dict[str, Array]]:
+    """Gradients that Algorithm S3 accumulates over a rollout [t_max, N, ...]."""
+    policy, critic, _ = actor
+
+    def loss(params: tuple) -> tuple[Array, dict[str, Array]]:
+        policy, critic = params
+        value, next_value = critic(batch.obs)[..., 0], critic(batch.next_obs)[..., 0]
+        # R <- r_i + gamma R, from V(s_{t+1}) at the end of the rollout; advantage R - V(s_i)
+        fixed, after = jax.lax.stop_gradient((value, next_value))
+        advantage = gae(batch.reward, batch.discount, batch.last, fixed, after, cfg.lam)
+        pi = policy(batch.obs)
+        # d theta <- d theta + grad log pi(a_i|s_i; theta') (R - V(s_i; theta'_v)) + beta grad H(pi)
+        policy_loss = -(pi.log_prob(batch.action) * advantage).mean()
+        entropy = pi.entropy().mean()
+        # d theta_v <- d theta_v + d (R - V(s_i; theta'_v))^2 / d theta'_v
+        value_loss = ((advantage + fixed - value) ** 2).mean()
+        metrics = {
+            "policy_loss": policy_loss,  # minus log pi(a|s) times the advantage
+            "value_loss": value_loss,  # mean squared error of the value function
+            "entropy": entropy,  # of the policy in nats
+        }
+        return policy_loss + cfg.value_loss * value_loss - cfg.entropy * entropy, metrics
+
+    return jax.grad(loss, has_aux=True)((policy, critic))
+
+
+def apply(cfg: Config, spec: Spec, state: State, grads: Tree) -> State:
+    """One step of all parameters along a gradient, whoever found it."""
+    lr = cfg.lr * linear_schedule(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
+    params = state.policy, state.critic
+    (policy, critic), opt_state = gradient_step(optimizer(cfg), grads, state.opt_state, params, lr)
+    return State(policy, critic, opt_state, state.clock.updated())
+
+
+def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
+    """One synchronous step: the gradient of one rollout, applied."""
+    grads, metrics = gradient(cfg, spec, actor(state), batch, key)
+    return Update(apply(cfg, spec, state, grads), metrics)
+
+
+algorithm = Algorithm(
+    Config=Config,
+    actions=("discrete", "continuous"),
+    family="policy gradient",
+    init=init,
+    actor=actor,
+    act=act,
+    update=update,
+    observe=count_steps,
+    gradient=gradient,
+    apply=apply,
+)

@@ -1,0 +1,84 @@
+"""DDPG against slow float64 loops written from Algorithm 1 of Lillicrap et al. 2016."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import oracles
+import pytest
+from auditing import QUICK
+from oracles import Adam, averaged, finite_differences, float64, mlp
+
+from polyak.algorithms import ddpg
+from polyak.interface import Box, Spec
+from polyak.pytree import copy
+
+SPEC = Spec(obs=Box((2,)), action=Box((2,), -3.0, 3.0))
+B = 8
+CFG = ddpg.Config(hidden=(4,), gamma=0.9, tau=0.2, actor_lr=2e-2, critic_lr=1e-2)
+
+
+def start(cfg=CFG):
+    """Targets that are not the online networks."""
+    init = jax.jit(lambda key: ddpg.init(cfg, SPEC, key), compiler_options=QUICK)
+    state, other = init(jax.random.key(0)), init(jax.random.key(1))
+    return state.replace(actor_target=copy(other.actor), critic_target=copy(other.critic))
+
+
+class Slow:
+    """Algorithm 1, one row after the other."""
+
+    def __init__(self, cfg, state):
+        self.cfg = cfg
+        for name in ("actor", "critic", "actor_target", "critic_target"):
+            setattr(self, name, float64(getattr(state, name)))
+        self.adams = Adam(cfg.actor_lr), Adam(cfg.critic_lr)
+
+    def update(self, batch, key):
+        y = np.zeros(B)
+        for i in range(B):
+            mu = np.tanh(mlp(self.actor_target, batch.next_obs[i]))
+            q = mlp(self.critic_target, np.concatenate([batch.next_obs[i], mu]))[0]
+            y[i] = batch.reward[i] + (0.0 if batch.terminated[i] else self.cfg.gamma * q)
+
+        def critic_loss(critic):
+            error = [mlp(critic, np.concatenate([batch.obs[i], batch.action[i]]))[0] - y[i] for i in range(B)]
+            decay = sum((x**2).sum() for x in jax.tree.leaves(critic))
+            return (batch.weight * np.square(error)).mean() + self.cfg.weight_decay * decay
+
+        self.critic = self.adams[1].step(self.critic, finite_differences(critic_loss, self.critic))
+
+        def actor_loss(actor):
+            mu = [np.tanh(mlp(actor, batch.obs[i])) for i in range(B)]
+            q = [mlp(self.critic, np.concatenate([batch.obs[i], mu[i]]))[0] for i in range(B)]
+            return -(batch.weight * q).mean()
+
+        self.actor = self.adams[0].step(self.actor, finite_differences(actor_loss, self.actor))
+        self.actor_target = averaged(self.cfg.tau, self.actor, self.actor_target)
+        self.critic_target = averaged(self.cfg.tau, self.critic, self.critic_target)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_three_updates_are_those_of_algorithm_1(weight_decay):
+    cfg = dataclasses.replace(CFG, weight_decay=weight_decay)
+    update = jax.jit(lambda *args: ddpg.update(cfg, SPEC, *args), compiler_options=QUICK)
+    batches = [oracles.make_batch(2, SPEC.action, B, cfg.gamma, seed) for seed in range(3)]
+    oracles.assert_follows(update, start(cfg), Slow(cfg, start(cfg)), batches)
+
+
+def test_the_noise_wanders_in_memory_and_begins_at_zero():
+    cfg = dataclasses.replace(CFG, noise="ou", sigma=0.2, theta=0.15)
+    actor, obs = start(cfg).actor, np.zeros((3, 2), np.float32)
+    memory = ddpg.memory(cfg, SPEC, np.arange(3), np.zeros(3, int), jax.random.key(0))
+    np.testing.assert_array_equal(memory, np.zeros((3, 2)))
+    mean = np.tanh(mlp(actor, obs))
+    seen = []
+    for step in range(200):
+        action, memory, _ = ddpg.act(cfg, SPEC, actor, memory, obs, jax.random.key(step), True)
+        np.testing.assert_allclose(action, np.clip(mean + memory, -1, 1), rtol=1e-5, atol=1e-6)
+        seen.append(memory)
+    before, after = np.array(seen)[:-1].ravel(), np.array(seen)[1:].ravel()
+    assert 0.7 < np.corrcoef(before, after)[0, 1] < 0.95  # exp(-0.15) = 0.86
+    quiet, kept, _ = ddpg.act(cfg, SPEC, actor, memory, obs, jax.random.key(0), False)
+    np.testing.assert_allclose(quiet, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(kept, memory)
