@@ -72,6 +72,15 @@ def test_notes_are_said_before_the_run(capsys, tmp_path):
     assert "note: a gradient step takes 9 rows, not the 8 of --config.minibatch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in algorithms.names() if "continuous" in algorithms.find(name).actions]
+)
+@pytest.mark.parametrize("num_envs", [1, 3, 5, 6, 10, 12, 24, 100])
+def test_any_number_of_environments_is_taken_with_the_papers_settings(name, num_envs):
+    spec = dataclasses.replace(SPEC, action=Box((2,), -1.0, 1.0), num_envs=num_envs)
+    check_data(name, algorithms.find(name), algorithms.find(name).Config(), spec)
+
+
 # ---- settings for environments that have none of their own
 
 
@@ -100,8 +109,8 @@ def test_the_default_preset_is_of_environments_without_one_and_no_preset_is_the_
     assert preset("my_module:algorithm", "Else-v0") == {}
     plan = make_plan(name, "Else-v0", Settings(preset=False, steps=1000))
     paper = algorithms.find(name).Config()
-    horizon = {"horizon": 1000} if hasattr(paper, "horizon") else {}
-    assert amend(paper, plan.config) == dataclasses.replace(paper, **horizon)
+    same = {"horizon": paper.horizon} if hasattr(paper, "horizon") else {}
+    assert amend(paper, plan.config | same) == paper
 
 
 def test_a_share_of_the_steps_is_at_most_the_algorithms_own_and_a_flag_wins():

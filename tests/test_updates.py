@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from auditing import QUICK
-from cases import CASE, KINDS
+from cases import CASE, KINDS, few_first, marked
 
 from polyak import algorithms
 from polyak.interface import Box, Discrete, Spec, Transition
@@ -68,6 +68,25 @@ def test_several_rollouts_teach_what_the_pseudocode_says(name, kind):
         )
     steps = jax.tree.map(lambda a, b: np.abs(a - b).max(initial=0.0), oracle.networks, before)
     assert min(step for step in jax.tree.leaves(steps) if step) > 3e-3
+
+
+ON_POLICY = [(name, kind) for name, kind in KINDS if not algorithms.find(name).Config().data.replays]
+
+
+@pytest.mark.parametrize(("name", "kind"), marked(ON_POLICY, few_first))
+def test_a_rollout_of_one_row_teaches_the_policy(name, kind):
+    """An advantage minus its own mean is 0, and teaches nothing."""
+    algorithm = algorithms.find(name)
+    cfg = CASE[name].config({"steps": 1}, entropy=0.0)
+    spec = Spec(obs=Box((3,)), action=ACTIONS[kind])
+    state = moved(algorithm.init(cfg, spec, jax.random.key(0)))
+    rollout = oracles.rows(3, spec.action, (5, 1))
+    row = jax.tree.map(lambda x: x[:1], rollout._replace(extras={"log_prob": np.zeros((5, 1), np.float32)}))
+    old = algorithm.actor(state)(row.obs).log_prob(row.action)
+    row = row._replace(extras={"log_prob": old})
+    update = jax.jit(lambda *args: algorithm.update(cfg, spec, *args).state, compiler_options=QUICK)
+    after = update(state, oracles.as_batch(row, 0.9), jax.random.key(0))
+    assert abs(algorithm.actor(after)(row.obs).log_prob(row.action) - old).max() > 1e-5
 
 
 def moved(state):

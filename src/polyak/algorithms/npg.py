@@ -88,7 +88,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     """One natural step of the policy, then the value function's regression, on a rollout [T, N, ...]."""
     value, next_value = state.critic(batch.obs)[..., 0], state.critic(batch.next_obs)[..., 0]
     advantage = gae(batch.reward, batch.discount, batch.last, value, next_value, cfg.lam)
-    scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    many = advantage.size > 1  # a row minus its own mean would say nothing
+    scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8) if many else advantage
     old = jax.lax.stop_gradient(state.policy(batch.obs))
 
     # g = E[grad log pi(a|s) A(s, a)]

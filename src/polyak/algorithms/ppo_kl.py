@@ -6,7 +6,8 @@ section 4: the penalised objective of eq. 8, whose coefficient beta is doubled o
 Departures: those of `ppo.py`, from which this file differs in the objective and in beta: advantages are normalised
 within each mini-batch and the gradient's norm is clipped (`max_norm`); Adam's epsilon is 1e-5, all layers start
 orthogonal and the policy's last one small; policy and value function share no weights, and c1 is 0.5. A mini-batch
-takes some times, drawn without replacement, of every environment. Where an episode is cut by a time limit the
+takes whole times, drawn without replacement, of every environment: as many as come nearest to M rows, and the last of
+an epoch the fewer that are left. Where an episode is cut by a time limit the
 advantage bootstraps from the value of the true successor.
 """
 
@@ -47,7 +48,9 @@ class Config:
     kl_target: float = within(0.01, 0)  # d_targ, KL divergence of the old policy from the new, in nats
     beta: float = within(1.0, 0)  # beta, weight of the penalty before the first rollout
     epochs: int = within(10, 1)  # K, passes over a rollout
-    minibatch: int = within(64, 1)  # M, rows of one gradient step
+    minibatch: int = within(
+        64, 1
+    )  # M, rows of one gradient step: whole times of all environments, the last fewer
     value_loss: float = within(0.5, 0)  # c1, weight of the squared error of the value function
     entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
@@ -125,7 +128,12 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         return gradient_step(optimizer(cfg), grads, opt_state, params, lr), metrics
 
     def epoch(learned: tuple, number: Array) -> tuple[tuple, dict[str, Array]]:
-        return jax.lax.scan(descend, learned, shuffled(cfg, rows, jax.random.fold_in(key, number)))
+        minibatches, rest = shuffled(cfg, rows, jax.random.fold_in(key, number))
+        learned, metrics = jax.lax.scan(descend, learned, minibatches)
+        if rest is not None:
+            learned, last = descend(learned, rest)
+            metrics = jax.tree.map(jnp.append, metrics, last)
+        return learned, metrics
 
     learned = (state.policy, state.critic), state.opt_state
     ((policy, critic), opt_state), metrics = jax.lax.scan(epoch, learned, jnp.arange(cfg.epochs))
@@ -174,21 +182,28 @@ def loss(cfg: Config, params: tuple, beta: Array, rows: Minibatch) -> tuple[Arra
     return total, metrics
 
 
-def shuffled(cfg: Config, rows: Minibatch, key: Array) -> Minibatch:
-    """Mini-batches: the times, shuffled and cut into equal parts, [parts, T / parts, N, ...]."""
+def shuffled(cfg: Config, rows: Minibatch, key: Array) -> tuple[Minibatch, Minibatch | None]:
+    """Mini-batches: the times, shuffled and cut, [parts, times, N, ...]; and what is left [fewer, N, ...], if any."""
     times, num_envs = rows.advantage.shape
-    parts = max(1, times * num_envs // cfg.minibatch)
-    order = jnp.argsort(jax.random.uniform(key, times)).reshape(parts, times // parts)
-    return jax.tree.map(lambda x: x[order], rows)
+    each = times_of_minibatch(cfg, num_envs)
+    whole = times // each * each
+    order = jnp.argsort(jax.random.uniform(key, times))
+    cut = order[:whole].reshape(-1, each)
+    rest = jax.tree.map(lambda x: x[order[whole:]], rows) if whole < times else None
+    return jax.tree.map(lambda x: x[cut], rows), rest
 
 
-def wrong(cfg: Config, spec: Spec) -> list[str]:
-    """A line where `minibatch` does not cut a rollout into equal parts."""
-    times, rows = cfg.data.steps, cfg.data.steps * spec.num_envs
-    parts = max(1, rows // cfg.minibatch)
-    near = min((n for n in range(1, times + 1) if times % n == 0), key=lambda n: abs(n - parts))
-    advice = f"minibatch = {cfg.minibatch} does not cut data.steps = {times}: {rows // near} would"
-    return [] if near == parts else [advice]
+def times_of_minibatch(cfg: Config, num_envs: int) -> int:
+    """How many times of N environments come nearest to M rows; at most all of a rollout."""
+    return min(max(1, round(cfg.minibatch / num_envs)), cfg.data.steps)
+
+
+def notes(cfg: Config, spec: Spec) -> list[str]:
+    """A line where the rows of a gradient step are far from `minibatch`."""
+    rows = times_of_minibatch(cfg, spec.num_envs) * spec.num_envs
+    said = f"a gradient step takes {rows:,} rows, not the {cfg.minibatch:,} of --config.minibatch: whole times of all "
+    rollout = f"environments, of a rollout of {cfg.data.steps:,} steps x {spec.num_envs:,} environments"
+    return [said + rollout] if abs(rows - cfg.minibatch) > 0.1 * cfg.minibatch else []
 
 
 algorithm = Algorithm(
@@ -200,5 +215,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
-    wrong=wrong,
+    notes=notes,
 )

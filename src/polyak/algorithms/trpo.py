@@ -92,7 +92,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     """One step of the policy within its trust region, then the value function's regression, on [T, N, ...]."""
     value, next_value = state.critic(batch.obs)[..., 0], state.critic(batch.next_obs)[..., 0]
     advantage = gae(batch.reward, batch.discount, batch.last, value, next_value, cfg.lam)
-    scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    many = advantage.size > 1  # a row minus its own mean would say nothing
+    scaled = (advantage - advantage.mean()) / (advantage.std() + 1e-8) if many else advantage
     old = state.policy(batch.obs)
 
     # L(theta) = E[pi_theta(a|s) / q(a|s) A(s, a)]      eq. 14
