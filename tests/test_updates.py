@@ -82,11 +82,11 @@ def test_a_rollout_of_one_row_teaches_the_policy(name, kind):
     state = moved(algorithm.init(cfg, spec, jax.random.key(0)))
     rollout = oracles.rows(3, spec.action, (5, 1))
     row = jax.tree.map(lambda x: x[:1], rollout._replace(extras={"log_prob": np.zeros((5, 1), np.float32)}))
-    old = algorithm.actor(state)(row.obs).log_prob(row.action)
+    old = state.policy(row.obs).log_prob(row.action)
     row = row._replace(extras={"log_prob": old})
     update = jax.jit(lambda *args: algorithm.update(cfg, spec, *args).state, compiler_options=QUICK)
     after = update(state, oracles.as_batch(row, 0.9), jax.random.key(0))
-    assert abs(algorithm.actor(after)(row.obs).log_prob(row.action) - old).max() > 1e-5
+    assert abs(after.policy(row.obs).log_prob(row.action) - old).max() > 1e-5
 
 
 def moved(state):
