@@ -98,7 +98,7 @@ class Slow:
 @pytest.mark.parametrize("kind", ACTION)
 def test_three_updates_are_those_of_algorithm_s3(kind, env_steps):
     state = start(kind)
-    state = state.replace(clock=state.clock._replace(env_steps=jnp.int32(env_steps)))
+    state = state.replace(clock=state.clock.at(env_steps))
     update = jax.jit(lambda *args: a2c.update(CFG, spec_of(kind), *args), compiler_options=QUICK)
     batches = [make_batch(kind, seed) for seed in range(3)]
     oracles.assert_follows(update, state, Slow(CFG, state), batches)

@@ -102,7 +102,7 @@ def test_the_online_network_chooses_and_the_target_network_values():
 def test_epsilon_falls_over_its_share_of_the_horizon(env_steps, share):
     cfg = dataclasses.replace(CFG, epsilon=1.0, epsilon_end=0.0, epsilon_fraction=0.1, horizon=1000)
     state = start(cfg)
-    clock = state.clock._replace(env_steps=np.int32(env_steps))
+    clock = state.clock.at(env_steps)
     actor = double_dqn.actor(state.replace(clock=clock))
     obs = np.zeros((4000, 3), np.float32)
     best = int(np.argmax(mlp(state.q, obs[0])))

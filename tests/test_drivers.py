@@ -123,7 +123,9 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     whole = arrays_of(driver, run(driver, 20))
     assert_same_bits(arrays_of(driver, run(driver, 20)), whole)
     other = arrays_of(driver, run(seeded(driver, (1,)), 20))
-    floats = [key for key, x in whole.items() if key.startswith("['state']") and x.dtype.kind == "f"]
+    floats = [
+        key for key, x in whole.items() if key.startswith("['state']") and x.dtype.kind == "f" and x.ndim > 1
+    ]
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
@@ -473,7 +475,8 @@ LADDER = [(case.name, probe) for case in CASES for probe in PROBES]
 
 @quickly
 @pytest.mark.parametrize(  # who stands on the highest rung has climbed: the others say where one fell
-    ("name", "probe"), marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] else "long")
+    ("name", "probe"),
+    marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] and name in FEW else "long"),
 )
 def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
     learns = {**CASE[name].learns, "gamma": 0.9}

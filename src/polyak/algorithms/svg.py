@@ -94,8 +94,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     next_q = state.critic_target((batch.next_obs, next_action))[..., 0]
     target = batch.reward + batch.discount * next_q
     if cfg.critic == "lambda":
-        rows = (batch.reward, batch.discount, batch.last, next_q)
-        target = lambda_return(*(x.swapaxes(0, 1) for x in rows), cfg.lam).swapaxes(0, 1)
+        rows = batch.reward, batch.discount, batch.last, next_q
+        reward, discount, last, after = (x.swapaxes(0, 1) for x in rows)  # time first
+        target = lambda_return(reward, discount, last, after, cfg.lam).swapaxes(0, 1)
 
     def critic_loss(critic: Tree) -> tuple[Array, Array]:
         q = critic((batch.obs, batch.action))[..., 0]
