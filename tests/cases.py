@@ -178,7 +178,7 @@ CASES = [
         },
         rungs=200,
         constant=500,
-        small={**SMALL, "epochs": 2},
+        small={**SMALL, "epochs": 2, "lr": 1e-2, "kl_target": 1e-3},  # beta goes up and down
     ),
     Case(
         name="qt_opt",
