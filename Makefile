@@ -17,7 +17,7 @@ help:
 	@echo "make test-long    what it leaves out: every algorithm in every place"
 	@echo "make check   format, lint, types, spelling and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
-	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length"
+	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length, JOBS=8 at once"
 	@echo "make docs-tables  write the tables of the pages from the code"
 	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/speed/results"
 	@echo "make bench-against DIR=...   this checkout beside another one: ratios of speed, nothing is stored"
@@ -63,7 +63,7 @@ audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
 
 rows: .venv/.ready
-	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long)
+	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS))
 
 docs-tables: .venv/.ready
 	@$(BIN)/python docs/generate.py

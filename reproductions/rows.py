@@ -1,13 +1,15 @@
 """Run the checks of the lecture notes' rows: `python -m reproductions.rows [--row ID [--long]]`, or `make rows`.
 
 Each check is a process of its own with a time limit. A check that exits with anything but 0, or takes too long, falls
-short. The last line counts all rows of the notes.
+short. The last line counts all rows of the notes. `--jobs 8 --minutes 10` runs eight at once, each on cores of its
+own, and also those that take up to ten minutes.
 """
 
 import argparse
 import datetime
 import json
 import os
+import queue
 import re
 import shlex
 import signal
@@ -18,6 +20,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,11 +87,14 @@ def read_notes(path: Path = NOTES) -> dict[str, Method]:
 # ---- one check
 
 
-def run_check(command: str, limit: float, echo: bool = False, tick: Any = None) -> Outcome:
+def run_check(
+    command: str, limit: float, echo: bool = False, tick: Any = None, cores: set[int] | None = None
+) -> Outcome:
     """Run a command for at most `limit` seconds. Nothing that it started outlives it, also after Ctrl-C.
 
-    echo  print its lines as they come
-    tick  called with the seconds so far, about once a second
+    echo   print its lines as they come
+    tick   called with the seconds so far, about once a second
+    cores  of the processor, which it may use; None: all
     """
     began, lines = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="polyak-rows-") as scratch:
@@ -102,6 +108,8 @@ def run_check(command: str, limit: float, echo: bool = False, tick: Any = None) 
             errors="replace",
             start_new_session=True,
         )
+        if cores is not None:
+            os.sched_setaffinity(process.pid, cores)
 
         def read() -> None:
             assert process.stdout is not None
@@ -168,39 +176,78 @@ def closing_line(outcomes: Mapping[str, bool], rows: Mapping[str, Row], total: i
     return f"rows: {', '.join(counts)}, {total - len(rows)} not yet"
 
 
-def run_all(rows: Mapping[str, Row], total: int, patience: float = PATIENCE, keep: Any = None) -> int:
-    """Run every check of at most two minutes and print the closing line. Returns the exit code."""
-    quick = {name: row for name, row in rows.items() if row.minutes <= QUICK}
+def run_all(
+    rows: Mapping[str, Row],
+    total: int,
+    patience: float = PATIENCE,
+    keep: Any = None,
+    jobs: int = 1,
+    minutes: float = QUICK,
+) -> int:
+    """Run every check of at most `minutes`, `jobs` at once, and print the closing line. Returns the exit code."""
+    wanted = [row for row in rows.values() if row.minutes <= minutes]
+    if jobs > 1:
+        wanted.sort(key=lambda row: -row.minutes)  # the longest first
+    left = sum(row.minutes for row in wanted)
     outcomes: dict[str, bool] = {}
-    left = sum(row.minutes for row in quick.values())
-    code = 0
-    try:
-        for number, (name, row) in enumerate(quick.items(), 1):
-            print(
-                f"[{number}/{len(quick)}] {name}  {row.title} (about {left:.0f} min left in all)", flush=True
-            )
-            outcome = run_check(
-                row.check, patience * 60 * row.minutes + min(60, 60 * patience), tick=ticker()
-            )
-            outcomes[name] = outcome.held
-            show(row, outcome)
+    stopped, one_by_one, free = threading.Event(), threading.Lock(), queue.SimpleQueue()
+    for cores in shares_of_cores(jobs):
+        free.put(cores)
+
+    def check(number: int, row: Row) -> None:
+        cores, on_terminal = free.get(), ticker() if jobs == 1 else None
+
+        def tick(seconds: float) -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            if on_terminal is not None:
+                on_terminal(seconds)
+
+        after = (left - sum(row.minutes for row in wanted[: number - 1])) / jobs
+        print(
+            f"[{number}/{len(wanted)}] {row.id}  {row.title} (about {after:.0f} min left in all)", flush=True
+        )
+        limit = patience * 60 * row.minutes + min(60, 60 * patience)
+        outcome = run_check(row.check, limit, tick=tick, cores=cores)
+        free.put(cores)
+        with one_by_one:
+            outcomes[row.id] = outcome.held
+            show(row, outcome, row.id if jobs > 1 else "")
             if keep is not None and outcome.held:
                 keep(row, "measured", outcome.figure)
-            left -= row.minutes
-    except KeyboardInterrupt:
-        print("\nstopped", flush=True)
-        code = 130
+
+    code = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(check, number, row) for number, row in enumerate(wanted, 1)]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except KeyboardInterrupt:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            print("\nstopped", flush=True)
+            code = 130
     print(closing_line(outcomes, rows, total), flush=True)
     return code or int(not all(outcomes.values()))
 
 
-def show(row: Row, outcome: Outcome) -> None:
-    """How a check went; the last lines of one that fell short."""
+def shares_of_cores(jobs: int) -> list[set[int] | None]:
+    """The cores of each of `jobs` checks that run at once: all of one alone; UserError where there are too few."""
+    if jobs == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= jobs <= len(cores):
+        raise UserError(f"--jobs is {jobs}: give 1 to {len(cores)}, the number of cores")
+    return [set(cores[job::jobs]) for job in range(jobs)]
+
+
+def show(row: Row, outcome: Outcome, name: str = "") -> None:
+    """How a check went, with its name where others run beside it; the last lines of one that fell short."""
     if not outcome.held:
         for line in outcome.lines[-SHOWN:]:
             print(f"    | {line}")
     state = ("holds in part" if row.part else "holds") if outcome.held else "falls short"
-    print(f"    {state}: {outcome.figure}  ({outcome.seconds:.0f} s)", flush=True)
+    print(f"    {name and name + ' '}{state}: {outcome.figure}  ({outcome.seconds:.0f} s)", flush=True)
     if row.part and outcome.held:
         print(f"    missing: {row.part}", flush=True)
 
@@ -289,6 +336,8 @@ def main(argv: Sequence[str] | None = None, rows_path: Path = ROWS, notes_path: 
     parser.add_argument("--long", action="store_true", help="its published protocol")
     parser.add_argument("--write", action="store_true", help="keep the figures of what holds in rows.toml")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="times what a check usually takes")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="checks that run at once (1)")
+    parser.add_argument("--minutes", type=float, default=QUICK, help="leave out what takes longer (2)")
     said = parser.parse_args(argv)
     try:
         rows, notes = read_rows(rows_path), read_notes(notes_path)
@@ -296,7 +345,7 @@ def main(argv: Sequence[str] | None = None, rows_path: Path = ROWS, notes_path: 
         if said.row is None:
             if said.long:
                 raise UserError("--long needs --row: name the row whose published protocol is to run")
-            return run_all(rows, len(notes), said.patience, keep)
+            return run_all(rows, len(notes), said.patience, keep, said.jobs, said.minutes)
         return run_one(said.row, rows, notes, said.long, said.patience, keep)
     except UserError as error:
         print(f"rows: {error}", file=sys.stderr)

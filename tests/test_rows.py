@@ -124,6 +124,17 @@ def test_all_that_holds_exits_with_0(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "rows: 2 hold, 0 fall short, 91 not yet"
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_checks_that_run_at_once_are_counted_as_those_that_do_not(tmp_path, capsys):
+    own = "python -c 'import os; print(len(os.sched_getaffinity(0)))'"
+    path = written(tmp_path, A1={"check": own}, A2={"check": EXIT.format("bad", 1)}, A3={"minutes": 3})
+    assert rows.main(["--jobs", "2", "--minutes", "5"], path) == 1
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "rows: 2 hold, 1 fall short, 90 not yet"
+    assert f"A1 holds: {len(os.sched_getaffinity(0)) // 2}" in printed
+    assert "A2 falls short: bad" in printed
+
+
 def test_a_check_that_hangs_falls_short_and_is_gone(tmp_path, capsys):
     pid = tmp_path / "pid"
     script = tmp_path / "hangs.py"
@@ -165,6 +176,7 @@ def test_ctrl_c_prints_what_was_found_so_far(tmp_path):
         (["--row", "C13"], "rows: row C13 (NAF: a Q that is quadratic in the action) has no check yet"),
         (["--row", "A1", "--long"], "rows: row A1 has no longer form"),
         (["--long"], "rows: --long needs --row"),
+        (["--jobs", "1000"], "rows: --jobs is 1000: give 1 to"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, said, line):
