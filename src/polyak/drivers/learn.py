@@ -119,8 +119,8 @@ def update_valid(
 
     def update(state: Tree, index: Array | int) -> tuple[Tree, Metrics]:
         key_draw, key_update = jax.random.split(jax.random.fold_in(key, index))
-        done = algorithm.update(cfg, spec, state, draw(state, key_draw), key_update)
-        return strip_weak_types(done.state), strip_weak_types(done.metrics)
+        made = algorithm.update(cfg, spec, state, draw(state, key_draw), key_update)
+        return strip_weak_types(made.state), strip_weak_types(made.metrics)
 
     def accumulate(index: Array, carry: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
         state, sums = carry

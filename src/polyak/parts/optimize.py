@@ -33,11 +33,7 @@ def adam(
 
 
 def gradient_step(
-    optimizer: Optimizer,
-    grads: Tree,
-    opt_state: Tree,
-    params: Tree,
-    learning_rate: ArrayLike,
+    optimizer: Optimizer, grads: Tree, opt_state: Tree, params: Tree, learning_rate: ArrayLike
 ) -> tuple[Tree, Tree]:
     """One step of descent, params - learning_rate * direction; returns (params, opt_state).
 

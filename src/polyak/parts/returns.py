@@ -14,13 +14,10 @@ from jaxtyping import Bool, Float
 
 from polyak.interface import Array
 
+Rows, Flags = Float[Array, "T *batch"], Bool[Array, "T *batch"]
 
-def discounted_return(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-) -> Float[Array, "T *batch"]:
+
+def discounted_return(reward: Rows, discount: Rows, last: Flags, next_value: Rows) -> Rows:
     """Monte-Carlo returns to the end of each episode, Sutton & Barto 2018, eq. 3.9.
 
     reward      [T, N]  in the environment's own units
@@ -32,13 +29,7 @@ def discounted_return(
     return lambda_return(reward, discount, last, next_value, 1.0)
 
 
-def lambda_return(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-    lam: ArrayLike,
-) -> Float[Array, "T *batch"]:
+def lambda_return(reward: Rows, discount: Rows, last: Flags, next_value: Rows, lam: ArrayLike) -> Rows:
     """TD(lambda) targets, Sutton & Barto 2018, eq. 12.18.
 
     reward      [T, N]  in the environment's own units
@@ -54,14 +45,7 @@ def lambda_return(
     return _backward(one_step, discount * trace, next_value[-1])
 
 
-def gae(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    value: Float[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-    lam: ArrayLike,
-) -> Float[Array, "T *batch"]:
+def gae(reward: Rows, discount: Rows, last: Flags, value: Rows, next_value: Rows, lam: ArrayLike) -> Rows:
     """Generalised advantage estimates, Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
 
     reward      [T, N]  in the environment's own units

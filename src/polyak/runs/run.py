@@ -289,15 +289,15 @@ class Run:
     def lengthen(self, steps: int, terminal: Terminal) -> None:
         """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        done = 0 if newest is None else int(newest.name)
+        made = 0 if newest is None else int(newest.name)
         if steps == self.plan.steps:
             return
-        if steps <= done:
-            raise UserError(f"--steps is {steps:,}, but {self.path} has made {done:,}: give more")
+        if steps <= made:
+            raise UserError(f"--steps is {steps:,}, but {self.path} has made {made:,}: give more")
         plan = dataclasses.replace(self.plan, steps=steps)
         terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
         say_horizon(self.plan, plan, wrapped(plan), terminal) if not is_code(plan.algorithm) else None
-        self.folder.replan(plan, done)
+        self.folder.replan(plan, made)
         self.plan, self.config = plan, self.folder.config()
 
 

@@ -6,11 +6,23 @@ from polyak.errors import chosen
 from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
+from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 
-__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "num_features"]
+__all__ = [
+    "MLP",
+    "Ensemble",
+    "Linear",
+    "LinearNetwork",
+    "build",
+    "ensemble",
+    "features",
+    "linear",
+    "mlp",
+    "num_features",
+]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "linear": linear}
 
 
 def build(name: str) -> Callable[..., Tree]:
