@@ -121,6 +121,10 @@ def settings_table(name: str) -> str:
             if prefix and entry.name in UNSERVED:
                 continue
             value = getattr(record, entry.name)
+            if (
+                prefix and entry.name == "episodes" and not value
+            ):  # only what learns from episodes is given them
+                continue
             default = type(value).__name__ if dataclasses.is_dataclass(value) else str(value)
             meaning = escaped(said.get(entry.name, ""))
             if typing.get_origin(hints[entry.name]) is typing.Literal:

@@ -293,7 +293,6 @@ REPLAY = Replay(capacity=100, batch_size=2, warmup=10)
     [
         ("simulator", True),
         ("self_play", True),
-        ("common", 3),
         ("ended", True),
         ("hindsight", Hindsight()),
         ("priority", 0.6),
@@ -307,9 +306,7 @@ def test_what_replay_does_not_serve_yet_is_refused_by_name(name, value):
     assert repr(value) in text
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("episodes", 2), ("simulator", True), ("self_play", True), ("common", 3)]
-)
+@pytest.mark.parametrize(("name", "value"), [("simulator", True), ("self_play", True)])
 def test_what_on_policy_does_not_serve_yet_is_refused_by_name(name, value):
     check_data("diary", recorder, Config(), SPEC)
     text = refusal(OnPolicy(steps=4, **{name: value}))

@@ -94,10 +94,12 @@ class Hindsight:
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """One rollout of the current policy, used once."""
+    """One rollout of the current policy, used once: of so many steps, or of so many whole episodes."""
 
-    steps: int = within(0, 1)  # T, steps of each environment in one rollout
-    episodes: int = within(0, 0)  # k, whole episodes of each environment in one rollout, instead of steps
+    steps: int = within(0, 0)  # T, steps of each environment in one rollout
+    episodes: int = within(
+        0, 0
+    )  # k, whole episodes of each environment in one rollout, for what learns from episodes
     clip: float | None = within(None, 1e-12)  # learning sees rewards in [-clip, clip]; None: as they are
     simulator: bool = False  # act sees the environment's state
     self_play: bool = False  # both players are this policy
@@ -106,6 +108,17 @@ class OnPolicy:
     updates = 1  # for every rollout
     replays = False  # the batch is the rollout itself, and `observe` comes after the update
     uniform = False
+
+    def rows(self, time_limit: int | None) -> int:
+        """T, rows of each environment in one rollout; one of whole episodes has room for the longest."""
+        return self.steps or self.episodes * (time_limit or 0)
+
+    def played(self, last: Array) -> Array | None:
+        """Rows [T, N] up to the k-th end of each environment; what comes after is padding. None: all rows."""
+        if not self.episodes:
+            return None
+        ends = last.astype("int32")
+        return ends.cumsum(axis=0) - ends < self.episodes
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""
@@ -138,11 +151,19 @@ class Replay:
     self_play: bool = False  # both players are this policy
     common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
+    episodes = 0
     replays = True  # the batch is drawn, and `observe` comes before the update
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""
         return -(-self.warmup // (self.steps * num_envs))
+
+    def rows(self, time_limit: int | None) -> int:
+        """T, rows of each environment in one rollout."""
+        return self.steps
+
+    def played(self, last: Array) -> None:
+        """All rows of a rollout."""
 
     def slots(self, num_envs: int) -> int:
         """C, rows of every environment that the ring holds: whole rollouts only, 0 where not even one fits.
@@ -158,10 +179,17 @@ class Planning:
 
     updates: int = within(1, 1)  # sweeps between two looks at the budget, which is then counted in updates
 
-    steps = 0
+    steps = episodes = common = 0
     clip = None
     replays = False
     uniform = False
+
+    def rows(self, time_limit: int | None) -> int:
+        """No rows."""
+        return 0
+
+    def played(self, last: Array) -> None:
+        """All of no rows."""
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""
@@ -203,6 +231,8 @@ class Batch(NamedTuple):
 
     [T, N, ...] on policy, [B, ...] from replay, [B, L, ...] for sequences. A row may span k steps: then
     `reward` is their discounted sum and `next_obs`, `terminated`, `truncated` are the last step's.
+    With `OnPolicy(episodes=k)` the rows of an environment after its k-th end are padding: weight, reward and
+    discount 0, no end, and everything else as in the environment's first row.
     """
 
     obs: Tree
@@ -213,7 +243,7 @@ class Batch(NamedTuple):
     truncated: Array
     extras: Tree
     discount: Array  # multiplies everything after the row: gamma^k, and 0 where it terminated
-    weight: Array  # importance weight of prioritised replay, else 1
+    weight: Array  # 0 in padding; importance weight of prioritised replay; else 1
 
     @property
     def last(self) -> Array:

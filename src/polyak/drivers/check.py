@@ -8,10 +8,8 @@ from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Spa
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
-    "episodes": 0,
     "simulator": False,
     "self_play": False,
-    "common": 0,
     "ended": False,
     "hindsight": None,
     "priority": 0.0,
@@ -46,7 +44,8 @@ def check_data(
     if isinstance(data, Planning):
         wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
     wrong += out_of_range(cfg) + out_of_range(data, "data.")
-    wrong = wrong or wrong_sizes(data, spec) or list(algorithm.wrong(cfg, spec))
+    wrong = wrong or wrong_rollout(algorithm, data, spec) or wrong_sizes(data, spec)
+    wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
     if spec.players > 1:
@@ -72,6 +71,30 @@ def unsavable(space: Space) -> list[str]:
         if not isinstance(key, str) or key.encode("utf-8", "replace").decode() != key
     ]
     return own + [key for part in space.values() for key in unsavable(part)]
+
+
+def wrong_rollout(algorithm: Algorithm, data: Any, spec: Spec) -> list[str]:
+    """A line where an on-policy rollout has no length, two lengths, or one that the algorithm does not learn from."""
+    if data.replays:
+        return []
+    if not data.steps and not data.episodes:
+        return [
+            "data.steps is 0, but must be at least 1 (or data.episodes, where whole episodes are learned from)"
+        ]
+    if data.steps and data.episodes:
+        return [f"data.steps is {data.steps} and data.episodes {data.episodes}: set one of them to 0"]
+    if data.common < 0:
+        return [f"data.common is {data.common}, but must be at least 0"]
+    if data.episodes and not algorithm.Config().data.episodes:
+        return [
+            "data.episodes is not for this algorithm, which learns from rows and would learn from padding too"
+        ]
+    if data.episodes and not spec.time_limit:
+        return [
+            "data.episodes needs a time limit, which this environment has not: give it one (of Gymnasium's, "
+            "--env.max_episode_steps)"
+        ]
+    return []
 
 
 def wrong_sizes(data: Any, spec: Spec) -> list[str]:
@@ -131,7 +154,7 @@ def notes(algorithm: Algorithm, cfg: Any, spec: Spec, steps: int) -> list[str]:
 
 def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
     """Rollouts of a run of so many steps."""
-    return -(-steps // max(1, data.steps * spec.num_envs))
+    return -(-steps // max(1, data.rows(spec.time_limit) * spec.num_envs))
 
 
 def action_kind(spec: Spec) -> str:

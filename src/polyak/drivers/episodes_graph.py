@@ -36,6 +36,7 @@ class Player:
     key         of the environments' randomness, a function of (environment, episode, step)
     env_ids     [N] the environments' numbers
     time_limit  steps after which an episode is truncated; None where there is no limit
+    common      c: episode e draws what episode e mod c of environment 0 draws; 0: each its own
     """
 
     algorithm: Algorithm
@@ -46,11 +47,18 @@ class Player:
     key: Array
     env_ids: Array
     time_limit: int | None
+    common: int = 0
+
+    def keys(self, number: Array, step: Array) -> Array:
+        """Keys [N] of one step of the episodes of these numbers."""
+        if self.common:
+            return episode_keys(self.key, jnp.zeros_like(self.env_ids), number % self.common, step)
+        return episode_keys(self.key, self.env_ids, number, step)
 
     def begin(self, number: Array, key_memory: Array) -> Episodes:
         """Episodes of these numbers [N], from fresh random starts and with fresh memory."""
         zero = jnp.zeros(len(number), jnp.int32)
-        env, obs = jax.vmap(self.env.reset)(episode_keys(self.key, self.env_ids, number, zero))
+        env, obs = jax.vmap(self.env.reset)(self.keys(number, zero))
         memory = self.algorithm.memory(self.cfg, self.spec, self.env_ids, number, key_memory)
         measures = {name: jnp.zeros(len(number)) for name in self.spec.measures}
         return Episodes(env, obs, memory, number, zero, jnp.zeros(len(number)), measures)
@@ -63,7 +71,7 @@ class Player:
         stepped = jax.vmap(self.env.step)(
             episodes.env,
             to_bounds(self.action, action),
-            episode_keys(self.key, self.env_ids, episodes.number, length),
+            self.keys(episodes.number, length),
         )
         reward, truncated = stepped.reward.astype(jnp.float32), stepped.truncated
         if self.time_limit is not None:

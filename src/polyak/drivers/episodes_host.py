@@ -34,6 +34,10 @@ class Ended(NamedTuple):
     length: np.ndarray
     measures: dict[str, np.ndarray]
 
+    def only(self, which: np.ndarray) -> "Ended":
+        """Those where `which` [K] is set."""
+        return jax.tree.map(lambda x: x[which], self)
+
 
 class HostEpisodes:
     """The episodes of L = S x N environments; slot s N + n is environment n of seed s.
@@ -43,6 +47,7 @@ class HostEpisodes:
     stream  None in training: environment n plays episodes 0, 1, ... of its own. A number: all N environments of a
             seed are called by this number and share its episodes out, n, n + N, ...
     limit   steps after which an episode is truncated, where the environment itself has no limit
+    common  c: episode e is that of environment 0 which has the number e mod c; 0: each its own
     """
 
     def __init__(
@@ -52,8 +57,9 @@ class HostEpisodes:
         seeds: Sequence[int],
         stream: int | None = None,
         limit: int | None = None,
+        common: int = 0,
     ):
-        self.envs, self.spec, self.seeds, self.limit = envs, spec, tuple(seeds), limit
+        self.envs, self.spec, self.seeds, self.limit, self.common = envs, spec, tuple(seeds), limit, common
         count, own = len(self.seeds) * spec.num_envs, np.tile(np.arange(spec.num_envs), len(self.seeds))
         self.env = own if stream is None else np.full(count, stream)  # its number
         self.number = np.zeros(count, np.int64) if stream is None else own.copy()  # of the episode
@@ -121,6 +127,13 @@ class HostEpisodes:
         self.number[slots] += self.stride
         self._reset(slots)
 
+    def begin_at(self, number: int) -> None:
+        """Be at the start of the episode of this number in every slot, whatever was played since."""
+        slots = np.flatnonzero((self.number != number) | (self.length > 0))
+        if len(slots):
+            self.number[slots] = number
+            self._reset(slots)
+
     def _reset(self, slots: np.ndarray) -> None:
         """Begin the episodes whose numbers stand, in these slots."""
         self._add_up()
@@ -146,9 +159,13 @@ class HostEpisodes:
 
     def _seeds(self, slots: Iterable[int]) -> list[int]:
         """The seed of each slot's episode."""
-        per_seed = self.spec.num_envs
+        per_seed, c = self.spec.num_envs, self.common
         return [
-            episode_seed(self.seeds[slot // per_seed], int(self.env[slot]), int(self.number[slot]))
+            episode_seed(
+                self.seeds[slot // per_seed],
+                0 if c else int(self.env[slot]),
+                int(self.number[slot]) % c if c else int(self.number[slot]),
+            )
             for slot in slots
         ]
 

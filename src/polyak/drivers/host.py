@@ -17,9 +17,10 @@ from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.padding import padded
 from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
-from polyak.errors import EnvironmentFault
+from polyak.errors import EnvironmentFault, UserError
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import Counter, Flattened, Leaves, Record, copy, flat, pytree, strip_weak_types
@@ -96,7 +97,11 @@ class Host:
     ):
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
         self.strict = strict
-        self.rows = cfg.data.steps
+        if cfg.data.common and not envs.exact_reset:
+            raise UserError(
+                "data.common needs environments that can play an episode again, which these cannot: leave it at 0"
+            )
+        self.rows = cfg.data.rows(spec.time_limit)
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
@@ -111,9 +116,14 @@ class Host:
         self.slow = True  # the last rollout took long, or there was none: the next may have to be left
         self.notes: dict[str, str] = {}
 
+    def _episodes(self) -> HostEpisodes:
+        """Episodes that have not begun."""
+        limit = self.spec.time_limit if self.cfg.data.episodes else None
+        return HostEpisodes(self.envs, self.spec, self.seeds, limit=limit, common=self.cfg.data.common)
+
     def start(self) -> HostRun:
         """A run that has not stepped."""
-        episodes = HostEpisodes(self.envs, self.spec, self.seeds)
+        episodes = self._episodes()
         episodes.begin()
         self._note_mask()
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
@@ -181,7 +191,7 @@ class Host:
         return {
             **vars(shapes.learner),
             "memory": shapes.act_state.memory,
-            "episodes": HostEpisodes(self.envs, self.spec, self.seeds).template(int(extra["steps"])),
+            "episodes": self._episodes().template(int(extra["steps"])),
             "sums": self._no_sums(),
         }
 
@@ -201,7 +211,7 @@ class Host:
         act_state = ActState(device.pop("memory"), *zeros((shapes.extras, shapes.row)))
         learner, iteration = Learner(**device), int(extra["iteration"])
         act_input = ActInput(actors(self.algorithm)(learner.state), self._row_keys(iteration))
-        episodes = HostEpisodes(self.envs, self.spec, self.seeds)
+        episodes = self._episodes()
         sums = {name: np.array(value) for name, value in tree["sums"].items()}
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
         run = HostRun(*parts, episodes, sums, iteration, iteration)
@@ -210,11 +220,12 @@ class Host:
 
     def _play_again(self, run: HostRun, saved: dict[str, Any]) -> None:
         """Bring the environments to where these packed episodes are, and cut those that do not come back."""
-        run.episodes, run.began = HostEpisodes(self.envs, self.spec, self.seeds), run.iteration
+        run.episodes, run.began = self._episodes(), run.iteration
         self.inexact = run.episodes.unpack(saved)
         if not self.inexact:
             return
-        run.episodes.next_episode(np.asarray(self.inexact))
+        if not self.cfg.data.episodes:  # where whole ones are counted, none has begun
+            run.episodes.next_episode(np.asarray(self.inexact))
         self._reset_memory(run, self.inexact, -1)
         if self.cfg.data.replays:
             mask, learner = np.isin(np.arange(self.count), self.inexact), run.learner.tree
@@ -243,12 +254,17 @@ class Host:
     # ---- one rollout
 
     def _collect(self, run: HostRun, warm: bool) -> Transition:
-        """T steps of every environment: a rollout [T, L, ...] without extras, which `run.act_state` holds."""
+        """T steps of every environment, or whole episodes of each: a rollout [T, L, ...].
+
+        It is without extras, which `run.act_state` holds.
+        """
         episodes, act_input, act = run.episodes, run.act_input.leaves, self.act[warm]
         act = act.compiled or act  # without the frame of Program's call
         into = [np.empty(x.shape, x.dtype) for x in self._rollout.leaves]
         began, now = monotonic(), monotonic
         start = self._bookmark(run) if self.slow and self.watch and self.rows > 1 else None
+        whole = self.cfg.data.episodes
+        until = (run.iteration + 1) * whole  # the first episode that is none of this rollout's
         for t in range(self.rows):
             if now() > self.due and self._look(t) and start is not None:
                 self._leave_long(run, start, (now() - began) / max(t, 1) * (self.rows - t))
@@ -265,11 +281,20 @@ class Host:
             last = stepped.terminated | stepped.truncated
             if np.count_nonzero(last):
                 slots = np.flatnonzero(last)
-                self._add_ended(run, episodes.reset_ended(slots))
+                ended = episodes.reset_ended(slots)
+                self._add_ended(run, ended.only(ended.number < until) if whole else ended)
                 self._reset_memory(run, slots, run.iteration * self.rows + t)
                 run.began = run.iteration
+                if whole and (episodes.number >= until).all():
+                    break
         self.slow = now() - began > SLOW_SECONDS
-        return jax.tree.unflatten(self._rollout.structure, into)
+        rollout = jax.tree.unflatten(self._rollout.structure, into)
+        if (
+            whole
+        ):  # what an environment played after its last episode, while others were at theirs, is forgotten
+            episodes.begin_at(until)
+            self._reset_memory(run, np.arange(self.count), (run.iteration + 1) * self.rows - 1)
+        return padded(self.cfg.data, rollout, np)
 
     def _look(self, rows: int) -> bool:
         """Tell `watch` how many rows the rollout has; whether it is to be left."""
@@ -416,7 +441,7 @@ class Host:
         ) -> OnDevice:
             keys, iteration = Keys.of(seed), learner.iteration
             key = jax.random.fold_in(keys.learn, iteration.value)
-            rollout = rollout._replace(extras=act_state.extras)
+            rollout = padded(self.cfg.data, rollout._replace(extras=act_state.extras), jnp)
             state, buffer, metrics = learn(
                 self.algorithm, self.cfg, self.spec, learner.state, learner.buffer, rollout, key, warm
             )

@@ -14,6 +14,7 @@ from polyak.drivers.act import act_or_warm_up, actors
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.padding import padded
 from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import Environment
 from polyak.errors import EnvironmentFault
@@ -79,7 +80,7 @@ class InGraph:
         self.algorithm, self.cfg, self.env, self.spec, self.seeds = algorithm, cfg, env, spec, tuple(seeds)
         self.strict = strict
         self.action = env.spec.action  # in the environment's own shape
-        self.rows = cfg.data.steps
+        self.rows = cfg.data.rows(spec.time_limit)
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.program = {warm: Program(self._chunk(warm), donate=(0,)) for warm in (True, False)}
@@ -198,7 +199,8 @@ class InGraph:
 
     def _player(self, keys: Keys) -> Player:
         spec, ids = self.spec, jnp.arange(self.spec.num_envs)
-        return Player(self.algorithm, self.cfg, self.env, spec, self.action, keys.env, ids, spec.time_limit)
+        given = self.algorithm, self.cfg, self.env, spec, self.action, keys.env, ids
+        return Player(*given, spec.time_limit, self.cfg.data.common)
 
     def _begin(self, state: Tree, seeds: Array) -> GraphRun:
         def one(state: Tree, seed: Array) -> GraphRun:
@@ -263,17 +265,21 @@ class InGraph:
         return jax.lax.cond(anywhere(found), closely, lambda: validate.nothing(jnp))
 
     def _collect(self, run: GraphRun, keys: Keys, warm: bool) -> tuple[Episodes, LogSums, Transition]:
-        """T steps of N environments: a rollout [T, N, ...]."""
+        """T steps of N environments, or whole episodes of each: a rollout [T, N, ...]."""
         player, actor = self._player(keys), self.algorithm.actor(run.state)
+
+        iteration = run.iteration.value
+        until = (iteration + 1) * self.cfg.data.episodes  # the first episode that is none of this rollout's
 
         def row(carry: tuple[Episodes, LogSums], which: tuple[Array, RowKeys]) -> tuple[tuple, Transition]:
             (episodes, sums), (number, row_keys) = carry, which
+            asked = episodes.number < until if self.cfg.data.episodes else None
             action, memory, extras = act_or_warm_up(
                 self.algorithm, self.cfg, self.spec, actor, episodes.memory, episodes.obs, row_keys, warm
             )
             episodes, row = player.step(episodes, action, memory, extras)
             ended = row.last
-            sums = sums.add_ended(episodes, ended)
+            sums = sums.add_ended(episodes, ended if asked is None else ended & asked)
 
             def reset_ended() -> Episodes:
                 return player.reset_ended(episodes, ended, jax.random.fold_in(keys.memory, number + 1))
@@ -281,8 +287,26 @@ class InGraph:
             episodes = jax.lax.cond(anywhere(ended), reset_ended, lambda: strip_weak_types(episodes))
             return (episodes, sums), strip_weak_types(row)
 
-        iteration = run.iteration.value
         numbers = iteration * self.rows + jnp.arange(self.rows)
-        row_keys = RowKeys.of_rollout(keys, iteration, self.rows)
-        (episodes, sums), rollout = jax.lax.scan(row, (run.episodes, run.sums), (numbers, row_keys))
-        return episodes, sums, rollout
+        rows = numbers, RowKeys.of_rollout(keys, iteration, self.rows)
+        if not self.cfg.data.episodes:
+            (episodes, sums), rollout = jax.lax.scan(row, (run.episodes, run.sums), rows)
+            return episodes, sums, rollout
+
+        def playing(carry: tuple[Array, tuple[Episodes, LogSums], Transition]) -> Array:
+            t, (episodes, _), _ = carry
+            return (t < self.rows) & anywhere(episodes.number < until)
+
+        def next_row(carry: tuple[Array, tuple[Episodes, LogSums], Transition]) -> tuple:
+            t, played, rollout = carry
+            played, added = row(played, jax.tree.map(lambda x: x[t], rows))
+            return t + 1, played, jax.tree.map(lambda x, new: x.at[t].set(new), rollout, added)
+
+        shapes = jax.eval_shape(row, (run.episodes, run.sums), jax.tree.map(lambda x: x[0], rows))[1]
+        empty = jax.tree.map(lambda x: jnp.zeros((self.rows, *x.shape), x.dtype), shapes)
+        start = jnp.zeros((), jnp.int32), (run.episodes, run.sums), empty
+        _, (_, sums), rollout = jax.lax.while_loop(playing, next_row, start)
+        # What an environment played after its last episode, while others were at theirs, is forgotten.
+        key_memory = jax.random.fold_in(keys.memory, (iteration + 1) * self.rows)
+        episodes = player.begin(jnp.full_like(run.episodes.number, until), key_memory)
+        return strip_weak_types(episodes), sums, padded(self.cfg.data, rollout, jnp)

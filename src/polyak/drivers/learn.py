@@ -51,7 +51,7 @@ def learn_on_policy(
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
-    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
+    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip, cfg.data.played(rollout.last))
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
     state, sums = update_valid(algorithm, cfg, spec, state, lambda state, key: batch, key, valid)
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
@@ -82,13 +82,18 @@ def learn_from_replay(
     return state, buffer, sums
 
 
-def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:
-    """A rollout [T, N, ...] as it is, with its discount and weight."""
-    return Batch(
+def on_policy_batch(
+    rollout: Transition, gamma: float, clip: float | None, played: Array | None = None
+) -> Batch:
+    """A rollout [T, N, ...] as it is, with its discount and weight, which are 0 in rows that were not played."""
+    batch = Batch(
         *rollout._replace(reward=replay.clip_reward(rollout.reward, clip)),
         discount=jnp.where(rollout.terminated, 0.0, jnp.asarray(gamma, jnp.float32)),
         weight=jnp.ones_like(rollout.reward),
     )
+    if played is None:
+        return batch
+    return batch._replace(discount=batch.discount * played, weight=batch.weight * played)
 
 
 def observe_valid(
@@ -150,7 +155,8 @@ def empty_buffer(cfg: Any, spec: Spec, row: Transition) -> Any:
 
 def empty_metrics(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, row: Transition) -> Metrics:
     """Zeros for the metrics that an update gives, found by tracing `learn`."""
-    rollout = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cfg.data.steps, *x.shape), x.dtype), row)
+    rows = cfg.data.rows(spec.time_limit)
+    rollout = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), row)
 
     def metrics(state: Tree, rollout: Transition) -> Metrics:
         buffer = replay.empty(row, cfg.data.steps) if cfg.data.replays else ()

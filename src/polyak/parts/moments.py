@@ -32,8 +32,11 @@ class Moments(Record):
             jnp.zeros((), jnp.float32),
         )
 
-    def add(self, points: Tree) -> "Moments":
-        """With a batch of points, [..., *shape] each: the pairwise update of Chan, Golub & LeVeque 1983."""
+    def add(self, points: Tree, where: Array | None = None) -> "Moments":
+        """With a batch of points, [..., *shape] each: the pairwise update of Chan, Golub & LeVeque 1983.
+
+        where   [...] which points count, at least one; None: all
+        """
         if not jax.tree.leaves(points):
             return self
 
@@ -41,13 +44,18 @@ class Moments(Record):
             return tuple(range(x.ndim - mean.ndim))
 
         def mean_of(mean: Array, x: Array) -> Array:
-            return jnp.mean(x, lead(mean, x), jnp.float32)
+            return jnp.mean(x, lead(mean, x), jnp.float32, where=counts(mean, x))
 
         def var_of(mean: Array, x: Array) -> Array:
-            return jnp.var(x, lead(mean, x), jnp.float32)
+            return jnp.var(x, lead(mean, x), jnp.float32, where=counts(mean, x))
+
+        def counts(mean: Array, x: Array) -> Array | None:
+            return None if where is None else where.reshape(where.shape + (1,) * mean.ndim)
 
         mean, x = jax.tree.leaves(self.mean)[0], jax.tree.leaves(points)[0]
         size = math.prod(x.shape[axis] for axis in lead(mean, x))
+        if where is not None:
+            size = jnp.sum(where, dtype=jnp.float32)
         share = size / (self.count + size)
         # mean <- mean + share delta; var <- (1 - share) (var + share delta^2) + share var of the batch
         delta = jax.tree.map(lambda mean, x: mean_of(mean, x) - mean, self.mean, points)

@@ -346,7 +346,7 @@ def facts(session: Session, note: str) -> dict[str, str]:
         "device": device(),
         "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
     }
-    per = data.steps * spec.num_envs
+    per = data.rows(spec.time_limit) * spec.num_envs
     total = -(-plan.steps // per) * per
     rounded = (
         f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""

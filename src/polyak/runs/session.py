@@ -99,7 +99,7 @@ class Session:
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
-        check_counts(self.plan.steps, self.plan.num_envs, self.cfg.data)
+        check_counts(self.plan.steps, self.spec, self.cfg.data)
         if isinstance(self.world, OneGymnasium):
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
@@ -230,10 +230,11 @@ def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
         warn(f"environments were not closed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
 
 
-def check_counts(steps: int, num_envs: int, data: Any) -> None:
+def check_counts(steps: int, spec: Spec, data: Any) -> None:
     """UserError where a run has more rows or updates than its counters and keys have numbers for."""
-    iterations = -(-steps // max(1, data.steps * num_envs))
-    for what, count in (("rows", iterations * data.steps), ("updates", iterations * data.updates)):
+    rows, num_envs = data.rows(spec.time_limit), spec.num_envs
+    iterations = -(-steps // max(1, rows * num_envs))
+    for what, count in (("rows", iterations * rows), ("updates", iterations * data.updates)):
         if count >= 2**32:
             raise UserError(
                 f"--steps is {steps:,}, which is {count:,} {what}, but a run counts {2**32 - 1:,}: "

@@ -54,7 +54,8 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         return made._replace(state=state.replace(inner=made.state))
 
     def observe(cfg: Any, spec: Spec, state: Normalized, rollout: Transition) -> Normalized:
-        moments = state.moments.add(_floats(spec.obs, rollout.obs))
+        played = cfg.data.played(rollout.last)
+        moments = state.moments.add(_floats(spec.obs, rollout.obs), played)
         inner = algorithm.observe(cfg, spec, state.inner, both(spec, moments, rollout))
         return Normalized(inner, moments)
 
