@@ -1,6 +1,6 @@
 """A critic that predicts a distribution (C11): the projection keeps the mass, and the mean inside the support.
 
-The values that rlax publishes with its tests stand beside what is found, and a float64 loop of Algorithm 1 of Bellemare,
+The values that rlax publishes stand beside what is found, and a float64 loop of Algorithm 1 of Bellemare,
 Dabney & Munos 2017 beside many generated backups.
 """
 
