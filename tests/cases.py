@@ -126,6 +126,18 @@ CASES = [
         at_once={"period": 1},
     ),
     Case(
+        name="dpg",
+        value=lambda state, obs: state.value(obs)[..., 0],
+        learns={
+            **{"actor_lr": 0.05, "advantage_lr": 0.2, "value_lr": 0.2, "sigma": 0.5, "hidden": (32,)},
+            "data": RING,
+        },
+        rungs=200,
+        constant=300,
+        small=SMALL,
+        squashed=True,
+    ),
+    Case(
         name="dqn",
         value=lambda state, obs: state.q(obs).max(axis=-1),
         learns=TABLE,
