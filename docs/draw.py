@@ -1,0 +1,84 @@
+"""The pictures of the pages, from the same programs that check the rows: `python docs/draw.py [NAME ...]`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+INK, PALE = "#22262e", "#8a919e"
+BLUE, ORANGE, GREEN, RED = "#2563c9", "#d97a26", "#2f8f5b", "#c0392b"
+
+
+def figure(*titles: str, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """A row of quiet axes, one for each title."""
+    made = Figure(figsize=(3.7 * len(titles), height), dpi=110, layout="constrained")
+    FigureCanvasAgg(made)
+    axes = list(made.subplots(1, len(titles), squeeze=False)[0])
+    for one, title in zip(axes, titles, strict=True):
+        one.set_title(title, loc="left", fontsize=9, color=INK)
+        one.tick_params(labelsize=8, colors=INK, length=0)
+        one.grid(color="#e4e7ec", linewidth=0.7)
+        one.set_axisbelow(True)
+        one.spines[["top", "right", "left"]].set_visible(False)
+        one.spines["bottom"].set_color("#b6bcc8")
+        one.xaxis.label.set(size=8, color=INK)
+        one.yaxis.label.set(size=8, color=INK)
+    return made, axes
+
+
+def estimators() -> Figure:
+    """Variances; what the pathwise estimator says of a step; the error of finite differences."""
+    from polyak.lab import estimators as lab
+    from reproductions import estimators as rows
+
+    made, (left, middle, right) = figure(
+        "variance of one sample", "a step reward: dJ/dmu", "finite differences: relative error"
+    )
+    names = ("likelihood ratio", "reward-to-go", "baseline", "advantage")
+    for case, colour, shift in (("regulator", BLUE, -0.2), ("small MDP", ORANGE, 0.2)):
+        shown = [*names, "pathwise"] if case == "regulator" else names
+        first = rows.found(case, names[0]).variance
+        shares = [rows.found(case, name).variance / first for name in shown]
+        left.barh(np.arange(len(shares)) + shift, shares, 0.36, color=colour, label=case)
+    left.set(xscale="log", yticks=range(5), yticklabels=[*names, "pathwise"])
+    left.invert_yaxis()
+    left.set_xlabel("relative to the likelihood ratio's")
+
+    means, task = np.linspace(-2, 3, 41), lab.Bandit("step", at=0.7)
+    exact = [lab.flatten(task.exact(lab.gaussian([[m]], 1.0)))[0] for m in means]
+    middle.plot(means, exact, color=PALE, label="exact")
+    some = means[::5]
+    for name, marker, colour in (("likelihood ratio", "o", BLUE), ("pathwise", "x", RED)):
+        at = [lab.estimate(lab.EVERY[name], task, lab.gaussian([[m]], 1.0), 10_000).mean[0] for m in some]
+        middle.plot(some, at, marker, color=colour, markersize=4, label=name)
+    middle.set_xlabel("mu; the step is at 0.7")
+
+    for common, colour, name in ((True, GREEN, "common numbers"), (False, RED, "numbers of their own")):
+        right.plot(rows.REPEATS, rows.errors_by_repeats(common), "o-", color=colour, markersize=4, label=name)
+    right.set(xscale="log", yscale="log", xlabel="repeats")
+    for one in (left, middle, right):
+        one.legend(fontsize=7, frameon=False)
+    return made
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {"estimators": estimators}
+
+
+def main(names: list[str]) -> None:
+    """Draw the pictures with these names, or all."""
+    for name in names or PICTURES:
+        path = ROOT / "docs" / "pictures" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        PICTURES[name]().savefig(path, facecolor="white", metadata={"Software": None})
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
