@@ -20,6 +20,7 @@ FLOOR = {
     "interface": 0,
     "pytree": 0,
     "errors": 0,
+    "files": 0,
     "parts": 1,
     "envs": 1,
     "algorithms": 2,

@@ -16,6 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polyak import files
 from polyak.errors import CheckpointError
 from polyak.pytree import Record, pytree
 from polyak.store import checkpoint, storage
@@ -163,7 +164,7 @@ HOSTILE = {
     "empty": b"",
     "header of 2^63 bytes": raw({}, length=1 << 63),
     "header longer than the file": raw({"a": entry()}, b"1234", length=1000),
-    "header above the limit": raw(b" " * (storage.MAX_JSON + 1)),
+    "header above the limit": raw(b" " * (files.MAX_JSON + 1)),
     "no object": raw(b"[1]"),
     "no JSON": raw(b"{"),
     "no UTF-8": raw(b'{"\xff": 1}'),
@@ -237,7 +238,7 @@ def test_a_declared_size_is_checked_before_data_is_read(tmp_path):
         b"\xff\xfe{}",
         b"{} {}",
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-        b'{"a": "%s"}' % (b"x" * storage.MAX_JSON),
+        b'{"a": "%s"}' % (b"x" * files.MAX_JSON),
     ],
     ids=lambda data: ascii(data[:12]),
 )
@@ -245,37 +246,37 @@ def test_hostile_json_raises_one_line(tmp_path, data):
     path = tmp_path / "x.json"
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"^[^\n]*x\.json: [^\n]+$"):
-        storage.read_json(path)
+        files.read_json(path)
 
 
 def test_json_comes_back_equal_or_is_refused(tmp_path):
     path = tmp_path / "x.json"
     value = {"a": [1, -0.5, True, None, "é\ud800"], "b": {"c": 1 << 100}}
-    storage.write_json(path, value)
-    assert storage.read_json(path) == value
+    files.write_json(path, value)
+    assert files.read_json(path) == value
     for wrong in [
         {"a": float("nan")},
         {1: 2},
         {"a": (1, 2)},
         {"a": np.int64(3)},
-        {"a": "x" * storage.MAX_JSON},
+        {"a": "x" * files.MAX_JSON},
         [1],
     ]:
         with pytest.raises(CheckpointError, match=r"x\.json"):
-            storage.write_json(path, wrong)
-    assert storage.read_json(path) == value
+            files.write_json(path, wrong)
+    assert files.read_json(path) == value
 
 
 def test_links_pipes_and_folders_are_no_files(tmp_path):
-    storage.write_json(tmp_path / "real.json", {})
+    files.write_json(tmp_path / "real.json", {})
     (tmp_path / "link.json").symlink_to("real.json")
     (tmp_path / "folder.json").mkdir()
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(CheckpointError, match=r"link\.json: is a symbolic link$"):
-        storage.read_json(tmp_path / "link.json")
+        files.read_json(tmp_path / "link.json")
     for name in ("link", "folder", "pipe", "missing"):
         with pytest.raises(CheckpointError, match=rf"{name}\.json"):
-            storage.read_json(tmp_path / f"{name}.json")
+            files.read_json(tmp_path / f"{name}.json")
         with pytest.raises(CheckpointError, match=rf"{name}\.json"):
             storage.read_arrays(tmp_path / f"{name}.json")
 

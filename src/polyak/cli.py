@@ -55,7 +55,7 @@ class ResumeOptions:
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
     out: str = "runs"  # folder in which the newest run is looked for
-    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EvaluateOptions:
     limit: int | None = within(None, 1)  # steps where an episode is cut; usually the run's --eval-limit
     json: bool = False  # print one line of JSON, the last on stdout
     out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
-    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class WatchOptions:
         None, 0, 2**31 - 1
     )  # seed whose policy acts, of a run with several; usually the first
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
-    trust: tuple[str, ...] = ()  # code of your own (my_package.module:MyEnv) that the run may import
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def train(said: flags.Said, settings: Settings) -> int:
         if folder.path != path:
             say_header(folder.path)
         run = Run(folder.path, env, algorithm)
-        run.folder = folder  # which is held
+        run.folder, run.trusted = folder, {*run.trusted, *session.plan.to_trust}  # the folder is held
         return go_on(run, session, facts(session, note), there)
 
 

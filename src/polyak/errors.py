@@ -3,6 +3,8 @@
 import difflib
 import os
 import re
+import signal
+import threading
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -17,6 +19,10 @@ class UserError(Exception):
     """A mistake of the person who called: one line; the command line exits with 2."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C as polyak's own handlers raise it, so that it is told from one that an environment raises."""
+
+
 class CheckpointError(UserError):
     """A run folder or checkpoint that is damaged or missing; names the file and the field."""
 
@@ -24,12 +30,41 @@ class CheckpointError(UserError):
 class EnvironmentFault(UserError):
     """An environment broke its contract; names the step, the environment and the field.
 
-    run  the driver's run as it is after the fault, where a run was in progress
+    run   the driver's run as it is after the fault, where a run was in progress
+    lane  the number of the environment among all of all seeds, until `at` says it as a person counts
     """
 
-    def __init__(self, text: str = "", run: Any = None):
-        super().__init__(text)
-        self.run = run
+    def __init__(self, text: str = "", run: Any = None, lane: int | None = None):
+        super().__init__(text if lane is None else f"environment {lane}: {text}")
+        self.text, self.run, self.lane = text, run, lane
+
+    def at(self, seed: int, env: int) -> "EnvironmentFault":
+        """The same fault of this environment of this seed."""
+        if self.lane is None:
+            return self
+        return EnvironmentFault(f"environment {env}, seed {seed}: {self.text}", self.run)
+
+
+MOST = 1_000  # characters of a line for a person
+
+
+def printable(text: object, most: int = MOST) -> str:
+    r"""A text in one line of bounded length that no terminal obeys: control characters are spelled out.
+
+    >>> print(printable("a\x1b[31m\nb"))
+    a\x1b[31m b
+    """
+    line = " ".join(str(text)[: 4 * most].split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def brief(value: Any, most: int = 60) -> str:
+    """A value as Python writes it, in a few characters; what cannot be written is named by its type."""
+    try:
+        return printable(repr(value), most)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
@@ -82,8 +117,20 @@ def place_in(frames: Iterable[tuple[str, int | str]]) -> str:
 
 
 def said_by(error: BaseException, length: int = 200) -> str:
-    """An exception in one line: type, message, and where in a user's code."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:length] + place_of(error)
+    """An exception in one line: type, message, and where in a user's code; one that cannot be printed, by its type."""
+    try:
+        message = f": {error}"
+    except BaseException:
+        message = " (which cannot be printed)"
+    return printable(f"{type(error).__name__}{message}", length) + place_of(error)
+
+
+def interrupts(error: BaseException) -> bool:
+    """Whether an exception in an environment's code is a person's Ctrl-C, and not the environment's own."""
+    own_handler = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    )
+    return isinstance(error, Stopped) or (isinstance(error, KeyboardInterrupt) and not own_handler)
 
 
 def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
@@ -93,11 +140,11 @@ def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
         value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
         each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
         if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
-            lines.append(f"{prefix}{entry.name} is {value}, but must be finite")
+            lines.append(f"{prefix}{entry.name} is {brief(value)}, but must be finite")
             continue
         if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
             continue
         low, high = (f"{bound:g}" for bound in bounds)
         allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {value}, but must be {allowed}")
+        lines.append(f"{prefix}{entry.name} is {brief(value)}, but must be {allowed}")
     return lines

@@ -43,7 +43,7 @@ def as_float(value: float | None) -> float:
 
 def shown(run: Run) -> str:
     """How to name this run on a command line."""
-    return shlex.join([str(run.path), *(word for name in run.plan.imports for word in ("--trust", name))])
+    return shlex.join([str(run.path), *(word for name in run.plan.to_trust for word in ("--trust", name))])
 
 
 def say_evaluation(run: Run, evaluation: Evaluation) -> None:

@@ -201,6 +201,12 @@ class HostEpisodes:
         and what it does before does not matter.
         """
         actions, length = np.asarray(saved["actions"]), kept(np.asarray(saved["length"]))
+        if (np.asarray(saved["length"]) < 0).any() or (np.asarray(saved["number"]) < 0).any():
+            raise ValueError("an episode has a negative length or number")
+        if length.sum() != len(actions):
+            raise ValueError(
+                f"{length.sum()} actions belong to the running episodes, but {len(actions)} are there"
+            )
         starts = np.concatenate([[0], np.cumsum(length)])
         self.number = np.array(saved["number"])
         self.begin()

@@ -1,7 +1,7 @@
 """The words that Stable-Baselines3 users know: an agent that learns, predicts, is saved and loaded."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -173,13 +173,16 @@ class Agent:
         return folder.path
 
     @classmethod
-    def load(cls, path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Self:
+    def load(
+        cls, path: str | Path, *, env: Any = None, algorithm: str | None = None, trust: Iterable[str] = ()
+    ) -> Self:
         """The agent that was saved, or the first seed's of any run. No code named by the folder is run.
 
         env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may
                         also be what was trained on, and must where that has no name
+        trust           what else of the folder you trust, as `--trust` takes it: ["env.xml_file"]
         """
-        run = Run(path, env=env, algorithm=algorithm)
+        run = Run(path, env=env, algorithm=algorithm, trust=trust)
         if run.plan.seeds > 1:
             raise UserError(f"{path} has {run.plan.seeds} seeds; use polyak.load(...).policy(seed)")
         agent = cls.__new__(cls)

@@ -1,10 +1,13 @@
 """A run's folder: config.json at once, metrics as they come, everything that a person may open."""
 
+import io
 import json
 import math
 import os
 import platform
 import re
+import secrets
+import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,14 +16,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from polyak import __version__
-from polyak.errors import CheckpointError, UserError
+from polyak import __version__, files
+from polyak.errors import CheckpointError, UserError, brief
 from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
 FORMAT = 3
 LOCK = "lock"  # the file that a writer holds; it has the number of its process
 LONGEST_NAME = 200  # bytes: file systems take 255, and temporary names are a little longer
+MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl
+MOST_KEPT = 128 << 20  # bytes of metrics.jsonl that are read into memory
+MOST_READ = 4 << 30  # bytes of it that are read line by line
 VERSIONS = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "envpool", "gymnax")
 
 
@@ -78,6 +84,7 @@ class RunFolder:
         claimed(self.path)
         self.lock = Lock(self.path)
         try:
+            files.sweep(self.path)
             yield
         finally:
             self.lock.release()
@@ -120,7 +127,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write("config.json", json.dumps(config, indent=2) + "\n")
-            self.metrics_path.touch()
+            files.open_end(self.metrics_path).close()
         except OSError as error:
             raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
 
@@ -135,20 +142,17 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         """Put a file in place of the old one at once."""
-        temporary = self.path / f".{name}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        files.write_bytes(self.path / name, text.encode())
 
     def config(self) -> dict[str, Any]:
         """config.json as it is; CheckpointError where it is missing or damaged."""
-        from polyak.store.storage import read_json
-
         if not (self.path / "config.json").is_file():
             raise CheckpointError(f"{self.path} is not a run folder: it has no config.json")
-        config = read_json(self.path / "config.json")
+        config = files.read_json(self.path / "config.json")
         if config.get("format") != FORMAT:
             raise CheckpointError(
-                f"{self.path / 'config.json'}: format is {config.get('format')!r}, but this version reads {FORMAT}"
+                f"{self.path / 'config.json'}: format is {brief(config.get('format'))}, but this version reads "
+                f"{FORMAT}"
             )
         return config
 
@@ -160,38 +164,61 @@ class RunFolder:
         return Plan.read(config["plan"], str(self.path / "config.json"))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every line logged so far; a last line that was cut off by a kill is left out."""
-        return list(self._lines())
+        """Every line logged so far; one that is cut off or damaged is left out. CheckpointError for too many."""
+        return list(self._lines(MOST_KEPT))
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.metrics_path.is_file():
+    def _lines(self, most: int) -> Iterator[dict[str, Any]]:
+        """The sound lines of a file of so many bytes at most, one in memory at a time."""
+        if not os.path.lexists(self.metrics_path):
             return
-        for text in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(line, dict) and isinstance(line.get("env_steps"), int):
-                yield line
+        with files.guarded(self.metrics_path), files.open_file(self.metrics_path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > most:
+                raise files.damaged(self.metrics_path, f"has {size:,} bytes, at most {most:,} are read")
+            buffered = io.BufferedReader(file)
+            while text := buffered.readline(MAX_LINE):
+                if line := read_line(text):
+                    yield line
 
     def rewind(self, env_steps: int, seeds: int) -> None:
         """Forget what was logged after the checkpoint that a resume begins from, and half an evaluation there."""
         whole = self.evaluated(env_steps, seeds)
         self.keep(
             line
-            for line in self._lines()
+            for line in self._lines(MOST_READ)
             if line["env_steps"] < env_steps
             or (line["env_steps"] == env_steps and (whole or "eval/episodes" not in line))
         )
 
     def keep(self, lines: Iterable[dict[str, Any]]) -> None:
         """Put these metric lines in place of all that were there."""
-        self._write("metrics.jsonl", "".join(json.dumps(finite(line)) + "\n" for line in lines))
+        with files.replacing(self.metrics_path) as temporary, files.open_end(temporary) as file:
+            for line in lines:
+                file.write(json.dumps(finite(line)) + "\n")
 
     def evaluated(self, env_steps: int, seeds: int) -> bool:
         """Whether there is the evaluation of every seed after so many steps."""
-        lines = [line for line in self._lines() if line["env_steps"] == env_steps and "eval/episodes" in line]
-        return len(lines) >= seeds
+        found = (line for line in self._lines(MOST_READ) if line["env_steps"] == env_steps)
+        return sum("eval/episodes" in line for line in found) >= seeds
+
+
+def read_line(text: bytes) -> dict[str, Any] | None:
+    """A metric line with its numbers; None where it is damaged or does not say whose it is and when."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not all(
+        files.is_count(line.get(name)) for name in ("env_steps", "seed")
+    ):
+        return None
+    return {name: value for name, value in line.items() if value is None or is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1 << 1023 and value == value  # not NaN
 
 
 def finite(line: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +231,7 @@ class Lock:
 
     def __init__(self, folder: Path):
         try:
-            self.file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            self.file = files.open_lock(folder / LOCK)
         except OSError as error:
             raise UserError(f"cannot write in {folder}: {error.strerror}") from error
         try:
@@ -251,28 +278,66 @@ class Metrics:
     """Writes metric lines to metrics.jsonl and to TensorBoard, the moment they come."""
 
     def __init__(self, folder: RunFolder, env_steps: int):
-        from tensorboardX import SummaryWriter
-
-        self.file = folder.metrics_path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(folder.path), purge_step=env_steps or None, flush_secs=10)
+        self.path = folder.metrics_path
+        self.file = files.open_end(self.path)
+        self.board = Board(folder.path, env_steps)
 
     def write(self, line: dict[str, Any]) -> None:
         """One line; a number that is not finite becomes null."""
         clean = finite(line)
-        self.file.write(json.dumps(clean) + "\n")
-        for name, value in clean.items():
-            if "/" in name and isinstance(value, int | float):
-                self.board.add_scalar(f"{name}/seed_{line['seed']}", value, line["env_steps"])
+        with files.guarded(self.path):
+            self.file.write(json.dumps(clean) + "\n")
+            for name, value in clean.items():
+                if "/" in name and isinstance(value, int | float):
+                    self.board.add(f"{name}/seed_{line['seed']}", value, line["env_steps"])
 
     def flush(self) -> None:
         """Let others see what was written; before a checkpoint, so that it never knows more than the log."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with files.guarded(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.board.file.flush()
 
     def close(self) -> None:
         """No more lines."""
-        self.file.close()
-        self.board.close()
+        with files.guarded(self.path):
+            try:
+                self.file.close()
+            finally:
+                self.board.file.close()
+
+
+class Board:
+    """A file of TensorBoard's in a run folder.
+
+    TensorBoard's own writers open a name that can be guessed, and write from a thread where a full disk is nobody's.
+    """
+
+    def __init__(self, folder: Path, env_steps: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        name = f"events.out.tfevents.{int(time.time())}.{secrets.token_hex(8)}"
+        self.file = files.open_new(folder / name)
+        self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if env_steps:  # lines of these steps and later, in older files, are of an abandoned future
+            start = SessionLog(status=SessionLog.SessionStatus.Value("START"))
+            self._put(Event(wall_time=time.time(), step=env_steps, session_log=start))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """One point of a curve."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        self._put(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+
+    def _put(self, event: Any) -> None:
+        """Write one record: its length and its bytes, each with a checksum."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):
+            self.file.write(part + struct.pack("<I", masked_crc32c(part)))
 
 
 def versions() -> dict[str, str]:

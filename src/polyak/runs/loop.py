@@ -11,16 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
 from polyak.envs.environment import unscaled
-from polyak.errors import EnvironmentFault, UserError
+from polyak.errors import EnvironmentFault, UserError, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.plan import Plan
+from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_border, describe_spec
+from polyak.runs.spec import describe_border, describe_spec, read_spec
 from polyak.show.terminal import Progress, Terminal
 from polyak.store import checkpoint, storage
 
@@ -115,27 +117,44 @@ class Training:
 
     def resume(self, checkpoints: Path) -> None:
         """The run of the newest checkpoint that is whole; later ones are forgotten."""
-        driver = self.session.driver
+        self.unpack(self.load(checkpoints))
+
+    def load(self, checkpoints: Path) -> checkpoint.Loaded:
+        """The newest checkpoint that is whole. CheckpointError, before anything large is made, if it does not fit."""
+        driver, plan = self.session.driver, self.session.plan
+        path, manifest = checkpoint.describe(checkpoints, self.terminal.warn)
+        check_world(self.session.env_spec, manifest.extra, path)
 
         def template(extra: dict[str, Any]) -> dict[str, Any]:
             shapes = dict(driver.template(extra["driver"]))
             shapes.pop("buffer")
             return shapes
 
+        read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
+        state_shapes(plan, self.session.env_spec, manifest.arrays, checkpoints.parent)
         ring = driver.buffer_shape()
-        has_ring = isinstance(ring, Ring)
-        rows = ring.rows if has_ring else None
-        loaded = checkpoint.load(checkpoints, template, rows, self.terminal.warn)
-        checkpoint.rewind(checkpoints, loaded.env_steps)
-        buffer = ()
-        if has_ring:
+        return checkpoint.load(
+            checkpoints, template, ring.rows if isinstance(ring, Ring) else None, self.terminal.warn
+        )
+
+    def unpack(self, loaded: checkpoint.Loaded) -> None:
+        """Go on from a checkpoint; those of more steps are forgotten once that is so."""
+        driver, extra = self.session.driver, loaded.extra
+        fields = storage.fields(loaded.tree)
+        counts = read_counts(extra, loaded.env_steps, fields, self.schedule.env_steps, loaded.path)
+        buffer, ring = (), driver.buffer_shape()
+        if isinstance(ring, Ring):
+            if loaded.clock != counts.iteration * driver.rows:
+                raise files.damaged(loaded.path, "field 'clock' is not that of its iteration")
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
             buffer = Ring(loaded.rows, Counter(clock))
-        self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
-        self.iteration = int(loaded.extra["iteration"])
-        self.schedule = Schedule(self.session, int(loaded.extra["base"]))
-        self.said = set(map(str, loaded.extra.get("said", ())))
-        self.exact = not (loaded.extra.get("inexact") or driver.inexact)
+        with files.guarded(loaded.path):
+            self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, dict(counts.driver))
+        checkpoint.rewind(loaded.path.parent, loaded.env_steps)
+        self.iteration = counts.iteration
+        self.schedule = Schedule(self.session, counts.base)
+        self.said = counts.said
+        self.exact = not (counts.inexact or driver.inexact)
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
@@ -351,6 +370,8 @@ def _train(
     resume = resume and checkpoint.latest(folder.checkpoints) is not None
     doing = "loading the checkpoint, compiling" if resume else "compiling"
     try:
+        if resume:
+            check_folder(session.plan, folder, terminal)
         session.check()
         if facts:
             terminal.facts(facts)
@@ -358,9 +379,10 @@ def _train(
             for line in session.cautions():
                 terminal.warn(f"note: {line}")
         training = Training(session, terminal)
+        loaded = training.load(folder.checkpoints) if resume else None  # nothing is compiled before
         with interruptible(training.stop, terminal), meanwhile(training.compile):
             with terminal.status(doing):
-                training.resume(folder.checkpoints) if resume else training.start()
+                training.start() if loaded is None else training.unpack(loaded)
                 training.compile_next()
             begun = True
             if resume:
@@ -381,6 +403,12 @@ def _train(
         if not begun:
             folder.give_up()
     return training
+
+
+def check_folder(plan: Plan, folder: RunFolder, terminal: Terminal) -> None:
+    """CheckpointError where the plan does not fit the arrays of the newest checkpoint; makes no environment."""
+    path, manifest = checkpoint.describe(folder.checkpoints, terminal.warn)
+    state_shapes(plan, read_spec(manifest.extra, path), manifest.arrays, folder.path)
 
 
 @contextlib.contextmanager
@@ -429,10 +457,11 @@ def draw(folder: RunFolder, terminal: Terminal) -> None:
     """The learning curve; a picture that cannot be drawn never stops a run."""
     from polyak.show.curve import draw_curve
 
-    lines = folder.metrics()
-    if not any("eval/return" in line or "episode/return" in line for line in lines):
-        return
     try:
-        draw_curve(folder.path / "curve.png", lines, title(folder))
-    except (OSError, ValueError, UserError) as error:
-        terminal.warn(f"curve.png was not drawn: {error}")
+        lines = folder.metrics()
+        if any("eval/return" in line or "episode/return" in line for line in lines):
+            draw_curve(folder.path / "curve.png", lines, title(folder))
+    except (
+        Exception
+    ) as error:  # whatever a folder holds: damaged metrics, a full disk, a name that no font has
+        terminal.warn(f"curve.png was not drawn: {said_by(error)}")

@@ -6,10 +6,12 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from polyak import algorithms
-from polyak.errors import CheckpointError, UserError, out_of_range
+from polyak import algorithms, files
+from polyak.envs.trust import names_to_trust
+from polyak.errors import CheckpointError, UserError, brief, out_of_range
 from polyak.interface import within
 from polyak.runs.values import amend, plain
 
@@ -97,9 +99,11 @@ class Plan:
         return self.env.startswith("object:")
 
     @property
-    def imports(self) -> list[str]:
-        """Names that import a user's code; never followed from a file alone."""
-        return [name for name in (self.algorithm, self.env) if is_code(name)]
+    def to_trust(self) -> list[str]:
+        """Names of code, and settings of an environment that can do more than choose: never followed from a file."""
+        code = [self.algorithm] if ":" in self.algorithm else []
+        own = names_to_trust(self.env, self.eval_env_fields or {}, "eval-env")
+        return [*code, *dict.fromkeys(names_to_trust(self.env, self.env_fields) + own)]
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
@@ -109,12 +113,14 @@ class Plan:
             raise CheckpointError(f"{where}: plan has no {name!r}")
         for name in ("algorithm", "env"):
             if not isinstance(values[name], str):
-                raise CheckpointError(f"{where}: plan.{name} is {values[name]!r}, but must be a name")
-        try:
-            plan = amend(cls("", ""), values)
-            check_ranges(plan)
-        except UserError as error:
-            raise CheckpointError(f"{where}: {error}") from error
+                raise CheckpointError(f"{where}: plan.{name} is {brief(values[name])}, but must be a name")
+        with files.guarded(Path(where)):
+            try:
+                plan = amend(cls("", ""), values)
+                check_ranges(plan)
+                algorithms.check(plan.algorithm)
+            except UserError as error:
+                raise CheckpointError(f"{where}: {error}") from error
         return plan
 
 
@@ -128,12 +134,22 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
-SOURCES = ("jax", "gymnax", "envpool", "brax", "playground", "pgx", "object")
 
-
-def is_code(name: str) -> bool:
-    """Whether finding this name imports a module that it names."""
-    return ":" in name and name.partition(":")[0] not in SOURCES
+# The most that makes sense, so that a settings file from a stranger cannot ask for all of a machine.
+MOST_ENTRIES = 64  # of a list: layers, wrappers, measures
+MOST_NAMES = 256  # of a mapping
+MOST_NESTED = 8
+MOST_TEXT = 4_096  # characters
+MOST_COUNT = 2**62
+MOST = {
+    "num_envs": 1_000_000,
+    "eval_episodes": 100_000,
+    "eval_limit": 2**31 - 1,
+    "config.data.n_step": 10_000,
+    "config.data.length": 100_000,
+    "config.data.batch_size": 2**28,
+    "config.data.updates": 1_000_000,
+}
 
 
 def preset_name(env: str) -> str:
@@ -147,16 +163,35 @@ def preset(algorithm: str, env: str) -> dict[str, Any]:
     {} for an algorithm without presets.
     """
     path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
-    if is_code(algorithm) or not path.is_file():
+    if algorithm not in algorithms.names() or not path.is_file():
         return {}
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     return table.get(preset_name(env)) or table.get(DEFAULT, {})
 
 
 def check_ranges(record: Any) -> None:
-    """UserError, one line, where values of a dataclass lie outside their `within(...)`."""
-    if wrong := out_of_range(record):
+    """UserError, one line, where values lie outside their `within(...)` or are larger than any run needs."""
+    if wrong := out_of_range(record) or too_large(plain(record)):
         raise UserError("; ".join(wrong))
+
+
+def too_large(value: Any, name: str = "", depth: int = 0) -> list[str]:
+    """A line for each value of a plan that is too long, too large or nested too deeply to be meant."""
+    if depth > MOST_NESTED:
+        return [f"{name} is nested too deeply"]
+    if isinstance(value, Mapping | list | tuple) and not name.startswith(("env_fields.", "eval_env_fields.")):
+        most = MOST_NAMES if isinstance(value, Mapping) else MOST_ENTRIES
+        if len(value) > most:
+            return [f"{name} has {len(value):,} entries, but at most {most} make sense"]
+        parts = value.items() if isinstance(value, Mapping) else ((str(i), x) for i, x in enumerate(value))
+        deeper = (too_large(x, f"{name}.{key}" if name else key, depth + 1) for key, x in parts)
+        return [line for lines in deeper for line in lines]
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return [f"{name} has {len(value):,} characters, but at most {MOST_TEXT} make sense"]
+    most = MOST.get(name, MOST_COUNT)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > most:
+        return [f"{name} is {brief(value, 30)}, but at most {most:,} makes sense"]
+    return []
 
 
 def plain_fields(fields: Mapping[str, Any] | None, flag: str) -> dict[str, Any]:
@@ -227,7 +262,7 @@ def make_plan(
     )
     usual = max(1, steps // 20)
     eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
-    return Plan(
+    plan = Plan(
         algorithm=algorithm,
         env=env,
         steps=steps,
@@ -248,3 +283,5 @@ def make_plan(
         env_fields=fields,
         eval_env_fields=None if eval_env_fields is None else fields | own,
     )
+    check_ranges(plan)
+    return plan

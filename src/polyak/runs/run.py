@@ -3,8 +3,9 @@
 import copy
 import dataclasses
 import io
+import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers.act import actors
-from polyak.drivers.learn import initial_states
 from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
 from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
-from polyak.errors import CheckpointError, UserError
+from polyak.errors import CheckpointError, UserError, brief
 from polyak.interface import Algorithm, Spec
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, is_code, make_plan, plain_fields, preset
+from polyak.runs.plan import Plan, Settings, make_plan, plain_fields, preset
+from polyak.runs.reading import STATE, state_shapes
 from polyak.runs.session import Session, close, gigabytes, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
@@ -136,11 +137,13 @@ def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
 class Run:
     """A run on disk. `load` makes one without making an environment or running any code from the folder."""
 
-    def __init__(self, path: str | Path, env: Any = None, algorithm: str | None = None):
+    def __init__(
+        self, path: str | Path, env: Any = None, algorithm: str | None = None, trust: Iterable[str] = ()
+    ):
         self.folder = RunFolder(Path(path))
         self.config = self.folder.config()
         self.plan = self.folder.plan()
-        self.trusted = {name for name in (env if env is None else name_of(env), algorithm) if name}
+        self.trusted = {name for name in (env if env is None else name_of(env), algorithm, *trust) if name}
         self.given = None if isinstance(env, str) else env
         if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
             raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
@@ -162,9 +165,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget is spent, and what came of it evaluated."""
+        """Whether the whole budget is spent, what came of it kept whole, and evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None or int(newest.name) < self.plan.steps:
+        if newest is None or int(newest.name) < self.plan.steps or not checkpoint.is_sound(newest):
             return False
         return not self.plan.eval_every or self.folder.evaluated(int(newest.name), self.plan.seeds)
 
@@ -176,13 +179,20 @@ class Run:
                 f"{self.path} was trained on an environment that was given as an object ({what}): give it again, "
                 f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
             )
-        unknown = [name for name in self.plan.imports if name not in self.trusted]
-        if unknown:
-            flag = "--trust " + " --trust ".join(unknown)
-            raise UserError(
-                f"{self.path} names code to import ({', '.join(unknown)}); if you trust it, add {flag}"
-            )
+        self.check_trust()
         return Session(self.plan, self.given)
+
+    def check_trust(self) -> None:
+        """UserError where the run asks for what is not followed from a file alone, and how to allow it."""
+        unknown = [name for name in self.plan.to_trust if name not in self.trusted]
+        if not unknown:
+            return
+        settings = [name for name in unknown if name.startswith(("env.", "eval-env.")) and ":" not in name]
+        code = [name for name in unknown if name not in settings]
+        asks = [f"names code to import or data to fetch ({', '.join(code)})"] * bool(code)
+        asks += [f"gives an environment more than numbers ({', '.join(settings)})"] * bool(settings)
+        flags = " ".join(f"--trust {shlex.quote(name)}" for name in unknown)
+        raise UserError(f"{self.path} {' and '.join(asks)}; if you trust it, add {flags}")
 
     @cached_property
     def spec(self) -> Spec:
@@ -232,19 +242,14 @@ class Run:
     def state(self) -> Any:
         """The algorithm's state [S, ...] of the last checkpoint."""
         name = self.plan.algorithm
-        if is_code(name) and name not in self.trusted:
+        if ":" in name and name not in self.trusted:
             raise UserError(
-                f"{self.path} names code to import: if you trust it, load it with algorithm={name!r}"
+                f"{self.path} names code to import: if you trust it, load it with algorithm={brief(name)}"
             )
-        algorithm = wrapped(self.plan)
-        cfg = self.plan.settle(algorithm.Config())
-        seeds = list(self.plan.all_seeds)
-        template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(self.spec), seeds))
-        prefix = "state/"
-        arrays = {
-            name[len(prefix) :]: value for name, value in self._raw[0].items() if name.startswith(prefix)
-        }
-        return jax.tree.map(jnp.array, storage.unflatten(template, arrays, self.path))
+        arrays, _ = self._raw
+        template = state_shapes(self.plan, self.spec, storage.fields(arrays), self.path)
+        own = {name.removeprefix(STATE): value for name, value in arrays.items() if name.startswith(STATE)}
+        return jax.tree.map(jnp.array, storage.unflatten(template, own, self.path))
 
     def policy(self, seed: int | None = None) -> Policy:
         """The policy of one seed (the first, unless said), for one observation or a batch of them."""
@@ -288,6 +293,7 @@ class Run:
 
     def lengthen(self, steps: int, terminal: Terminal) -> None:
         """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
+        self.check_trust()
         newest = checkpoint.latest(self.folder.checkpoints)
         made = 0 if newest is None else int(newest.name)
         if steps == self.plan.steps:
@@ -296,7 +302,7 @@ class Run:
             raise UserError(f"--steps is {steps:,}, but {self.path} has made {made:,}: give more")
         plan = dataclasses.replace(self.plan, steps=steps)
         terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
-        say_horizon(self.plan, plan, wrapped(plan), terminal) if not is_code(plan.algorithm) else None
+        say_horizon(self.plan, plan, wrapped(plan), terminal)
         self.folder.replan(plan, made)
         self.plan, self.config = plan, self.folder.config()
 
@@ -446,8 +452,8 @@ def train(
     check_main_guard()
     set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
-    trusted = {"env": env, "algorithm": algorithm}
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
+    trusted = {"env": env, "algorithm": algorithm, "trust": session.plan.to_trust}
     name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
     with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
         terminal = Terminal() if verbose else silent()
@@ -458,10 +464,13 @@ def train(
     return Run(folder.path, **trusted)
 
 
-def load(path: str | Path, *, env: Any = None, algorithm: str | None = None) -> Run:
+def load(
+    path: str | Path, *, env: Any = None, algorithm: str | None = None, trust: Iterable[str] = ()
+) -> Run:
     """A run from disk; makes no environment and runs no code from the folder.
 
     env, algorithm  repeat a name of your own code (`my_module:MyEnv`) to say that you trust it; `env` may also
                     be what was trained on, and must where that has no name
+    trust           what else of the folder you trust, as `--trust` takes it: ["env.xml_file"]
     """
-    return Run(path, env, algorithm)
+    return Run(path, env, algorithm, trust)

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import numpy as np
 
 from polyak import algorithms
 from polyak.drivers import check
@@ -26,7 +27,7 @@ from polyak.envs.border import Border
 from polyak.envs.environment import Environment, HostEnvs, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen
-from polyak.interface import Algorithm, Spec
+from polyak.interface import Algorithm, Box, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes
@@ -104,7 +105,13 @@ class Session:
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
             self.check_eval_env()
-        planned, free = self.planned_bytes, free_memory()
+        planned, free = self.rollout_bytes, free_memory()
+        if planned > free:
+            raise UserError(
+                f"one rollout would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: lower "
+                f"--config.data.steps (now {self.cfg.data.steps:,}), --num-envs or --seeds"
+            )
+        planned = self.planned_bytes
         if planned > free:
             raise UserError(
                 f"the replay would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: "
@@ -162,6 +169,14 @@ class Session:
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
         row = row_shape(self.algorithm, self.cfg, self.spec, state)
         return self.plan.seeds * replay.planned_bytes(row, self.cfg.data.slots(self.spec.num_envs))
+
+    @property
+    def rollout_bytes(self) -> int:
+        """Bytes of the observations of one rollout, for all seeds: less than it will allocate."""
+        row = 4 + sum(
+            x.size * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(self.spec.obs) if isinstance(x, Box)
+        )
+        return self.plan.seeds * self.plan.num_envs * self.cfg.data.steps * row
 
     @cached_property
     def driver(self) -> Driver:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from polyak.envs.border import Border
-from polyak.envs.spaces import action_from_gymnasium, from_gymnasium, kind_of
-from polyak.errors import CheckpointError, UserError
+from polyak.envs.spaces import WAYS, action_from_gymnasium, from_gymnasium, kind_of
+from polyak.errors import CheckpointError, UserError, brief, printable
 from polyak.interface import Box, Discrete, Spec
 from polyak.runs.values import amend, plain
 
@@ -66,38 +66,58 @@ def read_spec(extra: Mapping[str, Any], path: Path) -> Spec:
     """The spec that a checkpoint describes; CheckpointError where it is damaged."""
     try:
         said = extra["spec"]
-        measures = {str(key): str(rule) for key, rule in said["measures"].items()}
-        limit = None if said["time_limit"] is None else int(said["time_limit"])
+        measures = {_text(key): _one_of(rule, WAYS) for key, rule in said["measures"].items()}
+        limit = None if said["time_limit"] is None else _count(said["time_limit"])
+        if (size := _bytes_of_ours(said["obs"]) + _bytes_of_ours(said["action"])) > MOST_BYTES:
+            raise ValueError(f"spaces of {size} bytes")
         return Spec(
             read_space(said["obs"]),
             read_space(said["action"]),
             limit,
-            int(said["num_envs"]),
+            _count(said["num_envs"]),
             measures=measures,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, UserError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the checkpoint's spec is damaged ({error})") from error
+    except (UserError, *WRONG) as error:
+        raise CheckpointError(f"{path}: the checkpoint's spec is damaged ({_line(error)})") from error
+
+
+def _bytes_of_ours(said: Any) -> int:
+    """Bytes of a point of one of our spaces as it is described."""
+    ((kind, value),) = said.items()
+    if kind in ("dict", "tuple"):
+        return sum(_bytes_of_ours(part) for part in (value.values() if kind == "dict" else value))
+    return 8 * math.prod(_shape(value["shape"])) if kind == "box" else 8
 
 
 def read_space(said: Mapping[str, Any]) -> Any:
-    """A space from plain values."""
-    (kind, value), *more = said.items()
-    if more:
-        raise ValueError("one kind of space expected")
+    """A space from plain values; an exception of Python's own, or UserError, for any that is wrong."""
+    ((kind, value),) = said.items()
     if kind == "dict":
-        return {str(key): read_space(part) for key, part in value.items()}
+        return {_text(key): read_space(part) for key, part in value.items()}
     if kind == "tuple":
         return tuple(read_space(part) for part in value)
+    _one_of(value["dtype"], DTYPES)
     if kind == "discrete":
-        return amend(Discrete(2), value)
+        return amend(Discrete(_count(value["n"])), value)
     if kind != "box":
-        raise ValueError(f"unknown space {kind!r}")
-    bounds = {}
+        raise ValueError(f"unknown space {brief(kind)}")
+    shape, bounds = _shape(value["shape"]), {}
     for name, infinite in (("low", -np.inf), ("high", np.inf)):
-        bound = value[name]
+        bound = _numbers(value[name], int, float, type(None))
         each = [infinite if x is None else float(x) for x in (bound if isinstance(bound, list) else [bound])]
+        if len(each) not in (1, math.prod(shape)):
+            raise ValueError(f"{len(each)} bounds for a shape of {list(shape)}")
         bounds[name] = tuple(each) if isinstance(bound, list) else each[0]
+    if not np.all(np.ravel(bounds["low"]) <= np.ravel(bounds["high"])):
+        raise ValueError("a lower bound is above the upper one")
     return amend(Box(()), dict(value) | bounds)
+
+
+def _count(said: Any) -> int:
+    """A whole number from 1 on that a counter holds."""
+    if type(said) is not int or not 1 <= said < 2**31:
+        raise ValueError(f"{brief(said)} is no count")
+    return said
 
 
 def describe_border(border: Border) -> dict[str, Any]:
@@ -141,7 +161,7 @@ def read_border(extra: Mapping[str, Any], spec: Spec, path: Path) -> Border:
             warnings.simplefilter("ignore")
             border = Border(read_theirs(said["observation"]), read_theirs(said["action"]))
         ours = from_gymnasium(border.observation), action_from_gymnasium(border.action)
-        if _shapes(ours) != _shapes((spec.obs, spec.action)):
+        if shapes(ours) != shapes((spec.obs, spec.action)):
             raise ValueError("not those of the spec")
     except (UserError, *WRONG) as error:
         raise CheckpointError(f"{path}: the checkpoint's border is damaged ({_line(error)})") from error
@@ -174,7 +194,7 @@ def read_theirs(said: Any) -> Any:
         whole = _one_of(dtype.kind, "iu") and dtype.type
         return spaces.MultiDiscrete(nvec.reshape(shape), dtype=whole, start=start.reshape(shape))
     if kind != "box":
-        raise ValueError(f"unknown space {str(kind)[:40]!r}")
+        raise ValueError(f"unknown space {brief(kind, 40)}")
     bounds = []
     for name, infinite in (("low", -np.inf), ("high", np.inf)):
         kinds = {"b": (bool,), "f": (float, int, type(None))}.get(dtype.kind, (int,))
@@ -204,33 +224,33 @@ def _numbers(said: Any, *kinds: type) -> Any:
     """A number or a list of numbers, each finite and of one of these types."""
     for x in said if isinstance(said, list) else [said]:
         if type(x) not in kinds or (isinstance(x, float) and not math.isfinite(x)):
-            raise ValueError(f"{str(x)[:40]} is no number that fits")
+            raise ValueError(f"{brief(x, 40)} is no number that fits")
     return said
 
 
 def _text(said: Any) -> str:
     if not isinstance(said, str):
-        raise ValueError(f"a name is {str(said)[:40]}")
+        raise ValueError(f"a name is {brief(said, 40)}")
     return said
 
 
 def _one_of(said: Any, valid: Any) -> Any:
     if not isinstance(said, str) or said not in valid:
-        raise ValueError(f"unknown dtype {str(said)[:40]!r}")
+        raise ValueError(f"unknown word {brief(said, 40)}")
     return said
 
 
-def _shapes(space: Any) -> Any:
+def shapes(space: Any) -> Any:
     """A space without bounds and without the dtype of its integers."""
     if isinstance(space, Mapping):
-        return {key: _shapes(part) for key, part in space.items()}
+        return {key: shapes(part) for key, part in space.items()}
     if isinstance(space, tuple):
-        return tuple(map(_shapes, space))
+        return tuple(map(shapes, space))
     return dataclasses.replace(space, low=0.0, high=0.0) if isinstance(space, Box) else space.n
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return printable(f"{type(error).__name__}: {error}", 200)
 
 
 def show_space(space: Any) -> str:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from polyak.errors import UserError, boolean, nearest
+from polyak.errors import UserError, boolean, brief, nearest
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
     for name, value in values.items():
         head, _, rest = name.partition(".")
         if head not in hints:
-            wrong.append(f"unknown setting {prefix}{head!r}: {nearest(head, hints)}")
+            wrong.append(f"unknown setting {prefix}{brief(head)}: {nearest(head, hints)}")
         elif rest:
             nested.setdefault(head, {})[rest] = value
         elif dataclasses.is_dataclass(getattr(record, head)) and isinstance(value, Mapping):
@@ -32,7 +32,7 @@ def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
             try:
                 changed[head] = convert(value, hints[head])
             except ValueError as error:
-                wrong.append(f"{prefix}{head} is {value!r}, but must be {error}")
+                wrong.append(f"{prefix}{head} is {brief(value)}, but must be {error}")
     for head, inner in nested.items():
         try:
             changed[head] = amend(getattr(record, head), inner, f"{prefix}{head}.")
@@ -49,7 +49,7 @@ def convert(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, args)
     if origin is typing.Literal:
-        if value not in args:
+        if not isinstance(value, str | int) or value not in args:
             raise ValueError(f"one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
@@ -107,7 +107,7 @@ def _whole(number: float, value: Any) -> int:
 def _float(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a number") from None
     if isinstance(value, bool) or math.isnan(number):
         raise ValueError("a number")

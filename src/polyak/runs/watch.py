@@ -16,6 +16,7 @@ from polyak.drivers.keys import Keys
 from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment
 from polyak.errors import CheckpointError
+from polyak.files import make_folder
 from polyak.runs.run import Policy, Run
 from polyak.runs.values import whole
 from polyak.show.terminal import Progress, Terminal, number
@@ -85,6 +86,8 @@ def film(
     plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
     if newest is None:
         raise CheckpointError(f"{run.path} has no complete checkpoint yet")
+    if out is None:
+        make_folder(run.path / "videos")
     path = check_suffix(run.path / "videos" / f"{int(newest.name)}.mp4" if out is None else out)
     world = session.find(session.eval_fields)
     acting = run.policy(policy)

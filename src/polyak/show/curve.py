@@ -4,7 +4,6 @@ Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical 
 """
 
 import functools
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from polyak.files import replacing
 
 SIZE = (7.2, 4.2)  # inches, at 200 dots per inch
 INK, PALE = "#22262e", "#8a919e"
@@ -161,7 +162,7 @@ def _dress(axes: Axes, title: str, seeds: int, last: float) -> None:
     axes.margins(y=0.08)
     axes.set_xlabel("environment steps", fontsize=9, color=INK, labelpad=6)
     axes.set_ylabel("return", fontsize=9, color=INK, labelpad=6)
-    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=12, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=11, color=INK, pad=12, fontweight="bold", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count_label(x)))
@@ -213,10 +214,6 @@ def count_label(x: float) -> str:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", facecolor="white")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from polyak.errors import UserError
+from polyak.files import replacing
 
 SUFFIXES = (".mp4", ".gif")
 GIF_FPS = 50  # viewers slow a faster GIF down
@@ -151,13 +152,9 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> P
     if first is None:
         raise UserError(f"no pictures to write to {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix.lower()}")
     write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
-    try:
+    with replacing(path) as unfinished:
         write(unfinished, _same_size(chain([first], frames), first.shape), fps)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

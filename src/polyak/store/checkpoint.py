@@ -28,11 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polyak import files
 from polyak.errors import CheckpointError
+from polyak.files import damaged
 from polyak.interface import Tree
 from polyak.pytree import Concatenated
 from polyak.store import storage
-from polyak.store.storage import Field, damaged
+from polyak.store.storage import Field
 
 FORMAT = 1
 MAX_SEGMENTS = 256  # a checkpoint that would list more writes the whole ring into one
@@ -111,19 +113,19 @@ def save(
     folder, env_steps, clock = Path(folder), int(env_steps), int(clock)
     arrays = storage.flatten(tree)
     capacity = _capacity(storage.fields(rows))
-    with storage.guarded(folder):
-        storage.make_folder(folder)
-        storage.make_folder(folder / "segments")
+    with files.guarded(folder):
+        files.make_folder(folder)
+        files.make_folder(folder / "segments")
         _sweep(folder)
         _sweep(folder / "segments")
-        temporary = folder / f"{storage.TEMPORARY}{env_steps:08d}"
+        temporary = folder / f"{files.TEMPORARY}{env_steps:08d}"
         os.mkdir(temporary)
         segments = _write_rows(folder, env_steps, storage.named(rows), clock, capacity)
         sha256 = storage.write_arrays(temporary / "arrays.safetensors", arrays)
         manifest = Manifest(env_steps, clock, capacity, extra, sha256, storage.fields(tree), segments)
-        text = storage.encode_json(temporary / "manifest.json", _to_json(manifest))
-        storage.write_bytes(temporary / "manifest.json", text)
-        storage.write_bytes(temporary / "COMPLETE", f"{hashlib.sha256(text).hexdigest()}\n".encode())
+        text = files.encode_json(temporary / "manifest.json", _to_json(manifest))
+        files.write_bytes(temporary / "manifest.json", text)
+        files.write_bytes(temporary / "COMPLETE", f"{hashlib.sha256(text).hexdigest()}\n".encode())
         final = _publish(temporary, folder / f"{env_steps:08d}")
         _prune(folder, final, keep)
     return final
@@ -132,7 +134,7 @@ def save(
 def rewind(folder: Path, env_steps: int) -> None:
     """Forget the checkpoints of more `env_steps`: a resume that passed them over begins another future."""
     paths = [path for path in complete(folder) if int(path.name) > env_steps]
-    with storage.guarded(folder):
+    with files.guarded(folder):
         if paths:
             _sweep(folder)
         for path in paths:
@@ -170,7 +172,7 @@ def _continued(
         if manifest.capacity != capacity or manifest.clock > clock or len(manifest.segments) >= MAX_SEGMENTS:
             return []
         for segment in manifest.segments:
-            with storage.guarded(folder), storage.open_file(folder / "segments" / segment.name):
+            with files.guarded(folder), files.open_file(folder / "segments" / segment.name):
                 pass
         for segment, start, stop in reversed(list(_live(manifest))):
             stored = _read_segment(folder, segment, storage.fields(dict(rows)))
@@ -225,11 +227,11 @@ def _publish(temporary: Path, final: Path) -> Path:
     while os.path.lexists(free):
         free = free.with_name("0" + free.name)
     os.rename(temporary, free)
-    storage.sync_folder(folder)
+    files.sync_folder(folder)
     if free != final:
         _discard(final)
         os.rename(free, final)
-        storage.sync_folder(folder)
+        files.sync_folder(folder)
     return final
 
 
@@ -240,7 +242,7 @@ def _prune(folder: Path, final: Path, keep: int) -> None:
     for name in sorted(os.listdir(folder)):
         if _FOLDER.fullmatch(name) and folder / name not in kept:
             _discard(folder / name)
-    storage.sync_folder(folder)
+    files.sync_folder(folder)
     listed = set()
     for path in kept:
         try:
@@ -257,7 +259,7 @@ def _discard(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         os.unlink(path)
         return
-    grave = path.with_name(f"{storage.TEMPORARY}old-{path.name}")
+    grave = path.with_name(f"{files.TEMPORARY}old-{path.name}")
     os.rename(path, grave)
     shutil.rmtree(grave)
 
@@ -266,7 +268,7 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed save left behind."""
     for name in os.listdir(folder):
         path = folder / name
-        if not name.startswith(storage.TEMPORARY):
+        if not name.startswith(files.TEMPORARY):
             continue
         if path.is_symlink() or not path.is_dir():
             os.unlink(path)
@@ -282,8 +284,8 @@ def complete(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not os.path.lexists(folder):
         return []
-    with storage.guarded(folder):
-        storage.check_folder(folder)
+    with files.guarded(folder):
+        files.check_folder(folder)
         paths = [folder / name for name in os.listdir(folder) if _FOLDER.fullmatch(name)]
         paths = [p for p in paths if not p.is_symlink() and (p / "COMPLETE").is_file()]
         return sorted(paths, key=lambda p: (int(p.name), len(p.name)))
@@ -335,6 +337,23 @@ def read_whole(
     return _newest_whole(folder, read, warn)
 
 
+def describe(folder: Path, warn: Callable[[str], Any] = warnings.warn) -> tuple[Path, Manifest]:
+    """The newest checkpoint in RUN/checkpoints whose manifest is sound, and that; no array is read."""
+    return _newest_whole(folder, lambda path: (path, read_manifest(path)), warn)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether one checkpoint is whole: all of its files are there, with the bytes that were written."""
+    try:
+        manifest = read_manifest(path)
+        _read_tree(path, manifest)
+        for segment in manifest.segments:
+            _read_segment(path.parent, segment, None)
+    except CheckpointError:
+        return False
+    return True
+
+
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays by name and the manifest's JSON of one checkpoint, or of the newest in RUN/checkpoints."""
     path = Path(path) if _FOLDER.fullmatch(Path(path).name) else _newest(Path(path))
@@ -356,7 +375,7 @@ def _read_tree(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
 def _load_one(path: Path, template: Tree, rows_template: Tree) -> Loaded:
     manifest = read_manifest(path)
     if inspect.isroutine(template):
-        with storage.guarded(path / "manifest.json"):
+        with files.guarded(path / "manifest.json"):
             template = template(manifest.extra)
     if template is not None:
         storage.check_fields(manifest.arrays, storage.fields(template), path)
@@ -372,7 +391,7 @@ def _load_rows(path: Path, manifest: Manifest, template: Tree) -> Tree:
     capacity = _capacity(wanted)
     if capacity != manifest.capacity:
         raise damaged(path / "manifest.json", f"capacity is {manifest.capacity}, expected {capacity}")
-    with storage.guarded(path):
+    with files.guarded(path):
         rings = {name: np.zeros(field.shape, field.dtype) for name, field in wanted.items()}
         for segment, start, stop in _live(manifest):
             arrays = _read_segment(path.parent, segment, wanted)
@@ -384,7 +403,7 @@ def _load_rows(path: Path, manifest: Manifest, template: Tree) -> Tree:
 
 def _read_segment(folder: Path, segment: Segment, rings: Mapping[str, Field] | None) -> dict[str, np.ndarray]:
     """Arrays [S, stop - start, N, ...]; `rings` are the fields [S, C, N, ...] that they are cut from."""
-    storage.check_folder(folder / "segments")
+    files.check_folder(folder / "segments")
     path, length = folder / "segments" / segment.name, segment.stop - segment.start
     wanted = rings
     if rings is not None:
@@ -415,14 +434,14 @@ def _live(manifest: Manifest) -> Iterator[tuple[Segment, int, int]]:
 
 def read_manifest(path: Path) -> Manifest:
     """Manifest of a checkpoint; CheckpointError names the field that is wrong."""
-    with storage.guarded(path):
-        storage.check_folder(path.parent)
-        storage.check_folder(path)
-        seal = storage.read_bytes(path / "COMPLETE", 65)
-        text = storage.read_bytes(path / "manifest.json", storage.MAX_JSON)
+    with files.guarded(path):
+        files.check_folder(path.parent)
+        files.check_folder(path)
+        seal = files.read_bytes(path / "COMPLETE", 65)
+        text = files.read_bytes(path / "manifest.json", files.MAX_JSON)
         if seal != f"{hashlib.sha256(text).hexdigest()}\n".encode():
             raise damaged(path / "manifest.json", "its SHA-256 is not the one in COMPLETE")
-        manifest = _from_json(path / "manifest.json", storage.decode_json(path / "manifest.json", text))
+        manifest = _from_json(path / "manifest.json", files.decode_json(path / "manifest.json", text))
         if manifest.env_steps != int(path.name):
             raise damaged(path / "manifest.json", f"env_steps is {manifest.env_steps}, not the folder's name")
         return manifest
@@ -444,14 +463,14 @@ def _from_json(path: Path, value: dict[str, Any]) -> Manifest:
             path, f"field 'format' is {str(value.get('format'))[:20]!r}, this version reads {FORMAT}"
         )
     for field in ("env_steps", "clock", "capacity"):
-        expect(storage.is_count(value.get(field)), field)
+        expect(files.is_count(value.get(field)), field)
     expect(value["capacity"] > 0 or value["clock"] == 0, "capacity")
     expect(isinstance(value.get("extra"), dict), "extra")
     expect(_is_sha256(value.get("sha256")), "sha256")
     expect(isinstance(value.get("arrays"), dict), "arrays")
     for entry in value["arrays"].values():
         expect(isinstance(entry, dict) and set(entry) == {"dtype", "shape"}, "arrays")
-        expect(isinstance(entry["dtype"], str) and storage.counts(entry["shape"]), "arrays")
+        expect(isinstance(entry["dtype"], str) and files.counts(entry["shape"]), "arrays")
     expect(isinstance(value.get("segments"), list), "segments")
     expect(len(value) == 8, "format")
     return _with_segments(path, value)
@@ -506,7 +525,7 @@ def digest(folder: Path) -> str:
     folder = Path(folder)
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     path = _newest(folder)
-    with storage.guarded(path):
+    with files.guarded(path):
         manifest = read_manifest(path)
         total = hashlib.sha256()
         for name, array in sorted(_read_tree(path, manifest).items()):
@@ -537,7 +556,7 @@ def _metrics_digest(path: Path) -> str:
     """SHA-256 of the lines as canonical JSON; a last line that a kill cut off does not count."""
     total = hashlib.sha256()
     if os.path.lexists(path):
-        with storage.guarded(path), storage.open_file(path) as file:
+        with files.guarded(path), files.open_file(path) as file:
             buffered = io.BufferedReader(file)
             for number, line in enumerate(iter(lambda: buffered.readline(MAX_LINE), b""), start=1):
                 if not line.endswith(b"\n"):

@@ -4,17 +4,15 @@ An array file is a safetensors file. The library writes it; it is read here, fro
 three things are promised that a memory map cannot keep: every declared size is checked before a byte of data
 is read, the bytes that are hashed are the bytes that are used, and nothing is in memory twice.
 
-Reading raises CheckpointError and nothing else. Names inside files are data and never become paths.
+Reading raises CheckpointError and nothing else. Names inside files are data and never become paths: `files` opens
+every one of them.
 """
 
 import hashlib
 import io
-import json
 import math
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +21,20 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from polyak.errors import CheckpointError
+from polyak.files import (
+    MAX_JSON,
+    counts,
+    damaged,
+    guarded,
+    open_file,
+    parse,
+    read_exactly,
+    read_into,
+    replacing,
+)
 from polyak.interface import Tree
 
-MAX_JSON = 4 << 20  # bytes; parsed JSON takes up to 24 times its text, and a load may take 256 MB
 MAX_ARRAYS = 1 << 36  # bytes of one file where the caller knows no better limit
-TEMPORARY = ".tmp-"  # what a kill may leave behind starts with this
 
 _NUMPY = {
     "BOOL": "bool",
@@ -45,9 +51,6 @@ _NUMPY = {
     "F64": "float64",
     "C64": "complex64",
 }
-_READ = os.O_RDONLY
-for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-    _READ |= getattr(os, _flag, 0)
 
 
 class Field(NamedTuple):
@@ -60,28 +63,6 @@ class Field(NamedTuple):
     def nbytes(self) -> int:
         """The bytes of its data."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-@contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a CheckpointError of one line that names `path`."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except MemoryError as error:
-        raise damaged(path, "does not fit into memory") from error
-    except RecursionError as error:
-        raise damaged(path, "is nested too deeply") from error
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from error
-    except (ValueError, TypeError, LookupError, ArithmeticError, SafetensorError) as error:
-        raise damaged(path, str(error)) from error
-
-
-def damaged(path: Path | str, reason: str) -> CheckpointError:
-    """The error to raise: one line, of bounded length whatever the file contained."""
-    return CheckpointError(" ".join(f"{path}: {reason[:400]}".split()))
 
 
 # ---- trees and names
@@ -146,14 +127,13 @@ def named(tree: Tree) -> dict[str, Any]:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     """Write a safetensors file, durably and at once; its SHA-256."""
-    with guarded(path):
-        temporary = _vacated(path)
-        save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, temporary)
-        with open(temporary, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+    try:
+        with replacing(path) as temporary:
+            save_file({name: np.asarray(x, order="C") for name, x in arrays.items()}, temporary)
+            with open(temporary, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except SafetensorError as error:  # which is also what it makes of a full disk
+        raise damaged(path, str(error)) from error
     return sha256
 
 
@@ -187,15 +167,15 @@ def read_arrays(
 def _header(path: Path, file: io.FileIO, hashed: Any) -> list[tuple[str, Field, int]]:
     """(name, field, first byte) in the order of the data, which they cover without gap or overlap."""
     size = os.fstat(file.fileno()).st_size
-    prefix = _read_exactly(path, file, 8)
+    prefix = read_exactly(path, file, 8)
     length = int.from_bytes(prefix, "little")
     if length > min(MAX_JSON, size - 8):
         raise damaged(
             path, f"its header declares {length} bytes, at most {min(MAX_JSON, size - 8)} are there"
         )
-    text = _read_exactly(path, file, length)
+    text = read_exactly(path, file, length)
     hashed.update(prefix + text)
-    entries = _parse(path, text)
+    entries = parse(path, text)
     entries.pop("__metadata__", None)
     table = sorted((_entry(path, *item) for item in entries.items()), key=lambda e: (e[2], e[1].nbytes))
     end = 0
@@ -225,165 +205,11 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, Field, int]:
 def _read_array(path: Path, file: io.FileIO, hashed: Any, name: str, field: Field) -> np.ndarray:
     array = np.empty(field.shape, field.dtype)
     data = array.reshape(-1).view(np.uint8)
-    _read_into(path, file, data.data)
+    read_into(path, file, data.data)
     hashed.update(data)
     if field.dtype == "bool" and data.max(initial=0) > 1:
         raise damaged(path, f"field {_short(name)} holds booleans that are neither 0 nor 1")
     return array
-
-
-# ---- JSON
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object, durably and at once; CheckpointError unless reading gives an equal one."""
-    write_bytes(path, encode_json(path, value))
-
-
-def encode_json(path: Path, value: dict[str, Any]) -> bytes:
-    """The text of a JSON object that `read_json` would accept from `path` and find equal."""
-    with guarded(path):
-        data = (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-        if len(data) > MAX_JSON:
-            raise damaged(path, f"has {len(data)} bytes, at most {MAX_JSON} are accepted")
-        if _parse(path, data) != value:
-            raise damaged(path, "is not plain JSON: keys are strings, sequences are lists")
-    return data
-
-
-def read_json(path: Path, max_bytes: int = MAX_JSON) -> dict[str, Any]:
-    """A JSON object in UTF-8, without NaN, infinities or repeated keys."""
-    return decode_json(path, read_bytes(path, max_bytes))
-
-
-def decode_json(path: Path, data: bytes) -> dict[str, Any]:
-    """The object that `data`, read from `path`, is the text of."""
-    with guarded(path):
-        return _parse(path, data)
-
-
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
-    value = json.loads(
-        data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite
-    )
-    if not isinstance(value, dict):
-        raise damaged(path, "is not a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text[:20]} is not a finite number")
-    return float(text)
-
-
-def is_count(value: Any) -> bool:
-    """An integer from 0 on that fits in 63 bits; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def counts(value: Any) -> bool:
-    """A list of such integers."""
-    return isinstance(value, list) and all(is_count(v) for v in value)
-
-
-# ---- files and folders
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, durably and at once."""
-    with guarded(path):
-        temporary = _vacated(path)
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644
-        )
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-
-
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """A small file as it is."""
-    with guarded(path), open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            raise damaged(path, f"has {size} bytes, at most {max_bytes} are accepted")
-        return _read_exactly(path, file, size)
-
-
-@contextmanager
-def open_file(path: Path) -> Iterator[io.FileIO]:
-    """A regular file for reading: no link is followed, and a pipe or a device is refused."""
-    if stat.S_ISLNK(os.lstat(path).st_mode):
-        raise damaged(path, "is a symbolic link")
-    descriptor = os.open(path, _READ)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise damaged(path, "is not a regular file")
-        with io.FileIO(descriptor, "rb", closefd=False) as file:
-            yield file
-    finally:
-        os.close(descriptor)
-
-
-def check_folder(path: Path) -> None:
-    """CheckpointError unless `path` is a folder and no symbolic link to one."""
-    with guarded(path):
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise damaged(path, "is not a folder, or a symbolic link to one")
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder durably unless it is there already; no link is followed."""
-    if not os.path.lexists(path):
-        os.mkdir(path)
-        sync_folder(path.parent)
-    check_folder(path)
-
-
-def sync_folder(path: Path) -> None:
-    """Make durable what was created, renamed or removed in a folder."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _vacated(path: Path) -> Path:
-    temporary = path.with_name(TEMPORARY + path.name)
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
-    return temporary
-
-
-def _read_exactly(path: Path, file: io.FileIO, size: int) -> bytes:
-    data = bytearray(size)
-    _read_into(path, file, memoryview(data))
-    return bytes(data)
-
-
-def _read_into(path: Path, file: io.FileIO, rest: memoryview) -> None:
-    while rest:
-        got = file.readinto(rest)
-        if not got:
-            raise damaged(path, "ends too early")
-        rest = rest[got:]
 
 
 def _short(name: str) -> str:

@@ -1,0 +1,110 @@
+"""What a checkpoint says, held against the plan before anything is made, traced or compiled from either.
+
+A run folder may come from a stranger, or from a disk that forgot. A plan that asks for more than the checkpoint's
+arrays hold, and a value that no run ever had, are a CheckpointError, one line that names the file and the field.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from polyak import algorithms, files
+from polyak.drivers.check import check_data
+from polyak.drivers.learn import initial_states
+from polyak.envs.environment import flat_actions
+from polyak.errors import CheckpointError, UserError
+from polyak.interface import Algorithm, Spec
+from polyak.runs.plan import Plan
+from polyak.runs.session import wrapped
+from polyak.runs.spec import read_spec, shapes
+from polyak.store import storage
+from polyak.store.storage import Field
+
+STATE = "state/"  # before the names of the algorithm's arrays
+MOST_NOTES = 64  # that a run has said
+EPISODES = "episodes/length"  # the array with a number for each environment of each seed
+
+
+class Counts(NamedTuple):
+    """Where a run was when it was saved."""
+
+    iteration: int
+    base: int  # the iteration at which steps were last counted from 0
+    driver: Mapping[str, Any]
+    said: set[str]
+    inexact: bool
+
+
+def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any]:
+    """The algorithm of a plan and its Config; CheckpointError where they do not fit each other or the spaces."""
+    try:
+        algorithm = wrapped(plan)
+        cfg = plan.settle(algorithm.Config())
+        check_data(plan.algorithm, algorithm, cfg, flat_actions(spec), algorithms.fitting)
+    except CheckpointError:
+        raise
+    except UserError as error:
+        raise CheckpointError(f"{path / 'config.json'}: {error}") from error
+    return algorithm, cfg
+
+
+def state_shapes(plan: Plan, spec: Spec, arrays: Mapping[str, Field], path: Path) -> Any:
+    """Shapes of the algorithm's state [S, ...]; CheckpointError unless the arrays of a checkpoint have them.
+
+    Nothing is traced before the arrays show that there are so many seeds and environments.
+    """
+    where = path / "config.json"
+    own = {name.removeprefix(STATE): field for name, field in arrays.items() if name.startswith(STATE)}
+    if plan.seeds > max((field.shape[0] for field in own.values() if field.shape), default=0):
+        raise files.damaged(where, f"seeds is {plan.seeds:,}, but the checkpoint's arrays are of fewer")
+    if spec.num_envs != plan.num_envs:
+        raise files.damaged(
+            where, f"num_envs is {plan.num_envs:,}, but the checkpoint's is {spec.num_envs:,}"
+        )
+    lanes = arrays.get(EPISODES)
+    if lanes is None or math.prod(lanes.shape) != plan.seeds * plan.num_envs:
+        raise files.damaged(where, f"seeds x num_envs is not the size of the checkpoint's {EPISODES!r}")
+    algorithm, cfg = settled(plan, spec, path)
+    seeds = list(plan.all_seeds)
+    template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(spec), seeds))
+    storage.check_fields(own, storage.fields(template), path)
+    return template
+
+
+def check_world(spec: Spec, extra: Mapping[str, Any], path: Path) -> None:
+    """CheckpointError where an environment has other spaces than the checkpoint was made in."""
+    saved = read_spec(extra, path)
+    if shapes((spec.obs, spec.action)) != shapes((saved.obs, saved.action)):
+        raise files.damaged(path, "field 'spec' has other spaces than the environment")
+
+
+def read_counts(
+    extra: Mapping[str, Any], env_steps: int, arrays: Mapping[str, Any], per: int, path: Path
+) -> Counts:
+    """The counters of a checkpoint after `env_steps`, of `per` in each iteration; CheckpointError for a wrong one."""
+
+    def expect(fits: bool, field: str) -> None:
+        if not fits:
+            raise files.damaged(path, f"field {field!r} is missing or wrong")
+
+    iteration, base, driver, said = (extra.get(name) for name in ("iteration", "base", "driver", "said"))
+    for name, count in (("iteration", iteration), ("base", base)):
+        expect(files.is_count(count), name)
+    assert isinstance(iteration, int)
+    assert isinstance(base, int)
+    expect(base <= iteration and (iteration - base) * per == env_steps, "iteration")
+    expect(isinstance(driver, dict), "driver")
+    assert isinstance(driver, dict)
+    if driver:
+        expect(set(driver) == {"iteration", "steps"} and driver["iteration"] == iteration, "driver")
+        expect(files.is_count(driver["steps"]), "driver")
+        actions = arrays.get("episodes/actions")
+        expect(actions is not None and actions.shape[:1] == (driver["steps"],), "driver")
+    expect(isinstance(said, list) and len(said) <= MOST_NOTES, "said")
+    assert isinstance(said, list)
+    expect(all(isinstance(note, str) and len(note) <= 100 for note in said), "said")
+    expect(isinstance(extra.get("inexact"), bool), "inexact")
+    return Counts(iteration, base, driver, set(said), extra["inexact"])
