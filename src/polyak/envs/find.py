@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from polyak.envs import spaces
+from polyak.envs.randomized import pushed, randomized, refuse_on_host, split_fields
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
 
@@ -61,6 +62,7 @@ def find(
         _needs("envpool", name)
         from polyak.envs.adapters.envpool import EnvPoolFactory
 
+        refuse_on_host(name, fields)
         return _looked_at(EnvPoolFactory(rest, fields, measures))
     if prefix in RESERVED:
         raise UserError(f"environments of {prefix} are not served yet: {name!r}; served: {_prefixes()}")
@@ -129,6 +131,7 @@ def _ours() -> dict[str, type]:
 def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:
     from polyak.envs.adapters.gymnasium import GymnasiumFactory
 
+    refuse_on_host(name, fields)
     return _looked_at(GymnasiumFactory(name, fields, measures, entry))
 
 
@@ -224,7 +227,11 @@ def _module(name: str) -> Any:
 def _with(
     name: str, env: Any, fields: dict, measures: Any, constants: Any = None, also: Iterable[str] = ()
 ) -> Any:
-    """A JAX environment with other values of its constants, which are its own fields unless given."""
+    """A JAX environment with other values of its constants, which are its own fields unless given.
+
+    `randomize.X` draws constant X for each episode, `push.size` and `push.chance` push it at random.
+    """
+    fields, ranges, pushes = split_fields(fields)
     if jax.tree_util.all_leaves([env]):
         raise UserError(f"environment {name}: put @pytree (polyak.pytree) above class {type(env).__name__}")
     constants = env if constants is None else constants
@@ -263,7 +270,7 @@ def _with(
         if measure not in own:
             hint = nearest(measure, own) or "it has none"
             raise UserError(f"environment {name} has no measure {measure!r}; {hint}")
-    return env
+    return pushed(name, randomized(name, env, constants, ranges), pushes)
 
 
 def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyak import algorithms, files
+from polyak.envs.randomized import override
 from polyak.envs.trust import names_to_trust
 from polyak.errors import CheckpointError, UserError, brief, out_of_range
 from polyak.interface import within
@@ -281,7 +282,7 @@ def make_plan(
         strict_spaces=settings.strict_spaces,
         config=plain(config),
         env_fields=fields,
-        eval_env_fields=None if eval_env_fields is None else fields | own,
+        eval_env_fields=None if eval_env_fields is None else override(fields, own),
     )
     check_ranges(plan)
     return plan

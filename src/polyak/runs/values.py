@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -64,8 +65,8 @@ def convert(value: Any, hint: Any) -> Any:
         return integer(value)
     if hint is float:
         return _float(value)
-    if hint is str and isinstance(value, str):
-        return value
+    if hint is str and isinstance(value, str | os.PathLike):
+        return os.fspath(value)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return amend(typing.cast(type, hint)(), value)
     if isinstance(hint, type) and isinstance(value, hint):
