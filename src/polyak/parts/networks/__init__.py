@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from polyak.errors import chosen
 from polyak.interface import Tree
+from polyak.parts.networks.batch_norm import BatchNorm, BatchNormMLP, batch_norm
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
@@ -11,9 +12,12 @@ from polyak.parts.networks.mlp import MLP, mlp
 
 __all__ = [
     "MLP",
+    "BatchNorm",
+    "BatchNormMLP",
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "batch_norm",
     "build",
     "ensemble",
     "features",
@@ -22,7 +26,7 @@ __all__ = [
     "num_features",
 ]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "linear": linear}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "linear": linear, "batch_norm": batch_norm}
 
 
 def build(name: str) -> Callable[..., Tree]:
