@@ -52,8 +52,7 @@ def gradient_step(
     def descend(p: Tree, d: Tree, g: Tree) -> Tree:
         return Running(p.value - g.value) if is_running(p) else (p - learning_rate * d).astype(p.dtype)
 
-    params = jax.tree.map(descend, params, direction, grads, is_leaf=is_running)
-    return params, strip_weak_types(opt_state)
+    return jax.tree.map(descend, params, direction, grads, is_leaf=is_running), strip_weak_types(opt_state)
 
 
 def is_running(x: Tree) -> bool:
