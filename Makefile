@@ -62,7 +62,7 @@ spelling: $(VENV)/.ready-all
 audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
 
-rows: .venv/.ready
+rows: .venv/.ready-all
 	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS))
 
 docs-tables: .venv/.ready
@@ -81,7 +81,7 @@ bench-against: .venv/.ready
 	@test -n "$(DIR)" || { echo "make bench-against DIR=another checkout of polyak [REPEATS=3] [WORKLOADS='ppo-graph ...']"; exit 2; }
 	@$(BIN)/python benchmarks/speed/bench.py --against "$(DIR)" --repeats $(REPEATS) $(WORKLOADS)
 
-score: .venv/.ready
+score: .venv/.ready-all
 	@test -n "$(ALGO)" -a -n "$(ENV)" || { echo "make score ALGO=td3 ENV=Pendulum-v1 [SEEDS=10] [STEPS=20000]"; exit 2; }
 	@$(BIN)/python benchmarks/scores.py "$(ALGO)" "$(ENV)" --seeds $(SEEDS) $(if $(STEPS),--steps $(STEPS))
 	@$(BIN)/python docs/generate.py

@@ -1,6 +1,8 @@
-"""Clipping rewards: learning sees the clipped ones, a report the raw ones (C6, without batch norm).
+"""Rewards and inputs of one scale: clipped rewards, and batch normalisation (C6).
 
 CartPole's reward of 1, multiplied by 1 or by 1000, is 1 after clipping: everything that is learned has the same bits.
+A report has the raw ones. The running statistics of `network = "batch_norm"` are the moving averages of what each layer
+says of each batch, made here in float64 from the weights that an update began with.
 """
 
 import hashlib
@@ -9,14 +11,15 @@ import jax
 import numpy as np
 
 import polyak
+from polyak import algorithms
 from polyak.envs.environment import Environment, Step
 from polyak.envs.find import find
-from polyak.interface import Array, Spec, Tree
+from polyak.interface import Array, Batch, Box, Discrete, Spec, Tree
 from polyak.pytree import pytree
 from reproductions.finding import Finding, main, train
 
 CARTPOLE = find("jax:CartPole-v1")
-FACTOR = 1000.0
+FACTOR, UPDATES = 1000.0, 20
 
 
 @pytree
@@ -63,10 +66,54 @@ def clipped_and_raw() -> Finding:
                 print(
                     f"  {digest(small)[:16]}, mean returns {reported(small)[-1]:.1f} and {reported(large)[-1]:.1f}"
                 )
-    held = sum(claims.values())
+    held, compared = sum(claims.values()), len(claims)
+    errors = {name: statistics_error(name) for name in ("dqn", "a2c")}
+    for name, error in errors.items():
+        claims[f"{name}: running statistics are those of {UPDATES} batches by hand (found {error:.1e})"] = (
+            error < 1e-5
+        )
     return Finding(
-        claims, f"{held} of {len(claims)} comparisons as claimed, rewards x1 and x{FACTOR:.0f}, dqn and ppo"
+        claims,
+        f"{held} of {compared} comparisons as claimed, rewards x1 and x{FACTOR:.0f}, dqn and ppo; running statistics "
+        f"within {max(errors.values()):.1e} of those by hand, DQN and A2C",
     )
+
+
+def statistics_error(name: str) -> float:
+    """The largest error of the running statistics of the acting network over some updates, relative to the largest."""
+    algorithm, spec = algorithms.find(name), Spec(Box((4,)), Discrete(2), num_envs=8)
+    activation = {"dqn": lambda x: np.maximum(x, 0), "a2c": np.tanh}[name]
+    cfg = algorithm.Config(network="batch_norm", hidden=(32, 16), lr=0.01)
+    state, largest = algorithm.init(cfg, spec, jax.random.key(0)), 0.0
+    network = {"dqn": lambda state: state.q, "a2c": lambda state: state.policy.net}[name]
+    running = [(np.zeros(size), np.ones(size)) for size in cfg.hidden]
+    update = jax.jit(lambda *args: algorithm.update(cfg, spec, *args).state)
+    for number in range(UPDATES):
+        rows, before = random_batch(number), jax.tree.map(np.float64, network(state))
+        x = np.asarray(rows.obs, float).reshape(-1, 4)
+        for place, (layer, norm) in enumerate(zip(before.layers, before.norms, strict=False)):
+            x = x @ layer.weight + layer.bias
+            mean, var = x.mean(axis=0), ((x - x.mean(axis=0)) ** 2).mean(axis=0)
+            running[place] = tuple(
+                0.99 * old + 0.01 * new for old, new in zip(running[place], (mean, var), strict=True)
+            )
+            x = activation(norm.gain * (x - mean) / np.sqrt(var + 1e-5) + norm.offset)
+        state = update(state, rows, jax.random.key(number))
+        for wanted, norm in zip(running, network(state).norms, strict=True):
+            for found, value in zip((norm.mean.value, norm.var.value), wanted, strict=True):
+                largest = max(largest, float(np.abs(found - value).max() / np.abs(value).max()))
+    return largest
+
+
+def random_batch(seed: int) -> Batch:
+    """A rollout [16, 8, ...] with observations of several scales."""
+    random = np.random.default_rng(seed)
+    obs, next_obs = (
+        random.normal(1.0, (0.1, 1.0, 3.0, 10.0), size=(16, 8, 4)).astype(np.float32) for _ in range(2)
+    )
+    action, reward = random.integers(2, size=(16, 8)), random.normal(size=(16, 8)).astype(np.float32)
+    never, one = np.zeros((16, 8), bool), np.ones((16, 8), np.float32)
+    return Batch(obs, action, reward, next_obs, never, never, (), 0.99 * one, one)
 
 
 def learn(algorithm: str, factor: float, clip: float | None) -> polyak.Run:

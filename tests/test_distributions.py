@@ -6,7 +6,7 @@ from scipy import integrate, stats
 
 from polyak.envs.environment import to_bounds
 from polyak.interface import Box
-from polyak.parts.distributions import Categorical, Normal, TanhNormal
+from polyak.parts.distributions import Categorical, MultivariateNormal, Normal, TanhNormal, solve_lower
 
 M = 20_000
 RNG = np.random.default_rng(0)
@@ -234,3 +234,63 @@ def test_distributions_pass_through_jit_and_vmap(distribution):
     x = jnp.full(MEAN.shape, 0.3)
     batched = jax.jit(jax.vmap(lambda p, x: p.log_prob(x)))(distribution, x)
     np.testing.assert_allclose(batched, distribution.log_prob(x), rtol=1e-5, atol=1e-5)
+
+
+# ---- full covariance
+
+
+def factors(size, seed=0, lead=(5,)):
+    """Lower triangular matrices with a positive diagonal, and means."""
+    rng = np.random.default_rng(seed)
+    factor = np.tril(rng.normal(size=(*lead, size, size)), -1)
+    factor += np.eye(size) * rng.uniform(0.3, 2, size=(*lead, size, 1))
+    return rng.normal(size=(*lead, size)), factor
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_full_covariance_agrees_with_scipy(size):
+    mean, factor = factors(size)
+    x = mean + RNG.normal(size=mean.shape)
+    pi = MultivariateNormal(f32(mean), f32(factor))
+    for row in range(len(mean)):
+        want = stats.multivariate_normal(mean[row], factor[row] @ factor[row].T)
+        np.testing.assert_allclose(pi.log_prob(f32(x))[row], want.logpdf(x[row]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(pi.entropy()[row], want.entropy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(pi.mode(), f32(mean))
+
+
+def test_full_covariance_kl_is_the_textbook_s():
+    """KL = (tr(S2^-1 S1) + d^T S2^-1 d - A + log det S2 / det S1) / 2."""
+    (m1, l1), (m2, l2) = factors(3), factors(3, seed=1)
+    p, q = (MultivariateNormal(f32(m), f32(factor)) for m, factor in ((m1, l1), (m2, l2)))
+    for row in range(len(m1)):
+        s1, s2, d = l1[row] @ l1[row].T, l2[row] @ l2[row].T, m2[row] - m1[row]
+        inverse = np.linalg.inv(s2)
+        logs = np.linalg.slogdet(s2)[1] - np.linalg.slogdet(s1)[1]
+        want = 0.5 * (np.trace(inverse @ s1) + d @ inverse @ d - 3 + logs)
+        np.testing.assert_allclose(p.kl(q)[row], want, rtol=1e-4)
+    np.testing.assert_allclose(p.kl(p), 0.0, atol=1e-5)
+
+
+def test_full_covariance_samples_have_it():
+    mean, factor = factors(3, lead=())
+    pi = MultivariateNormal(jnp.broadcast_to(f32(mean), (M, 3)), f32(factor))
+    x = np.asarray(pi.sample(jax.random.key(0)), float)
+    spread = factor @ factor.T
+    np.testing.assert_allclose(x.mean(0), mean, atol=5 * np.sqrt(spread.max() / M))
+    np.testing.assert_allclose(np.cov(x.T), spread, atol=8 * spread.max() / np.sqrt(M))
+
+
+def test_full_covariance_with_a_diagonal_factor_is_the_diagonal_gaussian():
+    pi, plain = MultivariateNormal(f32(MEAN), f32(STD)[..., None] * jnp.eye(2)), Normal(f32(MEAN), f32(STD))
+    x = f32(MEAN + RNG.normal(size=MEAN.shape))
+    np.testing.assert_allclose(pi.log_prob(x), plain.log_prob(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(pi.entropy(), plain.entropy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pi.sample(jax.random.key(3)), plain.sample(jax.random.key(3)))
+
+
+def test_forward_substitution_solves():
+    _, factor = factors(6)
+    x = RNG.normal(size=(5, 6))
+    want = [np.linalg.solve(a, b) for a, b in zip(factor, x, strict=True)]
+    np.testing.assert_allclose(solve_lower(f32(factor), f32(x)), want, rtol=1e-3, atol=1e-3)

@@ -69,4 +69,4 @@ def test_the_gradient_of_log_pi_is_the_feature_minus_its_mean_under_pi(name):
 
 def test_an_unknown_init_is_named():
     with pytest.raises(UserError, match="did you mean 'uniform'"):
-        build("linear")(jax.random.key(0), Box((2,)), 1, init="unifrom")
+        build("linear")(jax.random.key(0), Box((2,)), 1, init="uniformm")

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from auditing import QUICK
 from oracles import Adam
+from scipy import stats
 
 from polyak.algorithms import ppo
 from polyak.algorithms.ppo import Minibatch
@@ -72,6 +73,13 @@ def log_pi_and_entropy(cfg, spec, policy, obs, action):
     if isinstance(spec.action, Discrete):
         log_p = out - np.log(np.exp(out).sum())
         return log_p[action], -(np.exp(log_p) * log_p).sum()
+    if cfg.sigma == "full":
+        size = spec.action.size
+        factor = np.eye(size)
+        factor[np.tril_indices(size, -1)] = out[2 * size :]
+        factor *= np.exp(np.asarray(policy.log_sigma, float) + out[size : 2 * size])[:, None]
+        pi = stats.multivariate_normal(out[:size], factor @ factor.T)
+        return pi.logpdf(np.asarray(action, float)), pi.entropy()
     if cfg.sigma == "parameter":
         mean, log_sigma = out, np.asarray(policy.log_sigma, float)
     else:
@@ -127,6 +135,7 @@ CASES = [
     (DISCRETE, {"entropy": 0.3, "normalize_advantage": False, "value_loss": 0.7}),
     (REAL, {"entropy": 0.1, "clip": 0.5}),
     (REAL, {"sigma": "state", "log_sigma": -0.5, "normalize_advantage": False}),
+    (REAL, {"sigma": "full", "log_sigma": -0.5, "entropy": 0.01}),
 ]
 
 
@@ -333,6 +342,7 @@ def test_a_mini_batch_of_one_row_learns_what_the_row_says():
         (REAL, "fixed", 2, 2),
         (REAL, "isotropic", 2, 1),
         (REAL, "state", 4, 2),
+        (REAL, "full", 5, 2),
         (DISCRETE, "state", 4, None),
     ],
 )
@@ -344,7 +354,8 @@ def test_sigma_is_a_parameter_or_an_output(spec, sigma, outputs, size):
 
 
 @pytest.mark.parametrize(
-    ("sigma", "learned"), [("parameter", True), ("isotropic", True), ("fixed", False), ("state", False)]
+    ("sigma", "learned"),
+    [("parameter", True), ("isotropic", True), ("fixed", False), ("state", False), ("full", False)],
 )
 def test_a_sigma_that_is_no_parameter_is_not_moved(sigma, learned):
     cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
@@ -355,7 +366,7 @@ def test_a_sigma_that_is_no_parameter_is_not_moved(sigma, learned):
     assert (before == after).all() != learned
 
 
-@pytest.mark.parametrize("sigma", ["parameter", "state"])
+@pytest.mark.parametrize("sigma", ["parameter", "state", "full"])
 def test_log_prob_that_act_remembers_is_that_of_its_action(sigma):
     cfg = dataclasses.replace(CFG, sigma=sigma, log_sigma=-0.7)
     state = start(cfg, REAL)

@@ -5,7 +5,7 @@ defaults are its Table 3 (MuJoCo). Lecture 3.
 
 Departures: advantages are normalised within each mini-batch and the gradient's norm is clipped (`max_norm`), as
 in the authors' code; likewise Adam's epsilon is 1e-5, all layers start orthogonal and the policy's last one small.
-Policy and value function share no weights, and c1 is 0.5. With `sigma="state"` log sigma is clipped to [-5, 2].
+Policy and value function share no weights, and c1 is 0.5. A log sigma that a network says is clipped to [-5, 2].
 A mini-batch takes some times, drawn without replacement, of every environment: of N environments as many whole
 times as come nearest to M rows, and the last of an epoch the fewer that are left. Advantages of a single row stay as
 they are. Where an episode is cut by a time limit the advantage bootstraps from the value of the true successor.
@@ -51,7 +51,7 @@ class Config:
     entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
     normalize_advantage: bool = True  # make advantages mean 0 and deviation 1 in each mini-batch
-    sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
+    sigma: Sigma = "parameter"  # of real actions: parameters, one for all, outputs, a whole matrix, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
     hidden: tuple[int, ...] = within((64, 64), 1)  # units of each hidden layer, in both networks

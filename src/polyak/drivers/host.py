@@ -142,9 +142,9 @@ class Host:
             run.left = False
             self._play_again(run, run.episodes.pack())
         self.due = inf if self.watch is None else monotonic() + LOOK_SECONDS
-        for done in range(iterations):
-            if done and self.watch and monotonic() > self.due and self._look(0):
-                raise Left(run, done)
+        for passed in range(iterations):
+            if passed and self.watch and monotonic() > self.due and self._look(0):
+                raise Left(run, passed)
             warm = run.iteration < self.warmup
             try:
                 rollout = self._collect(run, warm)
@@ -153,7 +153,7 @@ class Host:
                 fault.run = run
                 raise
             except Left as left:
-                raise Left(run, done) from left
+                raise Left(run, passed) from left
             run.learner.leaves, run.act_input.leaves, run.act_state.leaves = self.learn[warm](
                 run.learner.leaves, run.act_input.leaves, run.act_state.leaves, rollout, self.seed_array
             )

@@ -82,6 +82,55 @@ class Normal(Record):
 
 
 @pytree
+class MultivariateNormal(Record):
+    """A Gaussian with covariance L L^T; everything about it is made of products with triangular matrices."""
+
+    mean: Array  # [..., A]
+    factor: Array  # L, [..., A, A] lower triangular with a positive diagonal
+
+    def sample(self, key: jax.Array) -> Float[Array, "... A"]:
+        """A draw mean + L noise, [..., A]: differentiable in both."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + (self.factor @ noise[..., None])[..., 0]
+
+    def log_prob(self, x: Float[Array, "... A"]) -> Float[Array, "..."]:
+        """The log-density at x [..., A]."""
+        z = solve_lower(self.factor, x - self.mean)
+        return (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1) - self._log_scale
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Half of log det(2 pi e L L^T) in nats, [...]."""
+        return self._log_scale + 0.5 * math.log(2 * math.pi * math.e) * self.mean.shape[-1]
+
+    def mode(self) -> Float[Array, "... A"]:
+        """The mean."""
+        return self.mean
+
+    def kl(self, other: "MultivariateNormal") -> Float[Array, "..."]:
+        """KL(self || other) in nats, [...]."""
+        columns = jnp.swapaxes(self.factor, -1, -2)
+        ratio = solve_lower(
+            other.factor[..., None, :, :], columns
+        )  # of the two factors, a column in each row
+        z = solve_lower(other.factor, self.mean - other.mean)
+        spread = (ratio**2).sum((-1, -2)) + (z**2).sum(-1) - self.mean.shape[-1]
+        return 0.5 * spread + other._log_scale - self._log_scale
+
+    @property
+    def _log_scale(self) -> Array:
+        return jnp.log(jnp.diagonal(self.factor, axis1=-2, axis2=-1)).sum(-1)
+
+
+def solve_lower(factor: Float[Array, "... A A"], x: Float[Array, "... A"]) -> Float[Array, "... A"]:
+    """The z [..., A] with L z = x, by forward substitution: LAPACK, batched over seeds, could block for ever."""
+    z = []
+    for i in range(x.shape[-1]):
+        z.append(x[..., i] / factor[..., i, i])
+        x = x - factor[..., :, i] * z[i][..., None]
+    return jnp.stack(z, axis=-1)
+
+
+@pytree
 class TanhNormal(Record):
     """The tanh of a diagonal Gaussian u, Haarnoja et al. 2018 (arXiv:1812.05905), appendix C."""
 

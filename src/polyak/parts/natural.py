@@ -1,12 +1,13 @@
 """Natural gradients: products with the Fisher matrix and conjugate gradients, so that no matrix is ever made."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from polyak.interface import Array, Tree
+from polyak.interface import Array, Spec, Tree
 
 Product = Callable[[Tree], Tree]  # from v to A v, trees of one structure
 
@@ -27,6 +28,12 @@ def fisher_product(divergence: Callable[[Tree], Array], params: Tree, damping: A
         return jax.tree.map(lambda h, x: h + damping * x, hessian, v)
 
     return product
+
+
+def once_differentiable(cfg: Any, spec: Spec) -> list[str]:
+    """A line where the networks' gradient has no gradient of its own, which `fisher_product` asks for."""
+    said = 'network = "batch_norm" cannot be differentiated twice, as a natural gradient needs: use mlp'
+    return [said] if cfg.network == "batch_norm" else []
 
 
 def conjugate_gradient(product: Product, b: Tree, iterations: int) -> tuple[Tree, Array]:

@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from polyak.interface import Array, Tree
-from polyak.pytree import strip_weak_types
+from polyak.pytree import Record, pytree, strip_weak_types
 
 
 class Optimizer(NamedTuple):
@@ -16,6 +16,13 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Tree], Tree]
     update: Callable[..., tuple[Tree, Tree]]
+
+
+@pytree
+class Running(Record):
+    """A running statistic in a network: its gradient is what a step takes from it, past optimiser and learning rate."""
+
+    value: Array
 
 
 def adam(
@@ -39,12 +46,18 @@ def gradient_step(
 
     learning_rate   a number or a scalar array, traced or not; parameters keep their dtypes
     """
-    direction, opt_state = optimizer.update(grads, opt_state, params)
+    learned = jax.tree.map(lambda g: Running(g.value * 0) if is_running(g) else g, grads, is_leaf=is_running)
+    direction, opt_state = optimizer.update(learned, opt_state, params)
 
-    def descend(p: Array, d: Array) -> Array:
-        return (p - learning_rate * d).astype(p.dtype)
+    def descend(p: Tree, d: Tree, g: Tree) -> Tree:
+        return Running(p.value - g.value) if is_running(p) else (p - learning_rate * d).astype(p.dtype)
 
-    return jax.tree.map(descend, params, direction), strip_weak_types(opt_state)
+    return jax.tree.map(descend, params, direction, grads, is_leaf=is_running), strip_weak_types(opt_state)
+
+
+def is_running(x: Tree) -> bool:
+    """Whether this is a running statistic."""
+    return isinstance(x, Running)
 
 
 def global_norm(tree: Tree) -> jax.Array:

@@ -5,15 +5,17 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from polyak.interface import Array, Discrete, Space, Spec, Tree
-from polyak.parts.distributions import Categorical, Normal, TanhNormal
+from polyak.parts.distributions import Categorical, MultivariateNormal, Normal, TanhNormal
 from polyak.parts.networks import build
 from polyak.pytree import Record, pytree, static
 
-# sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each
-Sigma = Literal["fixed", "isotropic", "parameter", "state"]
+# sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each;
+# outputs for a whole covariance matrix
+Sigma = Literal["fixed", "isotropic", "parameter", "state", "full"]
 LOG_SIGMA_RANGE = -5.0, 2.0  # of the output of a network
 
 
@@ -48,6 +50,23 @@ class Gaussian(Record):
 
 
 @pytree
+class FullGaussian(Record):
+    """pi(a|s) = N(mu(s), L(s) L(s)^T) with actions that depend on one another (Bishop 2006, section 2.3)."""
+
+    net: Tree  # outputs mu, what is added to log sigma, and N below the diagonal, row by row
+    log_sigma: Array  # [A], where the diagonal of L starts
+    sigma: Sigma = static("full")
+
+    def __call__(self, obs: Tree) -> MultivariateNormal:
+        """pi(.|s) for observations [..., *obs]: L = diag(sigma) (I + N)."""
+        size = self.log_sigma.shape[-1]
+        mean, offset, below = jnp.split(self.net(obs), (size, 2 * size), axis=-1)
+        sigma = jnp.exp(jnp.clip(jax.lax.stop_gradient(self.log_sigma) + offset, *LOG_SIGMA_RANGE))
+        lower = jnp.zeros((*mean.shape, size)).at[(..., *np.tril_indices(size, -1))].set(below)
+        return MultivariateNormal(mean, sigma[..., None] * (jnp.eye(size) + lower))
+
+
+@pytree
 class TanhGaussian(Record):
     """pi(a|s) = tanh of N(mu(s), sigma(s)^2), inside [-1, 1] (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
 
@@ -59,9 +78,12 @@ class TanhGaussian(Record):
         return TanhNormal(mean, jnp.exp(jnp.clip(log_sigma, -20.0, 2.0)))
 
 
+GAUSSIANS = {"full": FullGaussian}  # by sigma; any other is a Gaussian with independent actions
+
+
 def build_policy(
     network: Callable[[int], Tree], action: Space, sigma: Sigma = "parameter", log_sigma: ArrayLike = 0.0
-) -> Softmax | Gaussian:
+) -> Tree:
     """The policy that fits a space of actions.
 
     network    from a number of outputs to a network of observations
@@ -69,12 +91,13 @@ def build_policy(
     """
     if isinstance(action, Discrete):
         return Softmax(network(action.n))
-    outputs = 2 * action.size if sigma == "state" else action.size
-    width = 1 if sigma == "isotropic" else action.size
-    return Gaussian(network(outputs), jnp.full(width, log_sigma, jnp.float32), sigma)
+    size = action.size
+    outputs = {"state": 2 * size, "full": size * (size + 3) // 2}.get(sigma, size)
+    start = jnp.full(1 if sigma == "isotropic" else size, log_sigma, jnp.float32)
+    return GAUSSIANS.get(sigma, Gaussian)(network(outputs), start, sigma)
 
 
-def policy_and_value(cfg: Any, spec: Spec, key: Array) -> tuple[Softmax | Gaussian, Tree]:
+def policy_and_value(cfg: Any, spec: Spec, key: Array) -> tuple[Tree, Tree]:
     """Networks of an actor-critic: orthogonal; the first policy is nearly uniform, or N(0, sigma).
 
     cfg  says `network`, `hidden`, `activation`, `sigma` and `log_sigma`

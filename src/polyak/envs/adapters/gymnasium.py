@@ -32,7 +32,7 @@ Measures = Mapping[str, str] | Iterable[str]
 PACKAGES = {  # module that is missing -> what to install
     "mujoco": "polyak[mujoco]",
     "pygame": "polyak[classic-control]",
-    "Box2D": "gymnasium[box2d]",
+    "Box2D": "polyak[box2d]",
     "ale_py": "ale-py",
     "gymnasium_robotics": "gymnasium-robotics",
     "shimmy": "shimmy",

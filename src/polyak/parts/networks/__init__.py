@@ -4,17 +4,24 @@ from collections.abc import Callable
 
 from polyak.errors import chosen
 from polyak.interface import Tree
+from polyak.parts.networks.batch_norm import BatchNorm, BatchNormMLP, batch_norm
+from polyak.parts.networks.cnn import CNN, cnn
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 
 __all__ = [
+    "CNN",
     "MLP",
+    "BatchNorm",
+    "BatchNormMLP",
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "batch_norm",
     "build",
+    "cnn",
     "ensemble",
     "features",
     "linear",
@@ -22,7 +29,7 @@ __all__ = [
     "num_features",
 ]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "linear": linear}
+BUILDERS = {"mlp": mlp, "linear": linear, "batch_norm": batch_norm, "cnn": cnn}
 
 
 def build(name: str) -> Callable[..., Tree]:

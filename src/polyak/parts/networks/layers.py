@@ -92,10 +92,8 @@ class Linear(Record):
 def _uniform(key: jax.Array, fan_in: int, fan_out: int, scale: ArrayLike | None) -> Linear:
     bound = (1.0 if scale is None else scale) / math.sqrt(max(fan_in, 1))
     key_weight, key_bias = jax.random.split(key)
-    return Linear(
-        jax.random.uniform(key_weight, (fan_in, fan_out), jnp.float32, -bound, bound),
-        jax.random.uniform(key_bias, (fan_out,), jnp.float32, -bound, bound),
-    )
+    weight = jax.random.uniform(key_weight, (fan_in, fan_out), jnp.float32, -bound, bound)
+    return Linear(weight, jax.random.uniform(key_bias, (fan_out,), jnp.float32, -bound, bound))
 
 
 def _orthogonal(key: jax.Array, fan_in: int, fan_out: int, scale: ArrayLike | None) -> Linear:
