@@ -103,7 +103,7 @@ def learn_by_index(
     warm: bool,
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
-    """The same where rows are not drawn uniformly: by their priorities, which every update writes back."""
+    """The same where rows are not drawn uniformly: by priorities, which are written back, or with other goals."""
     data = cfg.data
     buffer = replay.index.add(buffer, rollout, data)
     state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
@@ -113,7 +113,7 @@ def learn_by_index(
     def once(both: tuple[Tree, Any], key_draw: Array, key: Array) -> tuple[tuple[Tree, Any], Metrics]:
         state, index = both
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
-        batch, leaf = replay.index.sample(buffer, index, key_draw, data, cfg.gamma, seen)
+        batch, leaf = replay.index.sample(buffer, index, key_draw, data, cfg.gamma, seen, spec.goal)
         done = algorithm.update(cfg, spec, state, batch, key)
         return (done.state, replay.index.write_back(index, leaf, done.priority, data)), done.metrics
 

@@ -116,9 +116,14 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, counting, probes
+    from polyak.envs.worlds import classic_control, counting, goals, probes
 
-    return {**classic_control.ENVIRONMENTS, **probes.ENVIRONMENTS, **counting.ENVIRONMENTS}
+    return {
+        **classic_control.ENVIRONMENTS,
+        **probes.ENVIRONMENTS,
+        **counting.ENVIRONMENTS,
+        **goals.ENVIRONMENTS,
+    }
 
 
 def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:
