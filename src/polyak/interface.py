@@ -51,6 +51,17 @@ class Discrete:
         return ()
 
 
+class Goal(NamedTuple):
+    """How hindsight asks again: pure functions of JAX on rows [M, ...], kept by an environment with goals."""
+
+    achieved: Callable  # (obs) -> goal [M, ...] that this observation has reached
+    relabel: Callable  # (obs, goal) -> obs that pursues this goal
+    reward: (
+        Callable  # (obs, next_obs, terminated) -> reward [M], terminated [M] as the goal in `next_obs` says
+    )
+    note: str = ""  # what a person should hear of its cost
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything that an algorithm may know of its world.
@@ -59,7 +70,7 @@ class Spec:
     num_envs    N, the environments of one seed
     players     1, or 2 for a game of alternating moves
     model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
-    goal        achieved, relabel, reward: how hindsight asks again; None where there is no goal
+    goal        how hindsight asks again; None where there is no goal
     measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
     """
 
@@ -69,7 +80,7 @@ class Spec:
     num_envs: int = 1
     players: int = 1
     model: Any = None
-    goal: Any = None
+    goal: Goal | None = None
     measures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -142,7 +153,7 @@ class Replay:
     n_step: int = within(1, 1)  # n, steps that one drawn row spans, for n-step targets
     ended: bool = False  # draw from finished episodes only
     hindsight: Hindsight | None = None  # replace goals by achieved ones; None: never
-    priority: float = 0.0  # alpha of prioritised replay; 0 draws uniformly
+    priority: float = within(0.0, 0, 1)  # alpha of prioritised replay; 0 draws uniformly
     correction: float | tuple[float, float, int] = 0.4  # beta of prioritised replay, or (start, end, updates)
     frames: int = 0  # K, frames stacked into one observation, each stored once; 0: none
     uniform: bool = True  # the warm-up's actions are uniform; false: the policy's
@@ -153,6 +164,11 @@ class Replay:
 
     episodes = 0
     replays = True  # the batch is drawn, and `observe` comes before the update
+
+    @property
+    def indexed(self) -> bool:
+        """Whether rows are drawn in another way than uniformly."""
+        return self.priority > 0 or self.ended or self.hindsight is not None
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""

@@ -10,10 +10,6 @@ from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Spa
 UNSERVED = {
     "simulator": False,
     "self_play": False,
-    "ended": False,
-    "hindsight": None,
-    "priority": 0.0,
-    "correction": 0.4,
     "frames": 0,
 }
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
@@ -44,7 +40,8 @@ def check_data(
     if isinstance(data, Planning):
         wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
     wrong += out_of_range(cfg) + out_of_range(data, "data.")
-    wrong = wrong or wrong_rollout(algorithm, data, spec) or wrong_sizes(data, spec)
+    wrong = wrong or wrong_rollout(algorithm, data, spec)
+    wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec)
     wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
@@ -123,6 +120,39 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
     return wrong
 
 
+def wrong_index(data: Any, spec: Spec) -> list[str]:
+    """A line for each setting of drawing by priorities, from finished episodes or with other goals that cannot work."""
+    if not data.replays:
+        return []
+    wrong = []
+    given = data.correction
+    *ends, duration = given if isinstance(given, tuple) else (given, 1)
+    if not all(0 <= beta <= 1 for beta in ends) or duration < 1:
+        wrong.append(
+            f"data.correction is {given}, but must be a number between 0 and 1, or (start, end, updates) with two "
+            "of these and at least 1 update"
+        )
+    if data.hindsight is not None:
+        wrong += out_of_range(data.hindsight, "data.hindsight.")
+        if spec.goal is None:
+            wrong.append(
+                "hindsight (--her) replaces goals, but this environment has none: it would need observations with "
+                "observation, achieved_goal and desired_goal and a compute_reward, or in JAX a spec with goal"
+            )
+    finished = "hindsight" if data.hindsight is not None else "data.ended" if data.ended else ""
+    if finished and data.priority > 0:
+        wrong.append(f"{finished} draws from finished episodes uniformly: leave data.priority at 0")
+    limit, held = spec.time_limit, data.slots(spec.num_envs)
+    first = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)
+    if finished and limit is not None and first < limit:
+        wrong.append(
+            f"{finished} draws from finished episodes, of up to {limit} steps, but at the first update the replay "
+            f"holds {first} rows of each environment: raise data.warmup to {limit * spec.num_envs} or more"
+            + (f" and data.capacity to {(limit + data.steps) * spec.num_envs}" if held < limit else "")
+        )
+    return wrong
+
+
 def wrong_budget(data: Any, spec: Spec, steps: int) -> list[str]:
     """A line where a run of so many steps would end before its first update."""
     if data.warmup_rollouts(spec.num_envs) < rollouts_of(data, spec, steps):
@@ -168,10 +198,12 @@ GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an envi
 def ignored(spec: Spec, cfg: Any) -> dict[str, str]:
     """Lines, by what they are about, on what a task offers and nothing here uses yet."""
     notes = {}
-    if isinstance(spec.obs, dict) and set(spec.obs) == GOAL:
+    if spec.goal is not None and cfg.data.replays and cfg.data.hindsight is not None and spec.goal.note:
+        notes["goal"] = spec.goal.note
+    elif isinstance(spec.obs, dict) and set(spec.obs) == GOAL and spec.goal is None:
         notes["goal"] = (
-            "this environment has goals, which are read as part of one vector: replaying with other goals "
-            "(hindsight) is not served yet"
+            "this environment has goals, which are read as part of one vector; hindsight (--her) needs its "
+            "compute_reward too, which it has not"
         )
     network = getattr(cfg, "network", None)
     for space in spaces_of(spec.obs):

@@ -229,7 +229,7 @@ class Host:
         self._reset_memory(run, self.inexact, -1)
         if self.cfg.data.replays:
             mask, learner = np.isin(np.arange(self.count), self.inexact), run.learner.tree
-            cut = Program(lambda ring, mask: over_seeds(replay.cut, ring, mask), donate=(0,))
+            cut = Program(lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,))
             buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
             run.learner.tree = learner.replace(buffer=buffer)
 

@@ -118,13 +118,14 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, counting, linear, probes
+    from polyak.envs.worlds import classic_control, counting, goals, linear, probes
 
     return {
         **classic_control.ENVIRONMENTS,
         **linear.ENVIRONMENTS,
         **probes.ENVIRONMENTS,
         **counting.ENVIRONMENTS,
+        **goals.ENVIRONMENTS,
     }
 
 

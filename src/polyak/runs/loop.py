@@ -127,8 +127,8 @@ class Training:
 
         def template(extra: dict[str, Any]) -> dict[str, Any]:
             shapes = dict(driver.template(extra["driver"]))
-            shapes.pop("buffer")
-            return shapes
+            ring = shapes.pop("buffer")
+            return shapes | beside_rows(ring)
 
         read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
         state_shapes(plan, self.session.env_spec, manifest.arrays, checkpoints.parent)
@@ -147,7 +147,7 @@ class Training:
             if loaded.clock != counts.iteration * driver.rows:
                 raise files.damaged(loaded.path, "field 'clock' is not that of its iteration")
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
-            buffer = Ring(loaded.rows, Counter(clock))
+            buffer = Ring(loaded.rows, Counter(clock), loaded.tree.pop("index", ()))
         with files.guarded(loaded.path):
             self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, dict(counts.driver))
         checkpoint.rewind(loaded.path.parent, loaded.env_steps)
@@ -331,6 +331,11 @@ def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def beside_rows(ring: Any) -> dict[str, Any]:
+    """Parts of a ring that a checkpoint keeps whole, its rows being in segments."""
+    return {"index": ring.index} if isinstance(ring, Ring) and ring.index != () else {}
+
+
 def save_checkpoint(folder: RunFolder, training: Training) -> None:
     """The whole run as it is."""
     driver = training.session.driver
@@ -340,7 +345,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
     checkpoint.save(
         folder.checkpoints,
         training.env_steps,
-        tree,
+        tree | beside_rows(ring),
         {
             "iteration": training.iteration,
             "base": training.schedule.base,

@@ -13,7 +13,7 @@ from polyak import algorithms, files
 from polyak.envs.randomized import override
 from polyak.envs.trust import names_to_trust
 from polyak.errors import CheckpointError, UserError, brief, out_of_range
-from polyak.interface import within
+from polyak.interface import Hindsight, within
 from polyak.runs.values import amend, plain
 
 
@@ -46,6 +46,9 @@ class Settings:
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
     wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
+    her: Literal["future", "final", "episode", "random"] | None = (
+        None  # hindsight: replace goals of replayed rows by achieved ones, chosen in this way
+    )
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
     strict_spaces: bool = (
         False  # stop at an observation outside its declared bounds, of which else one warning is said
@@ -224,6 +227,18 @@ def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None =
     return amend(amend(config, tuned.get("config", {})), shares)
 
 
+def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
+    """The Config whose replay replaces goals by this strategy."""
+    data = config.data
+    if not data.replays:
+        raise UserError(
+            f"--her replaces goals of replayed rows, but {algorithm} learns from each rollout once: choose an "
+            "algorithm with a replay"
+        )
+    hindsight = dataclasses.replace(data.hindsight or Hindsight(), strategy=strategy)
+    return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
+
+
 def make_plan(
     algorithm: str,
     env: str,
@@ -244,6 +259,8 @@ def make_plan(
     tuned = preset(algorithm, env) if settings.preset else {}
     if config is None or isinstance(config, Mapping):
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
+    if settings.her is not None:
+        config = with_hindsight(algorithm, config, settings.her)
     steps = settings.steps or tuned.get("steps", STEPS)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:

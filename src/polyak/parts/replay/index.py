@@ -1,0 +1,127 @@
+"""Replay that is not uniform: what is kept beside the rows of a ring, and how windows are drawn by it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polyak.interface import Array, Batch, Goal, Replay, Transition
+from polyak.parts.replay import episodes, priority, ring
+from polyak.parts.replay.draw import Windows
+from polyak.parts.replay.hindsight import relabelled_batch
+from polyak.parts.replay.priority import Priorities
+from polyak.parts.replay.ring import Ring
+from polyak.parts.replay.window import Seen, as_it_is, n_step_batch
+from polyak.pytree import Record, pytree
+
+
+@pytree
+class Index(Record):
+    """What `Replay` asks to be kept beside the rows."""
+
+    priorities: Any  # `Priorities` of the windows that begin at each row, or None
+    episodes: Any  # `Episodes` that the rows belong to, or None
+
+
+def empty(row: Transition, count: int, data: Replay) -> Ring:
+    """A ring of `count` slots with its index, () where windows are drawn uniformly."""
+    made = ring.empty(row, count)
+    if not data.indexed:
+        return made
+    num_envs = row.reward.shape[0]
+    priorities = priority.no_priorities(count * num_envs) if data.priority > 0 else None
+    return made.replace(
+        index=Index(priorities, episodes.no_episodes(count, num_envs) if by_episode(data) else None)
+    )
+
+
+def by_episode(data: Replay) -> bool:
+    """Whether it matters which episode a row belongs to."""
+    return data.ended or data.hindsight is not None
+
+
+def planned_bytes(row: Transition, count: int, data: Replay) -> int:
+    """Bytes that the index of `empty(row, count, data)` will take."""
+    rows = count * row.reward.shape[0]
+    numbers = (sum(priority.sizes(rows)) if data.priority > 0 else 0) + 3 * rows * by_episode(data)
+    return 4 * numbers
+
+
+def add(before: Ring, rollout: Transition, data: Replay) -> Ring:
+    """Write a rollout [T, N, ...] over the oldest rows, and index it."""
+    after, (steps, num_envs), index = ring.add(before, rollout), rollout.reward.shape, before.index
+    priorities, table = index.priorities, index.episodes
+    if priorities is not None:
+        shape = (steps, num_envs, before.slots, data.length)
+        priorities = priority.enter(priorities, data.priority, before.clock.value + steps, shape)
+    if table is not None:
+        table = episodes.follow(table, rollout, before.clock.value % before.slots)
+    return after.replace(index=Index(priorities, table))
+
+
+def cut(before: Ring, mask: Array) -> Ring:
+    """End the running episode of the environments in `mask` [N], in the rows and in the index."""
+    after, index = ring.cut(before, mask), before.index
+    if index == () or index.episodes is None:
+        return after
+    newest = (before.clock.value - 1) % before.slots
+    return after.replace(index=index.replace(episodes=episodes.cut(index.episodes, mask, newest)))
+
+
+class Drawn(NamedTuple):
+    """Windows, and what was known of them."""
+
+    windows: Windows
+    leaf: Array  # [B] where their priorities stand
+    weight: Array  # [B], or [B, 1] for sequences: importance weights, of which the largest is 1
+
+
+def by_priority(ring: Ring, priorities: Priorities, key: Array, data: Replay) -> Drawn:
+    """Draw windows by their priorities, and weigh them against it (Schaul et al. 2016, Algorithm 1)."""
+    leaf, probability = priority.draw(priorities, key, data.batch_size)
+    num_envs = ring.rows.reward.shape[1]
+    newest = ring.clock.value - 1
+    time, env = newest - (newest - leaf // num_envs) % ring.slots, leaf % num_envs
+    count = (jnp.minimum(ring.clock.value, ring.slots) - data.length + 1) * num_envs
+
+    # w_j = (N P(j))^-beta / max_i w_i      Alg. 1, line 10
+    beta = priority.beta_of(data.correction, priorities.updates)
+    weight = priority.importance(probability, count, beta)
+    weight = weight / weight.max()
+    if data.length > 1:
+        time = time[:, None] + jnp.arange(data.length)
+        env, weight = jnp.broadcast_to(env[:, None], time.shape), weight[:, None]
+    return Drawn(Windows(time, env), leaf, weight)
+
+
+def sample(
+    ring: Ring,
+    index: Index,
+    key: Array,
+    data: Replay,
+    gamma: Array,
+    seen: Seen = as_it_is,
+    goal: Goal | None = None,
+) -> tuple[Batch, Array | None]:
+    """A batch as `data` says, with importance weights; and the leaves [B] that priorities are written back to.
+
+    index  the newest, whose priorities may have changed since the ring's own
+    goal   how hindsight asks again
+    """
+    if index.priorities is not None:
+        windows, leaf, weight = by_priority(ring, index.priorities, key, data)
+        batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
+        return batch._replace(weight=jnp.broadcast_to(weight, batch.weight.shape)), leaf
+    key_draw, key_goal = jax.random.split(key)
+    windows = episodes.draw_ended(ring, index.episodes, key_draw, data.batch_size, data.length)
+    if data.hindsight is None or goal is None:
+        return n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen), None
+    batch = relabelled_batch(ring, index.episodes, windows, goal, key_goal, data, data.hindsight, gamma, seen)
+    return batch, None
+
+
+def write_back(index: Index, leaf: Array | None, errors: Array | None, data: Replay) -> Index:
+    """The index with the priorities of the windows that an update has seen, where windows have any."""
+    if index.priorities is None:
+        return index
+    return index.replace(priorities=priority.write_back(index.priorities, leaf, errors, data.priority))
