@@ -7,10 +7,11 @@ from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.noisy import noisy
 
-__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "num_features"]
+__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "noisy", "num_features"]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "noisy": noisy}
 
 
 def build(name: str) -> Callable[..., Tree]:
