@@ -15,6 +15,7 @@ from polyak.drivers.in_graph import InGraph
 from polyak.envs.environment import Environment
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Counter, Record, pytree
+from polyak.runs.loop import beside_rows
 from polyak.store import checkpoint
 
 # What XLA needs to compile in a third of the time, for tests in which speed and the last bit do not matter.
@@ -207,14 +208,17 @@ def saved_and_loaded(driver: Any, carry: Any, folder: Path) -> Any:
     rest = {name: value for name, value in tree.items() if name != "buffer"}
     ring, shape = tree["buffer"], driver.buffer_shape()
     kept = {"rows": ring.rows, "clock": int(ring.clock.value)} if jax.tree.leaves(shape) else {}
+    rest |= beside_rows(ring)
     number = len(checkpoint.complete(folder)) if folder.is_dir() else 0
     checkpoint.save(folder, number, rest, {"driver": extra}, **kept)
 
     def template(extra: dict) -> Any:
-        return {name: x for name, x in driver.template(extra["driver"]).items() if name != "buffer"}
+        shapes = dict(driver.template(extra["driver"]))
+        return beside_rows(shapes.pop("buffer")) | shapes
 
     loaded = checkpoint.load(folder, template, shape.rows if kept else None)
-    buffer = type(shape)(loaded.rows, Counter(np.asarray(loaded.clock, np.int32))) if kept else ()
+    clock = Counter(np.asarray(loaded.clock, np.int32))
+    buffer = type(shape)(loaded.rows, clock, loaded.tree.pop("index", ())) if kept else ()
     return driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
 
 

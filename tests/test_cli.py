@@ -120,7 +120,7 @@ def test_help_of_an_algorithm_shows_each_setting_with_its_comment_and_default(ca
     assert f"--config.data.batch-size N {said} (default: 256)" in page
     assert "--no-preset" in page
     assert "hindsight" not in page
-    assert "--config.data.priority" not in page
+    assert "--config.data.priority X alpha of prioritised replay" in page
 
 
 @pytest.mark.parametrize("name", algorithms.names())

@@ -232,6 +232,22 @@ def assert_in_place(name, place, count):
     assert rings >= (2 if jax.tree.leaves(driver.buffer_shape()) else 0)
 
 
+@pytest.mark.parametrize(("name", "place"), [("dqn", "graph"), ("td3", "host")])
+@pytest.mark.parametrize("updates", [1, 4])
+def test_priorities_copy_neither_the_ring_nor_their_tree(name, place, updates):
+    """The tree is written in every update, and the ring between two of them is as it was."""
+    data = {"priority": 0.5, "updates": updates, "steps": 1, "capacity": 1001 * N, "batch_size": 8}
+    driver = make(name, place, (0,), data=data)
+    driver.compile(False)
+    leaves = -(-1001 * N // 8) * 8
+    texts = dict(programs(driver))
+    learns = [text for text in texts.values() if re.search(rf"[\[,]{leaves}[,\]]", text)]
+    assert learns
+    for text in learns:
+        assert not whole_copies(text, 1001)
+        assert not whole_copies(text, leaves)
+
+
 def test_the_search_finds_a_copied_ring_and_a_lapack_call():
     def copied(ring, row):
         return ring.at[:, 3].set(row), ring.sum() + 1

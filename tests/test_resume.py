@@ -135,6 +135,34 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_
         assert manifest["clock"] > 2 * manifest["capacity"]  # the ring has wrapped
 
 
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [
+        ("dqn", "jax:CartPole-v1"),
+        pytest.param("td3", "Pendulum-v1", marks=pytest.mark.slow),
+    ],
+)
+def test_priorities_are_resumed_bit_for_bit(name, env, tmp_path, stops):
+    """All levels of the tree, the largest priority and the annealed correction are in the checkpoint."""
+    given = config_of(name)
+    prioritised = {"priority": 0.6, "correction": [0.4, 1.0, 40], "updates": 2, "n_step": 2}
+    config = {**given, "data": {**given["data"], **prioritised}}
+    whole = train(name, env, **settings(name, tmp_path, "whole", config=config))
+    stops |= set(stops_of(name)[0])
+    levels = []
+    for _ in stops_of(name)[0]:
+        with pytest.raises(loop.Interrupted):
+            train(name, env, **settings(name, tmp_path, "parts", config=config))
+        arrays = checkpoint.read(tmp_path / "parts" / "checkpoints")[0]
+        levels.append([arrays[f"index/priorities/levels/{level}"] for level in range(3)])
+    parts = train(name, env, **settings(name, tmp_path, "parts", config=config))
+    assert_same_bits(parts._raw[0], whole._raw[0])
+    assert parts.digest() == whole.digest()
+    newest = levels[-1][0]  # [S, leaves]
+    assert len(np.unique(newest)) > 20
+    assert (newest[0] != newest[1]).any()  # each seed has its own
+
+
 def untimed(run):
     """The metric lines without what a clock says."""
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in run.metrics]

@@ -129,7 +129,7 @@ class Replay:
     n_step: int = within(1, 1)  # n, steps that one drawn row spans, for n-step targets
     ended: bool = False  # draw from finished episodes only
     hindsight: Hindsight | None = None  # replace goals by achieved ones; None: never
-    priority: float = 0.0  # alpha of prioritised replay; 0 draws uniformly
+    priority: float = within(0.0, 0, 1)  # alpha of prioritised replay; 0 draws uniformly
     correction: float | tuple[float, float, int] = 0.4  # beta of prioritised replay, or (start, end, updates)
     frames: int = 0  # K, frames stacked into one observation, each stored once; 0: none
     uniform: bool = True  # the warm-up's actions are uniform; false: the policy's
@@ -139,6 +139,11 @@ class Replay:
     common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
     replays = True  # the batch is drawn, and `observe` comes before the update
+
+    @property
+    def indexed(self) -> bool:
+        """Whether rows are drawn in another way than uniformly."""
+        return self.priority > 0
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""

@@ -14,8 +14,6 @@ UNSERVED = {
     "common": 0,
     "ended": False,
     "hindsight": None,
-    "priority": 0.0,
-    "correction": 0.4,
     "frames": 0,
 }
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
@@ -46,7 +44,7 @@ def check_data(
     if isinstance(data, Planning):
         wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
     wrong += out_of_range(cfg) + out_of_range(data, "data.")
-    wrong = wrong or wrong_sizes(data, spec) or list(algorithm.wrong(cfg, spec))
+    wrong = wrong or wrong_sizes(data, spec) + wrong_correction(data) or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
     if spec.players > 1:
@@ -98,6 +96,20 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
             "environment: raise data.warmup or data.capacity"
         )
     return wrong
+
+
+def wrong_correction(data: Any) -> list[str]:
+    """A line where beta of prioritised replay leaves [0, 1], or is annealed over no updates."""
+    if not data.replays:
+        return []
+    given = data.correction
+    *ends, duration = given if isinstance(given, tuple) else (given, 1)
+    if all(0 <= beta <= 1 for beta in ends) and duration >= 1:
+        return []
+    return [
+        f"data.correction is {given}, but must be a number between 0 and 1, or (start, end, updates) with two "
+        "of these and at least 1 update"
+    ]
 
 
 def wrong_budget(data: Any, spec: Spec, steps: int) -> list[str]:

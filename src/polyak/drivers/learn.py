@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from polyak.drivers.act import row_shape
 from polyak.drivers.keys import Keys
 from polyak.drivers.program import stack_seeds
+from polyak.errors import UserError
 from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
@@ -36,6 +37,8 @@ def learn(
     valid    False keeps state from changing, because the rollout holds what no environment may give
     """
     kind = learn_from_replay if cfg.data.replays else learn_on_policy
+    if cfg.data.replays and cfg.data.indexed:
+        kind = learn_by_index
     return kind(algorithm, cfg, spec, state, buffer, rollout, key, warm, valid)
 
 
@@ -53,7 +56,12 @@ def learn_on_policy(
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
     batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
-    state, sums = update_valid(algorithm, cfg, spec, state, lambda state, key: batch, key, valid)
+
+    def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
+        done = algorithm.update(cfg, spec, state, batch, key)
+        return done.state, done.metrics
+
+    state, sums = update_valid(once, cfg.data.updates, state, key, valid)
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
 
 
@@ -74,12 +82,43 @@ def learn_from_replay(
     if warm:
         return state, buffer, {}
 
-    def draw(state: Tree, key: Array) -> Batch:
+    def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
-        return replay.sample(buffer, key, cfg.data, cfg.gamma, seen)
+        batch = replay.sample(buffer, key_draw, cfg.data, cfg.gamma, seen)
+        done = algorithm.update(cfg, spec, state, batch, key)
+        return done.state, done.metrics
 
-    state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)
+    state, sums = update_valid(once, cfg.data.updates, state, key, valid)
     return state, buffer, sums
+
+
+def learn_by_index(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    buffer: Any,
+    rollout: Transition,
+    key: Array,
+    warm: bool,
+    valid: Array | bool,
+) -> tuple[Tree, Any, Metrics]:
+    """The same where rows are not drawn uniformly: by their priorities, which every update writes back."""
+    data = cfg.data
+    buffer = replay.index.add(buffer, rollout, data)
+    state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
+    if warm:
+        return state, buffer, {}
+
+    def once(both: tuple[Tree, Any], key_draw: Array, key: Array) -> tuple[tuple[Tree, Any], Metrics]:
+        state, index = both
+        seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
+        batch, leaf = replay.index.sample(buffer, index, key_draw, data, cfg.gamma, seen)
+        done = algorithm.update(cfg, spec, state, batch, key)
+        return (done.state, replay.index.write_back(index, leaf, done.priority, data)), done.metrics
+
+    (state, index), sums = update_valid(once, data.updates, (state, buffer.index), key, valid)
+    return state, buffer.replace(index=index), sums
 
 
 def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:
@@ -102,33 +141,52 @@ def observe_valid(
 
 
 def update_valid(
-    algorithm: Algorithm,
-    cfg: Any,
-    spec: Spec,
-    state: Tree,
-    draw: Callable[[Tree, Array], Batch],
+    once: Callable[[Tree, Array, Array], tuple[Tree, Metrics]],
+    count: int,
+    carry: Tree,
     key: Array,
     valid: Array | bool,
 ) -> tuple[Tree, Metrics]:
-    """`cfg.data.updates` updates, each on a fresh draw, or none if the rollout is not valid."""
+    """So many updates, or none if the rollout is not valid, and the sum of each metric.
 
-    def update(state: Tree, index: Array | int) -> tuple[Tree, Metrics]:
+    once  from the carry, a key to draw with and one to update with, to the next carry and metrics
+    """
+
+    def update(carry: Tree, index: Array | int) -> tuple[Tree, Metrics]:
         key_draw, key_update = jax.random.split(jax.random.fold_in(key, index))
-        done = algorithm.update(cfg, spec, state, draw(state, key_draw), key_update)
-        return strip_weak_types(done.state), strip_weak_types(done.metrics)
+        return strip_weak_types(once(carry, key_draw, key_update))
 
-    def accumulate(index: Array, carry: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
-        state, sums = carry
-        state, metrics = update(state, index)
-        return state, jax.tree.map(jnp.add, sums, metrics)
+    def accumulate(index: Array, both: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
+        carry, sums = both
+        carry, metrics = update(carry, index)
+        return carry, jax.tree.map(jnp.add, sums, metrics)
 
-    count = cfg.data.updates
     if count == 1 and valid is True:  # a loop around one update is only more to compile
-        return update(state, 0)
-    shapes = jax.eval_shape(update, state, 0)[1]
+        return update(carry, 0)
+    shapes = jax.eval_shape(update, carry, 0)[1]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     trips = count if valid is True else jnp.where(valid, count, 0)
-    return jax.lax.fori_loop(0, trips, accumulate, (state, zeros))
+    return jax.lax.fori_loop(0, trips, accumulate, (carry, zeros))
+
+
+def check_priority(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
+    """UserError where rows are to be drawn by priorities that the algorithm does not give; found by tracing it."""
+    data = cfg.data
+    if not data.replays or data.priority == 0:
+        return
+
+    def update(key: Array) -> Tree:
+        key_init, key_draw, key_update = jax.random.split(key, 3)
+        state = algorithm.init(cfg, spec, key_init)
+        ring = replay.empty(row_shape(algorithm, cfg, spec, state), data.length)
+        batch = replay.sample(ring, key_draw, data, cfg.gamma)
+        return algorithm.update(cfg, spec, state, batch, key_update).priority
+
+    if jax.eval_shape(update, jax.random.key(0)) is None:
+        raise UserError(
+            f"{name}: its updates give no priorities, so that with data.priority = {data.priority} there is nothing "
+            "to draw by: leave it at 0"
+        )
 
 
 # ---- with what a run begins
@@ -145,7 +203,8 @@ def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[i
 
 def empty_buffer(cfg: Any, spec: Spec, row: Transition) -> Any:
     """A ring for rows of this shape, or () where nothing is kept."""
-    return replay.empty(row, cfg.data.slots(spec.num_envs)) if cfg.data.replays else ()
+    data = cfg.data
+    return replay.index.empty(row, data.slots(spec.num_envs), data) if data.replays else ()
 
 
 def empty_metrics(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, row: Transition) -> Metrics:
@@ -153,7 +212,7 @@ def empty_metrics(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, row: 
     rollout = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cfg.data.steps, *x.shape), x.dtype), row)
 
     def metrics(state: Tree, rollout: Transition) -> Metrics:
-        buffer = replay.empty(row, cfg.data.steps) if cfg.data.replays else ()
+        buffer = replay.index.empty(row, cfg.data.steps, cfg.data) if cfg.data.replays else ()
         return learn(algorithm, cfg, spec, state, buffer, rollout, jax.random.key(0))[2]
 
     shapes = jax.eval_shape(metrics, state, rollout)

@@ -119,8 +119,8 @@ class Training:
 
         def template(extra: dict[str, Any]) -> dict[str, Any]:
             shapes = dict(driver.template(extra["driver"]))
-            shapes.pop("buffer")
-            return shapes
+            ring = shapes.pop("buffer")
+            return shapes | beside_rows(ring)
 
         ring = driver.buffer_shape()
         has_ring = isinstance(ring, Ring)
@@ -130,7 +130,7 @@ class Training:
         buffer = ()
         if has_ring:
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
-            buffer = Ring(loaded.rows, Counter(clock))
+            buffer = Ring(loaded.rows, Counter(clock), loaded.tree.pop("index", ()))
         self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, loaded.extra["driver"])
         self.iteration = int(loaded.extra["iteration"])
         self.schedule = Schedule(self.session, int(loaded.extra["base"]))
@@ -312,6 +312,11 @@ def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def beside_rows(ring: Any) -> dict[str, Any]:
+    """Parts of a ring that a checkpoint keeps whole, its rows being in segments."""
+    return {"index": ring.index} if isinstance(ring, Ring) and ring.index != () else {}
+
+
 def save_checkpoint(folder: RunFolder, training: Training) -> None:
     """The whole run as it is."""
     driver = training.session.driver
@@ -321,7 +326,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
     checkpoint.save(
         folder.checkpoints,
         training.env_steps,
-        tree,
+        tree | beside_rows(ring),
         {
             "iteration": training.iteration,
             "base": training.schedule.base,

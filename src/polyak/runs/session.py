@@ -19,7 +19,7 @@ from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
-from polyak.drivers.learn import initial_states
+from polyak.drivers.learn import check_priority, initial_states
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.border import Border
@@ -99,6 +99,7 @@ class Session:
     def check(self) -> None:
         """UserError, one line, for what cannot run or does not fit into memory."""
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
+        check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.plan.num_envs, self.cfg.data)
         if isinstance(self.world, OneGymnasium):
             self._check_one()
@@ -161,7 +162,9 @@ class Session:
         states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
         row = row_shape(self.algorithm, self.cfg, self.spec, state)
-        return self.plan.seeds * replay.planned_bytes(row, self.cfg.data.slots(self.spec.num_envs))
+        count, data = self.cfg.data.slots(self.spec.num_envs), self.cfg.data
+        each = replay.planned_bytes(row, count) + replay.index.planned_bytes(row, count, data)
+        return self.plan.seeds * each
 
     @cached_property
     def driver(self) -> Driver:

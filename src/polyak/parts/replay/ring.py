@@ -5,6 +5,8 @@ the rows of time ever written; head, size and oldest row follow from it. Before 
 turns of the ring are taken off, which nothing that is drawn can tell.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,7 @@ class Ring(Record):
 
     rows: Transition  # [C, N, ...]
     clock: Counter  # rows of time ever written, whole turns of the ring taken off where they get too many
+    index: Any = ()  # of rows that are not drawn uniformly: an `index.Index`
 
     @property
     def slots(self) -> int:
@@ -45,7 +48,7 @@ def add(ring: Ring, rollout: Transition) -> Ring:
     """Write a rollout [T, N, ...] over the oldest rows; every rollout of a ring has the same T, which divides C."""
     slot = ring.clock.value % ring.slots
     rows = jax.tree.map(lambda rows, new: write(rows, new.astype(rows.dtype), slot), ring.rows, rollout)
-    return Ring(rows, folded(ring.clock.plus(rollout.reward.shape[0]), ring.slots))
+    return ring.replace(rows=rows, clock=folded(ring.clock.plus(rollout.reward.shape[0]), ring.slots))
 
 
 def folded(clock: Counter, slots: int) -> Counter:
