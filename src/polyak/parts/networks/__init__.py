@@ -5,13 +5,25 @@ from collections.abc import Callable
 from polyak.errors import chosen
 from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
+from polyak.parts.networks.layer_norm import layer_norm
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
 
-__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "noisy", "num_features"]
+__all__ = [
+    "MLP",
+    "Ensemble",
+    "Linear",
+    "build",
+    "ensemble",
+    "features",
+    "layer_norm",
+    "mlp",
+    "noisy",
+    "num_features",
+]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "noisy": noisy}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "noisy": noisy, "layer_norm": layer_norm}
 
 
 def build(name: str) -> Callable[..., Tree]:
