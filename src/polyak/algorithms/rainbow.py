@@ -1,7 +1,7 @@
 """Rainbow: DQN with six of its improvements together.
 
 Hessel, Modayil, van Hasselt, Schaul, Ostrovski, Dabney, Horgan, Piot, Azar & Silver 2018, "Rainbow: Combining
-Improvements in Deep Reinforcement Learning" (arXiv:1710.02298), section 3 and table 1. Lecture 2 and 4. Each of the six
+Improvements in Deep Reinforcement Learning" (arXiv:1710.02298), section 3 and table 1. Lecture 2. Each of the six
 can be turned off by itself: double Q-learning (`double`), the dueling network (`dueling`), a distribution over returns
 (`critic = "scalar"`), n-step returns (`data.n_step = 1`), prioritised replay (`data.priority = 0`) and noisy layers
 (`network = "mlp"`, with epsilon in their place). All else is DQN; this file differs from `dqn.py` in these.
