@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ TABLE = {
     },
     "data": {"capacity": 200, "batch_size": 16, "warmup": 40, "steps": 4, "updates": 40, "clip": None},
 }
+
+
+def rainbow_value(state: Any, obs: Any) -> Any:
+    """max_a E[Z(s, a)] of a dueling network on 51 atoms."""
+    out = state.q(obs)
+    out = out.reshape(len(out), -1, 51)
+    out = out[:, :1] + out[:, 1:] - out[:, 1:].mean(axis=1, keepdims=True)
+    return (jax.nn.softmax(out) @ jnp.linspace(-5, 120, 51)).max(axis=1)
+
+
 TRUSTING = {
     **{"lam": 1.0, "delta": 0.02, "value_lr": 0.02, "value_epochs": 20, "value_parts": 2},
     "data": {"steps": 20},
@@ -106,6 +117,21 @@ CASES = [
         rungs=500,
         constant=1000,
         small=SMALL,
+    ),
+    Case(
+        name="d4pg",
+        value=lambda state, obs: (
+            jax.nn.softmax(state.critic((obs, jnp.tanh(state.actor(obs))))) @ jnp.linspace(-5, 120, 51)
+        ),
+        learns={
+            **{"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "period": 1, "sigma": 0.5, **WIDE},
+            **{"low": -5.0, "high": 120.0, "data": {**RING, "n_step": 1}},
+        },
+        rungs=200,
+        constant=250,
+        small={**SMALL, "period": 3, "atoms": 5},
+        at_once={"period": 1},
+        squashed=True,
     ),
     Case(
         name="ddpg",
@@ -203,6 +229,22 @@ CASES = [
         constant=250,
         small={**SMALL, "samples": 8, "elites": 3},
         squashed=True,
+    ),
+    Case(
+        name="rainbow",
+        value=rainbow_value,
+        learns={
+            **{"lr": 3e-3, "tau": 0.1, "period": 1, "max_norm": 1e3, "network": "mlp", **WIDE},
+            **{"epsilon": 0.5, "epsilon_end": 0.5, "low": -5.0, "high": 120.0},
+            "data": {**TABLE["data"], "n_step": 1, "correction": 1.0},
+        },
+        rungs=100,
+        constant=250,
+        small={
+            **{**SMALL, "period": 3, "epsilon_fraction": 0.5, "lr": 1e-3, "atoms": 5},
+            **{"network": "mlp", "epsilon": 1.0, "epsilon_end": 0.1},
+        },
+        at_once={"period": 1},
     ),
     Case(
         name="sac",

@@ -221,6 +221,25 @@ def gae(
     return A
 
 
+def categorical_backup(reward: float, discount: float, probs: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Algorithm 1 of Bellemare et al. 2017 (arXiv:1707.06887): one row, atoms at equal distances."""
+    n = len(atoms)
+    low, high = float(atoms[0]), float(atoms[-1])
+    width = (high - low) / (n - 1)
+    m = np.zeros(n)
+    for j in range(n):
+        place = min(max(reward + discount * (low + j * width), low), high)
+        b = (place - low) / width
+        b = round(b) if abs(b - round(b)) < 1e-12 else b  # where l = u the mass would be lost
+        lower, upper = int(np.floor(b)), int(np.ceil(b))
+        if lower == upper:
+            m[lower] += probs[j]
+        else:
+            m[lower] += probs[j] * (upper - b)
+            m[upper] += probs[j] * (b - lower)
+    return m
+
+
 # ---- natural gradients
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,25 +14,6 @@ from hypothesis import strategies as st
 from polyak.parts import categorical
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "categorical.json").read_text())
-
-
-def slow(reward, discount, probs, atoms):
-    """Algorithm 1 of Bellemare et al. 2017: float64, one row, atoms at equal distances."""
-    n = len(atoms)
-    low, high = float(atoms[0]), float(atoms[-1])
-    width = (high - low) / (n - 1)
-    m = np.zeros(n)
-    for j in range(n):
-        place = min(max(reward + discount * (low + j * width), low), high)
-        b = (place - low) / width
-        b = round(b) if abs(b - round(b)) < 1e-12 else b  # where l = u the mass would be lost
-        lower, upper = int(np.floor(b)), int(np.ceil(b))
-        if lower == upper:
-            m[lower] += probs[j]
-        else:
-            m[lower] += probs[j] * (upper - b)
-            m[upper] += probs[j] * (b - lower)
-    return m
 
 
 def test_the_projection_is_the_one_that_rlax_publishes():
@@ -72,7 +54,8 @@ def test_a_bellman_backup_is_algorithm_1(rng, count, low, width, discount):
         jnp.float32(reward), jnp.full(4, discount, jnp.float32), jnp.float32(probs), atoms
     )
     want = [
-        slow(r, discount, p, np.linspace(low, low + width, count)) for r, p in zip(reward, probs, strict=True)
+        oracles.categorical_backup(r, discount, p, np.linspace(low, low + width, count))
+        for r, p in zip(reward, probs, strict=True)
     ]
     np.testing.assert_allclose(got, want, atol=1e-4)
     np.testing.assert_allclose(got.sum(axis=-1), 1.0, atol=1e-5)

@@ -74,11 +74,28 @@ def test_the_noise_wanders_in_memory_and_begins_at_zero():
     mean = np.tanh(mlp(actor, obs))
     seen = []
     for step in range(200):
-        action, memory, _ = ddpg.act(cfg, SPEC, actor, memory, obs, jax.random.key(step), True)
+        action, memory, _ = ddpg.act(cfg, SPEC, (actor, ()), memory, obs, jax.random.key(step), True)
         np.testing.assert_allclose(action, np.clip(mean + memory, -1, 1), rtol=1e-5, atol=1e-6)
         seen.append(memory)
     before, after = np.array(seen)[:-1].ravel(), np.array(seen)[1:].ravel()
     assert 0.7 < np.corrcoef(before, after)[0, 1] < 0.95  # exp(-0.15) = 0.86
-    quiet, kept, _ = ddpg.act(cfg, SPEC, actor, memory, obs, jax.random.key(0), False)
+    quiet, kept, _ = ddpg.act(cfg, SPEC, (actor, ()), memory, obs, jax.random.key(0), False)
     np.testing.assert_allclose(quiet, mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(kept, memory)
+
+
+def test_noise_on_parameters_adapts_its_scale_with_every_update():
+    cfg = dataclasses.replace(CFG, noise="parameter", network="layer_norm", sigma=0.3)
+    init = jax.jit(lambda key: ddpg.init(cfg, SPEC, key), compiler_options=QUICK)
+    update = jax.jit(lambda *args: ddpg.update(cfg, SPEC, *args), compiler_options=QUICK)
+    state = init(jax.random.key(0))
+    assert float(state.scale) == np.float32(0.3)
+    batch = oracles.make_batch(2, SPEC.action, B, cfg.gamma)
+    after = update(state, batch, jax.random.key(1)).state
+    assert np.isclose(abs(np.log(after.scale / state.scale)), np.log(1.01), rtol=1e-3)
+    memory = ddpg.memory(cfg, SPEC, np.arange(3), np.zeros(3, int), jax.random.key(0))
+    obs = np.ones((3, 2), np.float32)
+    loud = ddpg.act(cfg, SPEC, ddpg.algorithm.actor(after), memory, obs, jax.random.key(0), True)[0]
+    calm = ddpg.act(cfg, SPEC, ddpg.algorithm.actor(after), memory, obs, jax.random.key(0), False)[0]
+    np.testing.assert_allclose(calm, np.tanh(after.actor(obs)), rtol=1e-6)
+    assert len(np.unique(np.asarray(loud)[:, 0])) == 3

@@ -3,7 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.parts.exploration import epsilon_greedy, gaussian, ornstein_uhlenbeck
+from polyak.parts.exploration import (
+    adapted_scale,
+    epsilon_greedy,
+    explore_by,
+    gaussian,
+    initial_noise,
+    initial_scale,
+    ornstein_uhlenbeck,
+    perturbed,
+)
 
 M = 20_000
 
@@ -94,3 +103,52 @@ def test_two_half_steps_of_the_noise_are_one_whole_step():
     np.testing.assert_allclose(np.mean(one), np.exp(-1), atol=0.01)
     np.testing.assert_allclose(np.mean(two), np.mean(one), atol=0.015)
     np.testing.assert_allclose(np.std(two), np.std(one), rtol=0.03)
+
+
+# ---- noise on parameters
+
+
+def linear_policy(actor, obs):
+    return jnp.tanh(obs @ actor)
+
+
+def test_a_perturbed_policy_is_the_same_for_a_whole_episode_and_another_for_each_environment():
+    actor, obs = jnp.ones((3, 2)), jax.random.normal(jax.random.key(5), (4, 3))
+    memory = initial_noise("parameter", (4, 2), jax.random.key(0))
+    scale = initial_scale("parameter", 0.3)
+    first, kept = explore_by("parameter", jax.random.key(1), linear_policy, actor, scale, obs, memory, 0.3)
+    again, _ = explore_by("parameter", jax.random.key(2), linear_policy, actor, scale, obs, kept, 0.3)
+    np.testing.assert_array_equal(first, again)
+    same_obs = jnp.broadcast_to(obs[:1], obs.shape)
+    action, _ = explore_by("parameter", jax.random.key(1), linear_policy, actor, scale, same_obs, memory, 0.3)
+    assert len(np.unique(np.asarray(action)[:, 0])) == 4
+    for row in range(4):
+        theta = perturbed(actor, jax.random.wrap_key_data(memory[row]), scale)
+        np.testing.assert_allclose(action[row], linear_policy(theta, obs[0]), rtol=1e-6)
+    other = initial_noise("parameter", (4, 2), jax.random.key(1))
+    assert (other != memory).any()
+
+
+def test_perturbations_are_normal_with_the_scale_that_is_asked_for():
+    moved = perturbed({"a": jnp.zeros(M), "b": jnp.ones(M)}, jax.random.key(0), 0.5)
+    for leaf, mean in zip(moved.values(), (0.0, 1.0), strict=True):
+        np.testing.assert_allclose(leaf.mean(), mean, atol=4 * 0.5 / np.sqrt(M))
+        np.testing.assert_allclose(leaf.std(), 0.5, rtol=0.03)
+    assert abs(np.corrcoef(moved["a"], moved["b"])[0, 1]) < 0.03
+
+
+def test_the_scale_adapts_until_the_actions_are_delta_away():
+    """By hand: for a linear policy and observations of length 1 the distance is sigma, on average."""
+    obs = jnp.ones((1, 100)) / 10.0  # of length 1
+    policy = lambda actor, obs: obs @ actor  # noqa: E731
+    actor, scale = jnp.zeros((100, 400)), jnp.float32(5.0)
+    seen = []
+    for number in range(600):
+        key = jax.random.key(number)
+        after = adapted_scale("parameter", key, policy, actor, scale, obs, 0.2)
+        assert np.isclose(after / scale, 1.01, rtol=1e-5) or np.isclose(after / scale, 1 / 1.01, rtol=1e-5)
+        scale = after
+        seen.append(float(scale))
+    np.testing.assert_allclose(np.mean(seen[-100:]), 0.2, rtol=0.1)
+    assert adapted_scale("gaussian", jax.random.key(0), policy, actor, (), obs, 0.2) == ()
+    assert initial_scale("ou", 0.2) == ()

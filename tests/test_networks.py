@@ -180,3 +180,15 @@ def test_an_unknown_name_is_one_line_with_the_nearest(call, message):
 
 def test_build_finds_a_builder_by_name():
     assert build("mlp") is mlp
+
+
+def test_a_layer_norm_network_is_an_mlp_with_normalised_hidden_layers():
+    net = build("layer_norm")(jax.random.key(0), Box((3,)), 2, (5, 4), "tanh")
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    y = x
+    for layer in net.layers[:-1]:
+        y = y @ np.asarray(layer.weight, float) + np.asarray(layer.bias, float)
+        y = np.tanh([(row - row.mean()) / np.sqrt(row.var() + 1e-5) for row in y])
+    last = net.layers[-1]
+    want = y @ np.asarray(last.weight, float) + np.asarray(last.bias, float)
+    np.testing.assert_allclose(net(jnp.float32(x)), want, rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.exploration import Noise, add_noise, initial_noise
+from polyak.parts.exploration import Noise, adapted_scale, explore_by, initial_noise, initial_scale
 from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step, squared_norm
 from polyak.parts.schedules import start_clock
@@ -42,8 +42,8 @@ class Config:
     critic_lr: float = within(1e-3, 0)  # Adam's learning rate of the critic
     tau: float = within(0.001, 0, 1)  # tau, share of the new weights in each step of the two targets
     weight_decay: float = within(0.0, 0)  # L2 penalty on the critic's weights
-    noise: Noise = "ou"  # of exploration: Ornstein-Uhlenbeck's or Gaussian
-    sigma: float = within(0.2, 0)  # sigma, scale of the noise in units of half the action range
+    noise: Noise = "ou"  # of exploration: Ornstein-Uhlenbeck's, Gaussian, or on the actor's parameters
+    sigma: float = within(0.2, 0)  # sigma (delta on parameters), scale in units of half the action range
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
     network: str = "mlp"  # builder of actor and critic
     hidden: tuple[int, ...] = (400, 300)  # units of each hidden layer, in both networks
@@ -62,6 +62,7 @@ class State(Record):
     critic_target: Tree  # theta^Q'
     actor_opt_state: Tree
     critic_opt_state: Tree
+    scale: Tree  # sigma of noise on the parameters, else nothing
     clock: Clock
 
 
@@ -81,13 +82,14 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
         critic_target=copy(critic),
         actor_opt_state=optimizer.init(actor),
         critic_opt_state=optimizer.init(critic),
+        scale=initial_scale(cfg.noise, cfg.sigma),
         clock=start_clock(),
     )
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Tree:
     """A random process N for action exploration, started with the episode."""
-    return initial_noise(cfg.noise, (len(env_ids), spec.action.size))
+    return initial_noise(cfg.noise, (len(env_ids), spec.action.size), key)
 
 
 def policy(actor: Tree, obs: Tree) -> Array:
@@ -97,9 +99,10 @@ def policy(actor: Tree, obs: Tree) -> Array:
 
 def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """Select action a_t = mu(s_t) + N_t."""
-    action = policy(actor, obs)
-    if explore:
-        action, memory = add_noise(cfg.noise, key, action, memory, cfg.sigma, cfg.theta)
+    mu, scale = actor
+    if not explore:
+        return policy(mu, obs), memory, ()
+    action, memory = explore_by(cfg.noise, key, policy, mu, scale, obs, memory, cfg.sigma, cfg.theta)
     return action, memory, ()
 
 
@@ -135,6 +138,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         critic_target=polyak_average(critic, state.critic_target, cfg.tau),
         actor_opt_state=actor_opt_state,
         critic_opt_state=critic_opt_state,
+        scale=adapted_scale(cfg.noise, key, policy, actor, state.scale, batch.obs, cfg.sigma),
         clock=state.clock.updated(),
     )
     metrics = {
@@ -150,7 +154,7 @@ algorithm = Algorithm(
     actions=("continuous",),
     family="actor-critic",
     init=init,
-    actor=lambda state: state.actor,
+    actor=lambda state: (state.actor, state.scale),
     memory=memory,
     act=act,
     update=update,

@@ -1,7 +1,7 @@
 """DPG: deterministic policy gradients with compatible function approximation, off-policy.
 
 Silver, Lever, Heess, Degris, Wierstra & Riedmiller 2014, "Deterministic Policy Gradient Algorithms" (ICML), sections
-4.2 and 4.3: COPDAC-Q, whose critic learns by Q-learning, and COPDAC-GQ, by gradient Q-learning. Lecture 0 and 2. There
+4.2 and 4.3: COPDAC-Q, whose critic learns by Q-learning, and COPDAC-GQ, by gradient Q-learning. Lecture 2. There
 are no importance weights: the policy is deterministic, and the critic learns its value from any actions.
 
 Departures: mini-batches from replay; the paper takes each transition once, as it comes, which is

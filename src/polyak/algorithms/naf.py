@@ -25,7 +25,7 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.exploration import Noise, add_noise, initial_noise
+from polyak.parts.exploration import ActionNoise, add_noise, initial_noise
 from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step
 from polyak.parts.schedules import start_clock
@@ -41,7 +41,7 @@ class Config:
     lr: float = within(1e-3, 0)  # Adam's learning rate
     max_norm: float = within(1.0, 0)  # largest norm of the gradient, which is scaled down to it
     tau: float = within(0.001, 0, 1)  # tau, share of the new weights in each step of the target
-    noise: Noise = "ou"  # of exploration: Ornstein-Uhlenbeck's or Gaussian
+    noise: ActionNoise = "ou"  # of exploration: Ornstein-Uhlenbeck's or Gaussian
     sigma: float = within(0.3, 0)  # sigma, scale of the noise in units of half the action range
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
     network: str = "mlp"  # builder of the network

@@ -42,7 +42,12 @@ def bellman(
     probs: Float[Array, "*batch atoms"],
     atoms: Float[Array, " atoms"],
 ) -> Float[Array, "*batch atoms"]:
-    """The distribution of reward + discount Z, where Z has `probs` on the atoms, projected onto them (Algorithm 1)."""
+    """The distribution of reward + discount Z, where Z has `probs` on the atoms, projected onto them (Algorithm 1).
+
+    Where the discount is 0 all of it lies at the reward, and not a bit depends on `probs`.
+    """
+    nothing = jax.nn.one_hot(0, probs.shape[-1], dtype=probs.dtype)
+    probs = jnp.where(discount[..., None] == 0, nothing, probs)
     return project(reward[..., None] + discount[..., None] * atoms, probs, atoms)
 
 

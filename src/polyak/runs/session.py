@@ -32,7 +32,7 @@ from polyak.parts import replay
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes
 from polyak.runs.spec import show_space
-from polyak.wrappers import WRAPPERS
+from polyak.wrappers import WRAPPERS, draw_noise
 
 
 @dataclass
@@ -262,7 +262,7 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
 
 def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
-    algorithm = algorithms.find(plan.algorithm)
+    algorithm = draw_noise(algorithms.find(plan.algorithm))
     for name in reversed(plan.wrap):
         algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
     return algorithm

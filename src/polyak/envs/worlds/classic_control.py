@@ -182,6 +182,7 @@ class MountainCarContinuous(MountainCar):
     """
 
     force: float = 0.0015  # at full throttle
+    cost: float = 0.1  # of full throttle in each step; with 0 the reward is sparse
     goal_position: float = 0.45
     time_limit: int | None = static(default=999)
 
@@ -194,7 +195,7 @@ class MountainCarContinuous(MountainCar):
         """One step; it terminates at the goal."""
         throttle = jnp.asarray(action[0], jnp.float32)
         state, terminated = self._drive(state, jnp.clip(throttle, -1, 1))
-        reward = 100.0 * terminated - 0.1 * throttle**2
+        reward = 100.0 * terminated - self.cost * throttle**2
         return Step(state, state, reward, terminated, jnp.array(False))
 
     def draw(self, state: Array) -> np.ndarray:

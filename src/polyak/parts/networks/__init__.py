@@ -7,9 +7,11 @@ from polyak.interface import Tree
 from polyak.parts.networks.batch_norm import BatchNorm, BatchNormMLP, batch_norm
 from polyak.parts.networks.cnn import CNN, cnn
 from polyak.parts.networks.ensemble import Ensemble, ensemble
+from polyak.parts.networks.layer_norm import layer_norm
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.noisy import noisy
 
 __all__ = [
     "CNN",
@@ -24,12 +26,21 @@ __all__ = [
     "cnn",
     "ensemble",
     "features",
+    "layer_norm",
     "linear",
     "mlp",
+    "noisy",
     "num_features",
 ]
 
-BUILDERS = {"mlp": mlp, "linear": linear, "batch_norm": batch_norm, "cnn": cnn}
+BUILDERS: dict[str, Callable[..., Tree]] = {
+    "mlp": mlp,
+    "linear": linear,
+    "noisy": noisy,
+    "layer_norm": layer_norm,
+    "batch_norm": batch_norm,
+    "cnn": cnn,
+}
 
 
 def build(name: str) -> Callable[..., Tree]:
