@@ -24,6 +24,7 @@ from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
 from polyak.runs.spec import describe_border, describe_spec, read_spec
 from polyak.show.terminal import Progress, Terminal
+from polyak.signals import Listener, Stopped
 from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
@@ -310,23 +311,34 @@ class Training:
         progress.log_evaluation(self.env_steps, float(means.mean()), float(spread), len(means))
 
 
+ASKS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once asks to save and stop; a second time stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP once asks to save and stop, and so does a reader that goes away; a second time
+    stops at once.
+    """
 
     def ask(number: int, frame: Any) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Stopped
         stop.set()
         terminal.say("stopping: saving the run (again to stop at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ASKS}
+    if isinstance(listener := before[signal.SIGINT], Listener):
+        listener.check()  # of what was swallowed since the command began
+    terminal.stream.on_lost = stop.set
+    for number in ASKS:
+        signal.signal(number, ask)
     try:
         yield
     finally:
+        terminal.stream.on_lost = lambda: None
         for number, handler in before.items():
             signal.signal(number, handler)
 
