@@ -133,7 +133,7 @@ def test_a_trusted_setting_is_followed_and_the_command_to_go_on_trusts_it(tmp_pa
     )  # fmt: skip
     assert made.plan.to_trust == []
     edit_config(made.path, ["plan", "env_fields"], {"map_name": "4x4", "success_rate": 1e12})
-    with pytest.raises(UserError, match="--trust env.success_rate"):
+    with pytest.raises(UserError, match=r"--trust env\.success_rate"):
         load(made.path).trust()
     load(made.path, trust=["env.success_rate"]).trust()
 

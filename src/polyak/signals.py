@@ -18,6 +18,7 @@ class Listener:
         self.heard = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Hear one signal."""
         self.heard = True
         raise Stopped
 

@@ -343,6 +343,35 @@ def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def watched(session: Session, terminal: Terminal) -> Iterator[None]:
+    """Say where an environment in this process hangs, which nothing here can end, and what would."""
+    over, deadline = threading.Event(), session.plan.deadline
+
+    def look() -> None:
+        said = 0.0
+        while not over.wait(min(1.0, deadline / 2)):
+            for name in ("driver", "evaluator"):
+                holder = session.__dict__.get(name)
+                envs = getattr(holder, "envs", getattr(holder, "env", None))
+                asked = getattr(envs, "asked", 0.0)
+                if asked and asked != said and time.monotonic() - asked > deadline:
+                    said = asked
+                    terminal.warn(
+                        f"an environment has not answered for {deadline:g} s (--deadline). It runs in this process, "
+                        "which cannot end it: Ctrl-C twice stops the run, and with --vectorization async each "
+                        "environment has a process of its own, which is ended"
+                    )
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
 def save_checkpoint(folder: RunFolder, training: Training) -> None:
     """The whole run as it is."""
     driver = training.session.driver
@@ -392,7 +421,7 @@ def _train(
                 terminal.warn(f"note: {line}")
         training = Training(session, terminal)
         loaded = training.load(folder.checkpoints) if resume else None  # nothing is compiled before
-        with interruptible(training.stop, terminal), meanwhile(training.compile):
+        with interruptible(training.stop, terminal), watched(session, terminal), meanwhile(training.compile):
             with terminal.status(doing):
                 training.start() if loaded is None else training.unpack(loaded)
                 training.compile_next()
@@ -446,7 +475,8 @@ class Recorder:
         """One line."""
         self.metrics.write(line)
         if "eval/return" in line and time.monotonic() - self.drawn > 5:
-            self.metrics.file.flush()
+            with files.guarded(self.metrics.path):
+                self.metrics.file.flush()
             draw(self.folder, self.terminal)
             self.drawn = time.monotonic()
 
