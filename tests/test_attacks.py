@@ -4,20 +4,35 @@ The seven kinds in short; `make torture` is their long form. What else is held e
 """
 
 import contextlib
+import errno
+import functools
+import io
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from attacks import Watch, canary, copied, edit_config, edit_manifest, in_graph, on_host
+from misbehaving import GIVES, RAISES, Bad
 
-from polyak import files
+from polyak import cli, files
 from polyak.cli import main
+from polyak.envs.adapters.gymnasium import GymnasiumAsync, GymnasiumSync
+from polyak.envs.find import find
 from polyak.envs.trust import harmless, names_to_trust
-from polyak.errors import CheckpointError, UserError, brief, printable
-from polyak.runs.folder import RunFolder, read_line
-from polyak.runs.run import load
-from polyak.store import checkpoint
+from polyak.errors import CheckpointError, EnvironmentFault, UserError, brief, printable
+from polyak.runs import loop
+from polyak.runs.folder import Metrics, RunFolder, read_line
+from polyak.runs.run import load, silent, train
+from polyak.signals import listening
+from polyak.store import checkpoint, storage
 
 WATCH = Watch()
 CODE = "import pathlib; pathlib.Path('EXECUTED').touch()\n"
@@ -124,8 +139,6 @@ def test_harmless_settings_choose_or_measure(name, value, fine):
 
 
 def test_a_trusted_setting_is_followed_and_the_command_to_go_on_trusts_it(tmp_path):
-    from polyak.runs.run import train
-
     settings = {"steps": 16, "config": {"data.steps": 8, "minibatch": 8, "hidden": (4,)}, "eval_every": 0}
     made = train(
         "ppo", "FrozenLake-v1", env_fields={"map_name": "4x4", "max_episode_steps": 20_000_000_000 // 10},
@@ -185,18 +198,13 @@ def test_nothing_is_written_through_what_stands_in_a_files_place(
 
 
 def add_line(folder):
-    from polyak.runs.folder import Metrics
-
     metrics = Metrics(folder, 16)
     metrics.write({"env_steps": 16, "seed": 0, "eval/return": 1.0})
     metrics.close()
 
 
 def draw_quietly(folder):
-    from polyak.runs.loop import draw
-    from polyak.runs.run import silent
-
-    draw(folder, silent())
+    loop.draw(folder, silent())
 
 
 def test_temporaries_have_names_that_nobody_guesses_and_go_where_writing_fails(tmp_path):
@@ -331,8 +339,6 @@ def test_a_wrong_value_in_a_manifest_is_one_line(way, value, host, tmp_path, ref
 
 
 def test_running_episodes_that_do_not_fit_their_actions_are_refused(host, tmp_path, refused):
-    from polyak.store import storage
-
     folder = copied(host, tmp_path / "run")
     edit_config(folder, ["plan", "steps"], 96)
     newest = checkpoint.latest(folder / "checkpoints")
@@ -424,3 +430,320 @@ def test_lines_for_people_are_short_and_printable():
     assert len(text) == 1000
     assert text.isprintable()
     assert brief([1] * 1000, 20).endswith("...")
+
+
+# ---- 5: signals and pipes. One writer: test_runs.py, `test_a_folder_has_one_writer...`; SIGKILL at random moments:
+# test_resume.py, `test_a_run_that_is_killed_at_random_moments...`; Ctrl-C: there and in test_cli.py.
+
+LONG = ["train", "ppo", "jax:CartPole-v1", "--steps", "1e6", "--eval-every", "0", "--checkpoint-every", "16"]
+LONG += ["--no-preset", "--config.data.steps", "8", "--config.minibatch", "8", "--config.epochs", "1"]
+LONG += ["--config.hidden", "4", "--name", "run"]
+
+
+def at_first_save(monkeypatch, happens):
+    """Let something happen when a run saves for the first time."""
+    save = loop.save_checkpoint
+
+    def saving(*args):
+        monkeypatch.setattr(loop, "save_checkpoint", save)
+        happens()
+        save(*args)
+
+    monkeypatch.setattr(loop, "save_checkpoint", saving)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_says_how_to_go_on(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(getattr(signal, name))
+    at_first_save(monkeypatch, lambda: os.kill(os.getpid(), getattr(signal, name)))
+    assert main(LONG) == 130
+    said = capsys.readouterr()
+    assert said.out.rstrip().endswith("saved; go on with: polyak resume runs/run")
+    assert said.err.count("\n") <= 1
+    assert checkpoint.is_sound(checkpoint.latest(tmp_path / "runs" / "run" / "checkpoints"))
+    assert signal.getsignal(getattr(signal, name)) is before
+
+
+class Pipe(io.StringIO):
+    """A stdout whose reader leaves, or whose disk is full, after so many lines."""
+
+    def __init__(self, lines, code):
+        super().__init__()
+        self.left, self.code = lines, code
+
+    def write(self, text):
+        self.left -= text.count("\n")
+        if self.left < 0:
+            raise OSError(self.code, os.strerror(self.code))
+        return super().write(text)
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_a_run_whose_reader_leaves_saves_and_ends_honestly(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", Pipe(6, code))
+    assert main(LONG) == 130
+    said = capsys.readouterr().err
+    assert "nobody reads the output: saved; go on with: polyak resume runs/run" in said
+    assert "Traceback" not in said
+    assert checkpoint.is_sound(checkpoint.latest(tmp_path / "runs" / "run" / "checkpoints"))
+
+
+def test_a_command_that_did_not_do_its_work_does_not_exit_0(graph, tmp_path, monkeypatch, capsys):
+    for words, code, expected in (
+        (["digest", str(graph.path)], errno.EPIPE, 141),
+        (["list"], errno.EPIPE, 0),
+        (["list"], errno.ENOSPC, 2),
+    ):
+        monkeypatch.setattr(sys, "stdout", Pipe(0, code))
+        assert main(words) == expected
+        monkeypatch.undo()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_ctrl_c_is_heard_where_it_is_swallowed(monkeypatch, capsys):
+    def swallows(said, options):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        return 0
+
+    def breaks(said, options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except BaseException:
+            raise SystemError("initialization failed") from None
+
+    for call in (swallows, breaks):
+        monkeypatch.setitem(cli.COMMANDS, "list", cli.COMMANDS["list"]._replace(call=call))
+        assert main(["list"]) == 130
+        assert capsys.readouterr().err == "polyak: stopped\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def command(*words, cwd, **more):
+    """The command line in a process group of its own."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))),
+    }
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([sys.executable, "-m", "polyak", *words], cwd=cwd, env=env, **pipes, **more)
+
+
+def test_sigterm_to_all_processes_of_a_run_saves_it(tmp_path):
+    words = ["CartPole-v1" if word == "jax:CartPole-v1" else word for word in LONG]
+    process = command(*words, "--vectorization", "async", "--num-envs", "2", cwd=tmp_path)
+    kept = tmp_path / "runs" / "run" / "checkpoints"
+    until = time.monotonic() + 60
+    while (
+        not (kept.is_dir() and checkpoint.latest(kept))
+        and process.poll() is None
+        and time.monotonic() < until
+    ):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "saved; go on with: polyak resume runs/run" in said
+    assert "fault" not in errors
+    assert checkpoint.is_sound(checkpoint.latest(kept))
+    until = time.monotonic() + 10
+    while is_there(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_there(process.pid)
+
+
+ORPHANS = """
+import functools, sys
+from misbehaving import Bad
+from polyak.envs.adapters.gymnasium import GymnasiumAsync
+if __name__ == "__main__":
+    hows = [functools.partial(Bad, sys.argv[1], at=1)] * 2
+    envs = GymnasiumAsync(hows, deadline=60.0)
+    print(*(process.pid for process in envs._vector.processes), flush=True)
+    envs.reset([0, 1], [0, 1])
+    envs.step([0, 0])
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a worker that holds Python's lock outlives its parent"
+)
+def test_workers_that_hang_die_with_their_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ORPHANS)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))),
+    }
+    parent = subprocess.Popen(
+        [sys.executable, script, "hang in C"], stdout=subprocess.PIPE, text=True, env=env
+    )
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    time.sleep(1.0)
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+def is_there(group):
+    """Whether any process of a group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---- 6: disks
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_line_wherever_it_is_met(
+    graph, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder, places = copied(graph, tmp_path / "run"), set()
+    edit_config(folder, ["plan", "steps"], 96)
+    for words, function, code in (
+        (["resume", "run"], "fsync", errno.ENOSPC),
+        (["resume", "run"], "replace", errno.EROFS),
+        (["resume", "run"], "write", errno.EDQUOT),
+        (["resume", "run"], "mkdir", errno.ENOSPC),
+        (["watch", "run"], "mkdir", errno.EROFS),
+        (["watch", "run", "--out", "a.gif"], "replace", errno.ENOSPC),
+        ([*LONG, "--out", "other"], "mkdir", errno.EACCES),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, failing(getattr(os, function), tmp_path, code, places))
+            assert main(words) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("polyak:")]
+        assert len(said) == 1, said
+        assert os.strerror(code) in said[0]
+    assert len(places) >= 5
+
+
+def failing(function, folder, code, places):
+    """A call of the system that fails below a folder, whatever it is given."""
+
+    def call(what, *args, **options):
+        path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else os.path.abspath(what)
+        if path.startswith(str(folder)):
+            places.add((function.__name__, os.path.basename(path)[:8]))
+            raise OSError(code, os.strerror(code))
+        return function(what, *args, **options)
+
+    return call
+
+
+# ---- 7: environments. In workers: test_adapters.py; bad values in training: test_faults.py
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "close"])
+@pytest.mark.parametrize("how", RAISES)
+def test_whatever_an_environment_raises_is_its_fault_in_one_line(how, where):
+    envs = GymnasiumSync(functools.partial(Bad, how, where, 2 if where == "reset" else 1), 2)
+    calls = [lambda: envs.reset([0, 1], [7, 8])]
+    calls += [] if where == "close" else [lambda: envs.step(np.zeros(2, int)), *calls]
+    said = []
+    with listening():
+        for call in [*calls, envs.close]:
+            try:
+                call()
+            except EnvironmentFault as fault:
+                said.append(str(fault))
+    (line,) = said
+    assert line.startswith(f"environment 0: {where} ")
+    assert line.isprintable()
+
+
+def test_a_persons_ctrl_c_in_an_environment_stays_theirs():
+    envs = GymnasiumSync(functools.partial(Bad, "interrupt", at=1), 1)
+    envs.reset([0], [0])
+    with pytest.raises(KeyboardInterrupt):  # Python's own handler: it may well have been a person
+        envs.step(np.zeros(1, int))
+
+
+def test_workers_say_what_was_raised_and_the_others_are_closed():
+    how = {lane: functools.partial(Bad, "not to send" if lane else "nothing", at=1) for lane in range(2)}
+    envs = GymnasiumAsync([how[0], how[1]], deadline=30.0)
+    envs.reset([0, 1], [0, 1])
+    with pytest.raises(EnvironmentFault, match="environment 1: step with action 0 raised NotToSend"):
+        envs.step(np.zeros(2, int))
+    assert [process.exitcode for process in envs._vector.processes] == [0, 0]  # closed, not killed
+
+
+LATER = ("NaN reward", "NaN observation")  # which is seen when a rollout is looked at
+UNREAD = ("info is no mapping",)  # where no measure asks for it
+
+
+@pytest.mark.parametrize("how", sorted(GIVES.keys() - {*LATER, *UNREAD}))
+def test_a_step_that_gives_what_it_must_not_is_a_fault_that_names_it(how):
+    envs = GymnasiumSync(functools.partial(Bad, how, at=1), 1)
+    envs.reset([0], [0])
+    with pytest.raises(EnvironmentFault, match="environment 0: "):
+        envs.step(np.zeros(1, int))
+
+
+@pytest.mark.parametrize(
+    ("what", "fields", "says"),
+    [
+        ("upside down", {}, "upside down"),
+        ("NaN", {}, "upside down, or not numbers"),
+        ("system exit", {}, "cannot be made: SystemExit"),
+        ("fine", {"max_episode_steps": 0}, "time limit is 0"),
+        ("fine", {"max_episode_steps": 20.5}, r"time limit is 20\.5"),
+    ],
+)
+def test_spaces_and_limits_that_cannot_be_meant_are_refused(what, fields, says):
+    with listening(), pytest.raises(UserError, match=says):
+        find("misbehaving:Spaces", {"what": what, **fields})
+
+
+def test_evaluation_is_looked_at_like_training(tmp_path):
+    config = {"data.steps": 8, "minibatch": 8, "epochs": 1, "hidden": (4,)}
+    made = train(
+        "ppo",
+        functools.partial(Bad, length=10),
+        steps=16,
+        config=config,
+        eval_every=0,
+        verbose=False,
+        preset=False,
+        out=str(tmp_path),
+        name="one",
+    )
+    fault = r"in evaluation, step 6, environment 0, seed 0: reward is not finite"
+    how = functools.partial(Bad, "NaN reward", at=7, length=10)
+    with pytest.raises(EnvironmentFault, match=fault):
+        load(made.path, env=how).evaluate(5)
+    quits = functools.partial(Bad, "system exit", at=7, length=10)
+    with (
+        listening(),
+        pytest.raises(EnvironmentFault, match=r"in evaluation, environment 0, seed 0: step .* SystemExit"),
+    ):
+        load(made.path, env=quits).evaluate(5)
+
+
+def test_a_hang_in_this_process_is_said_with_what_would_end_it(capsys):
+    session = SimpleNamespace(plan=SimpleNamespace(deadline=0.02))
+    session.driver = SimpleNamespace(envs=SimpleNamespace(asked=time.monotonic()))
+    with loop.watched(session, silent()):
+        time.sleep(0.3)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "has not answered for 0.02 s" in said
+    assert "--vectorization async" in said

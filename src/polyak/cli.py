@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyak import __version__, algorithms, flags
 from polyak.errors import CheckpointError, UserError, nearest, printable, visible
+from polyak.files import silence
 from polyak.interface import within
 from polyak.runs.folder import RunFolder, check_name, name_run
 from polyak.runs.plan import Plan, Settings
@@ -162,7 +163,7 @@ def fail(text: str, code: int = 2) -> int:
 def explain(error: OSError, words: list[str]) -> int:
     """The exit code where the system refused something; a full disk is one line, and no reader is enough for a list."""
     if isinstance(error, BrokenPipeError):
-        silence()
+        silence(sys.stdout)
         works = (
             words[:1] != ["list"] and words[:1] and not {"-h", "--help"} & set(words) and words[0] in COMMANDS
         )
@@ -171,13 +172,8 @@ def explain(error: OSError, words: list[str]) -> int:
         traceback.print_exc()
         return fail("this is a bug in polyak; please report the lines above", 1)
     where = error.filename or "the output"
-    silence()
+    silence(sys.stdout)
     return fail(printable(f"cannot write or read {where}: {error.strerror}"))
-
-
-def silence() -> None:
-    """Let what is left for stdout go nowhere: Python flushes it at exit."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def dispatch(argv: list[str]) -> int:

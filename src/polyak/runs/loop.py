@@ -506,4 +506,4 @@ def draw(folder: RunFolder, terminal: Terminal) -> None:
     except (
         Exception
     ) as error:  # whatever a folder holds: damaged metrics, a full disk, a name that no font has
-        terminal.warn(f"curve.png was not drawn: {said_by(error)}")
+        terminal.warn(f"curve.png was not drawn: {error if isinstance(error, UserError) else said_by(error)}")

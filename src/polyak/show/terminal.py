@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polyak.errors import visible
+from polyak.files import silence
 
 REFRESH = 8  # times a second that the live line is drawn
 PLAIN_SECONDS = 10.0  # between two plain lines
@@ -55,8 +56,7 @@ class Steady:
 
     def _lose(self) -> None:
         self.lost = True
-        with suppress(Exception), open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), self.stream.fileno())  # so that Python can flush what is left
+        silence(self.stream)
         self.on_lost()
 
 

@@ -449,6 +449,11 @@ class GymnasiumFactory:
         """The fields, where a bool is the default in words for one; UserError for what the constructor cannot take."""
         creator, fields = self._creator(), dict(self.fields)
         valid, defaults = _parameters(creator), _defaults(creator)
+        if "max_episode_steps" not in valid:
+            try:
+                spaces.check_limit(fields.get("max_episode_steps"))
+            except UserError as error:
+                raise UserError(f"environment {self.name}: {error}") from None
         if self.entry is None:
             defaults |= self._registered().kwargs
         for name, value in fields.items():
