@@ -271,7 +271,10 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
                 f"polyak: nobody reads the output: {said}"
             ) if terminal.stream.lost else terminal.say(said)
             return INTERRUPTED
-    say_results(run, terminal)
+    try:
+        say_results(run, terminal)
+    except CheckpointError as error:  # metrics that are damaged, or too many to be summed up
+        terminal.warn(f"polyak: {printable(error)}")
     return 0
 
 

@@ -35,7 +35,7 @@ class EnvironmentFault(UserError):
     def at(self, seed: int, env: int) -> "EnvironmentFault":
         """The same fault of this environment of this seed."""
         if self.lane is None:
-            return self
+            return EnvironmentFault(self.text, self.run)
         return EnvironmentFault(f"environment {env}, seed {seed}: {self.text}", self.run)
 
 

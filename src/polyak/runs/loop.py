@@ -122,7 +122,7 @@ class Training:
 
     def load(self, checkpoints: Path) -> checkpoint.Loaded:
         """The newest checkpoint that is whole. CheckpointError, before anything large is made, if it does not fit."""
-        driver, plan = self.session.driver, self.session.plan
+        driver = self.session.driver
         path, manifest = checkpoint.describe(checkpoints, self.terminal.warn)
         check_world(self.session.env_spec, manifest.extra, path)
 
@@ -132,7 +132,6 @@ class Training:
             return shapes
 
         read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
-        state_shapes(plan, self.session.env_spec, manifest.arrays, checkpoints.parent)
         ring = driver.buffer_shape()
         return checkpoint.load(
             checkpoints, template, ring.rows if isinstance(ring, Ring) else None, self.terminal.warn

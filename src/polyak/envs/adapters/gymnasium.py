@@ -93,12 +93,14 @@ class GymnasiumSync:
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
         given, self.asked = [], time.monotonic()
-        for lane, seed in zip(lanes, seeds, strict=True):
-            with called(lane, "reset", f"with seed {seed}"):
-                obs, info = self._envs[lane].reset(seed=int(seed))
-                given.append(obs)
-                self.masked = self.masked or MASK in info
-        self.asked = 0.0
+        try:
+            for lane, seed in zip(lanes, seeds, strict=True):
+                with called(lane, "reset", f"with seed {seed}"):
+                    obs, info = self._envs[lane].reset(seed=int(seed))
+                    given.append(obs)
+                    self.masked = self.masked or MASK in info
+        finally:
+            self.asked = 0.0
         if given:
             self._obs = spaces.scatter(self._obs, list(lanes), self._rows(given, lanes))
             spaces.check_begun(self._obs, lanes, seeds)
@@ -129,7 +131,8 @@ class GymnasiumSync:
             if passes(error):
                 raise
             raise fault(lane, "step", f"with action {actions[lane]}", error) from error
-        self.asked = 0.0
+        finally:
+            self.asked = 0.0
         self._obs = self._rows(given)
         return HostStep(self._obs, reward, terminated, truncated, measures)
 
