@@ -275,8 +275,7 @@ class Training:
                 with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
                     played = self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
             except Exception as error:
-                text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                self.terminal.warn(f"evaluation failed, and training goes on without: {text}")
+                self.terminal.warn(f"evaluation failed, and training goes on without: {said_by(error, 300)}")
                 self.evaluates = False
         if played is None and self.evaluates:  # it was stopped
             return
