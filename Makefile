@@ -10,11 +10,12 @@ INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test test-long check lint spelling audit rows docs-tables bench bench-gpu bench-against score lock clean
+.PHONY: help .venv demo test test-long torture check lint spelling audit rows docs-tables bench bench-gpu bench-against score lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the test suite"
 	@echo "make test-long    what it leaves out: every algorithm in every place"
+	@echo "make torture    attacks on run folders, kills, full disks, environments that misbehave: one table"
 	@echo "make check   format, lint, types, spelling and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
 	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length, JOBS=8 at once"
@@ -47,6 +48,9 @@ test: $(VENV)/.ready-all
 
 test-long: $(VENV)/.ready-all
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m long $(TESTS)
+
+torture: $(VENV)/.ready-all
+	@$(BIN)/python -m tests.torture $(SECONDS)
 
 check: lint
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not long" $(TESTS)

@@ -21,6 +21,7 @@ FLOOR = {
     "pytree": 0,
     "errors": 0,
     "files": 0,
+    "signals": 0,
     "parts": 1,
     "envs": 1,
     "algorithms": 2,

@@ -353,11 +353,20 @@ def test_a_broken_contract_names_environment_and_field(how, says):
         ("nested", ["environment 1: observation.inner.a is of shape (3,)"]),
         (
             "raise",
-            ["environment 1 (worker 1, pid", "raised ValueError: the floor is gone", "test_adapters.py:"],
+            [
+                "environment 1: step with action 1 raised ValueError: the floor is gone",
+                "test_adapters.py:",
+            ],
         ),
-        ("exit", ["environment 1 (worker 1, pid", "exited with code 3 in step; last action 1"]),
-        ("kill", ["environment 1 (worker 1, pid", "was killed by SIGKILL in step; last action 1"]),
-        ("hang", ["environment 1 (worker 1, pid", "did not answer within 1 s in step; last action 1"]),
+        ("exit", ["environment 1: its process (worker 1, pid", "exited with code 3 in step; last action 1"]),
+        (
+            "kill",
+            ["environment 1: its process (worker 1, pid", "was killed by SIGKILL in step; last action 1"],
+        ),
+        (
+            "hang",
+            ["environment 1: its process (worker 1, pid", "did not answer within 1 s in step; last action 1"],
+        ),
     ],
 )
 def test_a_worker_that_fails_dies_or_hangs_is_named_and_nobody_waits(how, says):

@@ -9,7 +9,7 @@ if __name__ == "__main__" and sys.path[:1] in (
 ):  # where Python looks first: a file there is nobody's package
     del sys.path[0]
 
-from polyak.cli import main
+from polyak.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -1,6 +1,7 @@
 """The command line. Importing this imports no JAX; a command imports what it needs once its words are right."""
 
 import contextlib
+import errno
 import fnmatch
 import os
 import shutil
@@ -13,15 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyak import __version__, algorithms, flags
-from polyak.errors import CheckpointError, UserError, nearest
+from polyak.errors import CheckpointError, UserError, nearest, printable, visible
+from polyak.files import silence
 from polyak.interface import within
 from polyak.runs.folder import RunFolder, check_name, name_run
 from polyak.runs.plan import Plan, Settings
+from polyak.signals import listening
 
 if TYPE_CHECKING:
     from polyak.runs.run import Run
 
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended, as in every shell
+BROKEN_PIPE = 141  # and of one whose reader went away before it was done
+REFUSED = {  # what a disk says
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+}
 GROUPS = ("config", "env", "eval_env")  # --config.FIELD, --env.FIELD, --eval-env.FIELD
 
 HELP = """\
@@ -103,25 +120,60 @@ class Command(NamedTuple):
     most: int
 
 
+def program() -> None:
+    """Run the command line of this process and end it; at once where it was stopped, whatever still compiles."""
+    code = main()
+    if code == INTERRUPTED:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    try:
-        code = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-    except UserError as error:
-        print("polyak:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("polyak: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader, as in `polyak list | head`, has enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (Python flushes it at exit)
-        return 0
-    except Exception:
-        traceback.print_exc()
-        print("polyak: this is a bug in polyak; please report the lines above", file=sys.stderr)
-        return 1
+    words = list(sys.argv[1:] if argv is None else argv)
+    with listening() as listener:
+        try:
+            code = dispatch(words)
+            sys.stdout.flush()
+            listener.check()
+        except UserError as error:
+            return fail(printable(error))
+        except KeyboardInterrupt:
+            return fail("stopped", INTERRUPTED)
+        except OSError as error:
+            return explain(error, words)
+        except Exception:
+            if listener.heard:  # which broke something on its way
+                return fail("stopped", INTERRUPTED)
+            traceback.print_exc()
+            return fail("this is a bug in polyak; please report the lines above", 1)
     return code
+
+
+def fail(text: str, code: int = 2) -> int:
+    """Say why a command ends, in one line, and return its exit code."""
+    with contextlib.suppress(OSError):
+        print("polyak:", text, file=sys.stderr, flush=True)
+    return code
+
+
+def explain(error: OSError, words: list[str]) -> int:
+    """The exit code where the system refused something; a full disk is one line, and no reader is enough for a list."""
+    if isinstance(error, BrokenPipeError):
+        silence(sys.stdout)
+        works = (
+            words[:1] != ["list"] and words[:1] and not {"-h", "--help"} & set(words) and words[0] in COMMANDS
+        )
+        return BROKEN_PIPE if works else 0
+    if error.errno not in REFUSED:
+        traceback.print_exc()
+        return fail("this is a bug in polyak; please report the lines above", 1)
+    where = error.filename or "the output"
+    silence(sys.stdout)
+    return fail(printable(f"cannot write or read {where}: {error.strerror}"))
 
 
 def dispatch(argv: list[str]) -> int:
@@ -214,15 +266,21 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
         try:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)
         except loop.Interrupted:
-            terminal.say(f"saved; go on with: polyak resume {shown(run)}")
+            said = f"saved; go on with: polyak resume {shown(run)}"
+            terminal.warn(
+                f"polyak: nobody reads the output: {said}"
+            ) if terminal.stream.lost else terminal.say(said)
             return INTERRUPTED
-    say_results(run, terminal)
+    try:
+        say_results(run, terminal)
+    except CheckpointError as error:  # metrics that are damaged, or too many to be summed up
+        terminal.warn(f"polyak: {printable(error)}")
     return 0
 
 
 def say_header(path: Path) -> None:
     """Name and folder of a run."""
-    print(f"{path.name}\n{path}", flush=True)
+    print(f"{visible(path.name)}\n{visible(str(path))}", flush=True)
 
 
 # ---- what is done with runs
@@ -234,7 +292,7 @@ def open_trusted(path: Path, names: Sequence[str]) -> "Run":
 
     run = Run(path)
     run.trusted |= set(names)
-    run.warn = lambda text: print("polyak:", text, file=sys.stderr)
+    run.warn = lambda text: fail(printable(text))
     return run
 
 

@@ -3,8 +3,6 @@
 import difflib
 import os
 import re
-import signal
-import threading
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -17,10 +15,6 @@ WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0":
 
 class UserError(Exception):
     """A mistake of the person who called: one line; the command line exits with 2."""
-
-
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C as polyak's own handlers raise it, so that it is told from one that an environment raises."""
 
 
 class CheckpointError(UserError):
@@ -41,7 +35,7 @@ class EnvironmentFault(UserError):
     def at(self, seed: int, env: int) -> "EnvironmentFault":
         """The same fault of this environment of this seed."""
         if self.lane is None:
-            return self
+            return EnvironmentFault(self.text, self.run)
         return EnvironmentFault(f"environment {env}, seed {seed}: {self.text}", self.run)
 
 
@@ -54,9 +48,15 @@ def printable(text: object, most: int = MOST) -> str:
     >>> print(printable("a\x1b[31m\nb"))
     a\x1b[31m b
     """
-    line = " ".join(str(text)[: 4 * most].split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = visible(" ".join(str(text)[: 4 * most].split()))
     return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def visible(text: str) -> str:
+    """A text with its control characters spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def brief(value: Any, most: int = 60) -> str:
@@ -123,14 +123,6 @@ def said_by(error: BaseException, length: int = 200) -> str:
     except BaseException:
         message = " (which cannot be printed)"
     return printable(f"{type(error).__name__}{message}", length) + place_of(error)
-
-
-def interrupts(error: BaseException) -> bool:
-    """Whether an exception in an environment's code is a person's Ctrl-C, and not the environment's own."""
-    own_handler = threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    )
-    return isinstance(error, Stopped) or (isinstance(error, KeyboardInterrupt) and not own_handler)
 
 
 def out_of_range(cfg: Any, prefix: str = "") -> list[str]:

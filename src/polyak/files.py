@@ -161,6 +161,12 @@ def _own(path: Path, flags: int) -> int:
     )
 
 
+def silence(stream: Any) -> None:
+    """Let what is still to be flushed to a stream go nowhere, since nobody reads it or no disk holds it."""
+    with suppress(Exception), open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())
+
+
 # ---- folders
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from polyak.drivers.keys import episode_keys
 from polyak.drivers.measures import gather
+from polyak.envs.calling import passes
 from polyak.envs.environment import Environment, Step, to_bounds
-from polyak.errors import EnvironmentFault, UserError, place_of, said_by
+from polyak.errors import EnvironmentFault, place_of, said_by
 from polyak.interface import Algorithm, Array, Discrete, Space, Spec, Transition, Tree
 from polyak.pytree import Record, pytree, select, strip_weak_types
 
@@ -137,9 +138,9 @@ def traced(what: str, function: Callable, *args: Any) -> Any:
         ) from error
     except jax.errors.TracerArrayConversionError as error:
         raise EnvironmentFault(f"{what} uses NumPy{place_of(error)} where jax.numpy is needed") from error
-    except UserError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if passes(error):
+            raise
         raise EnvironmentFault(f"{what} raised {said_by(error)}") from error
 
 

@@ -18,6 +18,7 @@ from polyak.drivers.keys import Keys
 from polyak.drivers.measures import gather
 from polyak.drivers.program import Program, over_seeds
 from polyak.envs.environment import HostEnvs, HostStep, to_bounds
+from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Discrete, Spec, Tree
 from polyak.pytree import select, strip_weak_types
 
@@ -100,7 +101,10 @@ class HostEpisodes:
 
     def step(self, action: np.ndarray) -> HostStep:
         """One step of every environment with actions [L, ...] as an algorithm gives them."""
-        stepped = self.envs.step(to_bounds(self.envs.spec.action, action))
+        try:
+            stepped = self.envs.step(to_bounds(self.envs.spec.action, action))
+        except EnvironmentFault as fault:
+            raise self._located(fault) from fault
         self.obs = stepped.obs
         self.clock += 1
         if self.limit is not None:
@@ -141,9 +145,17 @@ class HostEpisodes:
         self.total[slots] = 0.0
         for value in self.measures.values():
             value[slots] = 0.0
-        self.obs = self.envs.reset(slots.tolist(), self._seeds(slots))
+        try:
+            self.obs = self.envs.reset(slots.tolist(), self._seeds(slots))
+        except EnvironmentFault as fault:
+            raise self._located(fault) from fault
         for slot in slots:
             self.check[slot] = first_checksums(self.obs, slot)
+
+    def _located(self, fault: EnvironmentFault) -> EnvironmentFault:
+        """A fault of a lane as one of an environment and its seed."""
+        seed, env = divmod(fault.lane or 0, self.spec.num_envs)
+        return fault.at(self.seeds[seed], env)
 
     def _add_up(self) -> None:
         """Bring `total` and `check` up to date; how many steps are added up at once changes no bit."""

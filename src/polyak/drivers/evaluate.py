@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polyak.drivers import validate
 from polyak.drivers.episodes_graph import Episodes, Player
-from polyak.drivers.episodes_host import HostEpisodes, HostMemory
+from polyak.drivers.episodes_host import TOGETHER, HostEpisodes, HostMemory
 from polyak.drivers.keys import Keys
 from polyak.drivers.program import Program, anywhere, over_seeds
 from polyak.envs.environment import Environment, HostEnvs
-from polyak.interface import Algorithm, Array, Spec, Tree
+from polyak.errors import EnvironmentFault
+from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.pytree import Counter, Record, pytree, select, strip_weak_types
 
 LONGEST = 10_000  # steps of an episode in an environment without a time limit: there it is cut, unless said
@@ -73,7 +75,10 @@ class Evaluator:
 
     def __call__(self, actor: Tree, watch: Callable[[], bool] = lambda: False) -> Played | None:
         """Play with an actor [S, ...]; it is not changed. None where `watch`, asked now and then, says to stop."""
-        played = (self._play_in_graph if self.in_graph else self._play_on_host)(actor, watch)
+        try:
+            played = (self._play_in_graph if self.in_graph else self._play_on_host)(actor, watch)
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(f"in evaluation, {fault}") from fault
         if played is None or not self.cuts:
             return played
         return played._replace(cut=int((played.length >= self.limit).sum()))
@@ -94,6 +99,9 @@ class Evaluator:
             playing = self.program(actor, self.seed_array, playing, until)
             steps = 2 * steps if monotonic() - began < LOOK_SECONDS else steps
         played = playing.episodes
+        if not (sound := np.isfinite(np.asarray(played.total))).all():
+            seed, episode = np.argwhere(~sound)[0]
+            raise EnvironmentFault(f"episode {episode}, seed {self.seeds[seed]}: the return is not finite")
         return Played(*jax.tree.map(np.array, (played.total, played.length, played.measures)))
 
     def _player(self, keys: Keys) -> Player:
@@ -151,7 +159,7 @@ class Evaluator:
         episodes = HostEpisodes(self.env, self.spec, self.seeds, STREAM, self.limit)
         episodes.begin()
         memory = self.begin_memory(self.seed_array, episodes.number.astype(np.int32).reshape(seeds, width))
-        row, due = 0, monotonic() + LOOK_SECONDS
+        row, due, seen = 0, monotonic() + LOOK_SECONDS, []
         while (episodes.number < self.episodes).any():
             if monotonic() > due:
                 due = monotonic() + LOOK_SECONDS
@@ -160,7 +168,9 @@ class Evaluator:
             obs = jax.tree.map(lambda x: x.reshape(seeds, width, *x.shape[1:]), episodes.obs)
             action, memory = self.program(actor, memory, obs, self.seed_array, row)
             action = np.asarray(action)
-            stepped = episodes.step(action.reshape(-1, *action.shape[2:]))
+            before, action = episodes.obs, action.reshape(-1, *action.shape[2:])
+            stepped = episodes.step(action)
+            seen.append(Transition(before, action, stepped.reward, *stepped[:1], *stepped[2:4]))
             last = np.flatnonzero(stepped.terminated | stepped.truncated)
             if len(last):
                 ended = episodes.reset_ended(last)
@@ -171,7 +181,21 @@ class Evaluator:
                     measures[name][where] = value[counted]
                 memory = self.memory.reset_ended(memory, last, episodes.number, STREAM + row)
             row += 1
+            if len(seen) == TOGETHER:
+                self._inspect(seen, row)
+        self._inspect(seen, row)
         return played
+
+    def _inspect(self, seen: list[Transition], row: int) -> None:
+        """Look at the last steps as at a rollout of training, and forget them."""
+        if not seen:
+            return
+        rollout = jax.tree.map(lambda *rows: np.stack(rows), *seen)
+        at, slot, field = validate.look(self.spec, rollout, np).fault.tolist()
+        if at != validate.NOTHING:
+            seed, env = divmod(slot, self.spec.num_envs)
+            raise validate.error_for(self.spec, row - len(seen) + at, env, field, self.seeds[seed])
+        seen.clear()
 
 
 def width_for(seeds: int, episodes: int) -> int:

@@ -274,7 +274,7 @@ class Host:
             try:
                 stepped = episodes.step(action)
             except EnvironmentFault as fault:
-                raise EnvironmentFault(f"step {run.iteration * self.rows + t}: {fault}") from fault
+                raise EnvironmentFault(f"step {run.iteration * self.rows + t}, {fault}") from fault
             row = Transition(obs, action, stepped.reward, stepped.obs, stepped.terminated, stepped.truncated)
             for rows, x in zip(into, jax.tree.leaves(row), strict=True):
                 rows[t] = x

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from polyak.envs import spaces
+from polyak.envs.calling import calling, passes
 from polyak.envs.randomized import pushed, randomized, refuse_on_host, split_fields
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
@@ -184,10 +185,8 @@ def _made(name: str, thing: Any, fields: dict, measures: Any) -> Any:
     from polyak.envs.environment import Environment
 
     if isinstance(thing, type) and issubclass(thing, Environment):
-        try:
+        with calling(lambda error: UserError(f"environment {name} cannot be made: {said_by(error)}")):
             thing = thing()
-        except Exception as error:
-            raise UserError(f"environment {name} cannot be made: {said_by(error)}") from error
     if isinstance(thing, Environment):
         return _with(name, thing, fields, measures)
     if isinstance(thing, EnvSpec):
@@ -221,7 +220,9 @@ def _module(name: str) -> Any:
             raise UserError(f"importing {path} failed: {said_by(error)}") from error
         hint = nearest(path, ("jax", "gymnax", "envpool"))
         raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
-    except Exception as error:
+    except BaseException as error:
+        if passes(error):
+            raise
         raise UserError(f"importing {path} failed: {said_by(error)}") from error
 
 
@@ -249,7 +250,9 @@ def _with(
         raise UserError(
             f"environment {name} has no spec: give it a property `spec` that returns a Spec"
         ) from None
-    except Exception as error:
+    except BaseException as error:
+        if passes(error):
+            raise
         raise UserError(f"environment {name} cannot be made: {said_by(error)}") from error
     if not isinstance(spec, Spec):
         raise UserError(f"environment {name}: spec is a {type(spec).__name__}, but must be a Spec")
@@ -266,6 +269,10 @@ def _with(
                     f"environment {name}: a bound in spec.{what} is an array or a list: give one number, or a tuple "
                     "of numbers, as in tuple(low.tolist())"
                 )
+    try:
+        spaces.check_limit(spec.time_limit)
+    except UserError as error:
+        raise UserError(f"environment {name}: {error}") from None
     own = spec.measures
     for measure in measures:
         if measure not in own:

@@ -3,15 +3,14 @@
 Imported in worker processes too, so it knows neither JAX nor, before it is needed, Gymnasium.
 """
 
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from polyak.errors import EnvironmentFault, UserError, boolean, nearest
+from polyak.envs.calling import called, serve_parent
+from polyak.errors import EnvironmentFault, UserError, boolean, brief, nearest
 from polyak.interface import Box, Discrete, Space, Tree
 
 SUPPORTED = "Box, Discrete, MultiBinary, MultiDiscrete, and Dict and Tuple of these"
@@ -92,7 +91,7 @@ def check(space: Any, value: Any, lane: int, field: str = "observation") -> None
     """
 
     def fault(given: str, right: str) -> EnvironmentFault:
-        return EnvironmentFault(f"environment {lane}: {field} is {given}, its space says {right}")
+        return EnvironmentFault(f"{field} is {given}, its space says {right}", lane=lane)
 
     if kind_of(space) == "Dict":
         if not isinstance(value, Mapping) or set(value) != set(space.spaces):
@@ -115,8 +114,59 @@ def check(space: Any, value: Any, lane: int, field: str = "observation") -> None
         raise fault(f"of shape {array.shape}", f"{space.shape}")
     if not np.can_cast(array.dtype, space.dtype, "same_kind"):
         raise fault(f"of dtype {array.dtype}", f"{space.dtype}")
-    if kind_of(space) == "Discrete" and not space.start <= array < space.start + space.n:
-        raise fault(f"{array}", f"{space.start} .. {space.start + space.n - 1}")
+    least, most = _whole_range(space)
+    if least is not None and not ((array >= least).all() and (array <= most).all()):
+        raise fault(brief(array.tolist(), 40), f"{_span(least)} .. {_span(most)}")
+
+
+def _whole_range(space: Any) -> tuple[Any, Any]:
+    """The least and the largest whole number that a point may hold and our arrays can; None for real numbers."""
+    match kind_of(space):
+        case "Discrete":
+            return space.start, space.start + space.n - 1
+        case "MultiDiscrete":
+            return space.start, space.start + space.nvec - 1
+        case "MultiBinary":
+            return 0, 1
+    if space.dtype.kind not in "iu":
+        return None, None
+    kinds = [np.iinfo(kind) for kind in (space.dtype, _dtype(space)) if np.dtype(kind).kind in "iu"]
+    return max(int(kind.min) for kind in kinds), min(int(kind.max) for kind in kinds)
+
+
+def _span(bound: Any) -> str:
+    return brief(bound.tolist() if hasattr(bound, "tolist") else bound, 40)
+
+
+def narrows(space: Any) -> bool:
+    """Whether our arrays hold fewer whole numbers than a Box's own, so that each point must be looked at."""
+    return space.dtype.kind in "iu" and space.dtype.itemsize > _dtype(space).itemsize
+
+
+def check_begun(obs: Tree, lanes: Any, seeds: Any) -> None:
+    """EnvironmentFault, with the seed of the episode, where observations [L, ...] of a reset are not finite."""
+
+    def look(rows: np.ndarray) -> None:
+        if rows.dtype.kind != "f":
+            return
+        for lane, seed in zip(lanes, seeds, strict=True):
+            if not np.isfinite(rows[lane]).all():
+                raise EnvironmentFault(
+                    f"reset with seed {seed} gave an observation that is not finite", lane=lane
+                )
+
+    over(look, obs)
+
+
+def check_ends(terminated: Any, truncated: Any, lane: int) -> None:
+    """EnvironmentFault, with the environment's index, unless both ends are true or false."""
+    for name, value in (("terminated", terminated), ("truncated", truncated)):
+        if isinstance(value, bool | np.bool_):
+            continue
+        if getattr(value, "shape", None) == () and str(getattr(value, "dtype", "")) == "bool":
+            continue
+        if type(value) is not int or value not in (0, 1):
+            raise EnvironmentFault(f"{name} is {brief(value)}, it must be true or false", lane=lane)
 
 
 def check_reward(reward: Any, lane: int) -> None:
@@ -124,23 +174,23 @@ def check_reward(reward: Any, lane: int) -> None:
     if not isinstance(reward, float | int | np.number | np.bool_) or isinstance(reward, np.complexfloating):
         array = isinstance(reward, np.ndarray)
         if not (array and reward.shape == () and reward.dtype.kind in "fiub"):
-            given = f"an array of shape {reward.shape}" if array else repr(reward)[:60]
-            raise EnvironmentFault(f"environment {lane}: reward is {given}, it must be one number")
+            given = f"an array of shape {reward.shape}" if array else brief(reward)
+            raise EnvironmentFault(f"reward is {given}, it must be one number", lane=lane)
 
 
 class Checked:
     """A Gymnasium environment in a worker process that refuses what its spaces do not allow.
 
-    Ctrl-C is for the process that trains: it saves, and still needs its environments.
+    What it raises is turned into one line here, since not everything can be sent. Signals are for the process that
+    trains: it saves, and still needs its environments.
     """
 
-    def __init__(self, make: Callable[[], Any], lane: int):
+    def __init__(self, make: Callable[[], Any], lane: int, by_main_thread: bool = False):
+        serve_parent(by_main_thread)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._env = make()
         self._lane = lane
-        if multiprocessing.parent_process() is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.metadata = dict(self._env.metadata or {})  # vectors write into it
 
     def __getattr__(self, name: str) -> Any:
@@ -148,16 +198,19 @@ class Checked:
 
     def reset(self, **how: Any) -> tuple[Any, dict]:
         """Like the environment's."""
-        obs, info = self._env.reset(**how)
-        check(self._env.observation_space, obs, self._lane)
-        return obs, info
+        with called(self._lane, "reset", f"with seed {how.get('seed')}"):
+            obs, info = self._env.reset(**how)
+            check(self._env.observation_space, obs, self._lane)
+            return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         """Like the environment's."""
-        obs, reward, terminated, truncated, info = self._env.step(action)
-        check(self._env.observation_space, obs, self._lane)
-        check_reward(reward, self._lane)
-        return obs, reward, bool(terminated), bool(truncated), info
+        with called(self._lane, "step", f"with action {action}"):
+            obs, reward, terminated, truncated, info = self._env.step(action)
+            check(self._env.observation_space, obs, self._lane)
+            check_reward(reward, self._lane)
+            check_ends(terminated, truncated, self._lane)
+            return obs, reward, bool(terminated), bool(truncated), info
 
 
 def over(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -219,6 +272,15 @@ class Actions:
         return action
 
 
+def check_limit(limit: Any) -> int | None:
+    """A time limit, None for none; UserError for one that no episode can reach or keep."""
+    if limit is None or (type(limit) is int and limit == -1):  # Gymnasium's word for none
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer) or not 1 <= limit < 2**31:
+        raise UserError(f"its time limit is {brief(limit)}, but must be a whole number of steps from 1 on")
+    return int(limit)
+
+
 def as_measures(measures: Any) -> dict[str, str]:
     """Names of measures, alone (the episode's last value) or each with how an episode is summed up."""
     asked = dict(measures) if isinstance(measures, Mapping) else dict.fromkeys(measures, "last")
@@ -274,6 +336,8 @@ def _dtype(space: Any) -> np.dtype:
 
 def _box(space: Any) -> Box:
     dtype, (low, high) = _dtype(space), (space.low, space.high)
+    if not (low <= high).all():  # nor where one of them is NaN
+        raise UserError(f"the bounds of {_line(space)} are upside down, or not numbers")
     if dtype.kind == "f":
         low, high = (bound.astype(dtype) for bound in bounds(low, high))
     return Box(tuple(space.shape), _bound(low), _bound(high), dtype.name)

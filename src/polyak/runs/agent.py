@@ -13,7 +13,7 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs.folder import RunFolder
-from polyak.runs.loop import Interrupted, Training, draw, interruptible, save_checkpoint
+from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
 from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
 from polyak.runs.session import Session
@@ -233,6 +233,8 @@ class Agent:
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:
         session = self._resume_from.trust() if self._resume_from is not None else Session(plan, self._given)
+        if self._resume_from is not None:
+            check_folder(session.plan, self._resume_from.folder, terminal)
         self.training = Training(session, terminal)
         if self._resume_from is None:
             self.training.start()

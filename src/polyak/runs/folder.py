@@ -243,12 +243,14 @@ class Lock:
             os.close(self.file)
             who = f"process {said}" if said.isdigit() else "another process"
             raise UserError(f"{folder} is being written by {who}: wait for it or stop it first") from None
-        os.ftruncate(self.file, 0)
-        os.write(self.file, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk: the lock holds without the number
+            os.ftruncate(self.file, 0)
+            os.write(self.file, f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
         """Let others write."""
-        os.ftruncate(self.file, 0)
+        with suppress(OSError):
+            os.ftruncate(self.file, 0)
         os.close(self.file)
 
 

@@ -24,6 +24,7 @@ from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
 from polyak.runs.spec import describe_border, describe_spec, read_spec
 from polyak.show.terminal import Progress, Terminal
+from polyak.signals import Listener, Stopped
 from polyak.store import checkpoint, storage
 
 LOGS_PER_EVALUATION = 10
@@ -121,7 +122,7 @@ class Training:
 
     def load(self, checkpoints: Path) -> checkpoint.Loaded:
         """The newest checkpoint that is whole. CheckpointError, before anything large is made, if it does not fit."""
-        driver, plan = self.session.driver, self.session.plan
+        driver = self.session.driver
         path, manifest = checkpoint.describe(checkpoints, self.terminal.warn)
         check_world(self.session.env_spec, manifest.extra, path)
 
@@ -131,7 +132,6 @@ class Training:
             return shapes | beside_rows(ring)
 
         read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
-        state_shapes(plan, self.session.env_spec, manifest.arrays, checkpoints.parent)
         ring = driver.buffer_shape()
         return checkpoint.load(
             checkpoints, template, ring.rows if isinstance(ring, Ring) else None, self.terminal.warn
@@ -275,8 +275,7 @@ class Training:
                 with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
                     played = self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
             except Exception as error:
-                text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                self.terminal.warn(f"evaluation failed, and training goes on without: {text}")
+                self.terminal.warn(f"evaluation failed, and training goes on without: {said_by(error, 300)}")
                 self.evaluates = False
         if played is None and self.evaluates:  # it was stopped
             return
@@ -310,23 +309,34 @@ class Training:
         progress.log_evaluation(self.env_steps, float(means.mean()), float(spread), len(means))
 
 
+ASKS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once asks to save and stop; a second time stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP once asks to save and stop, and so does a reader that goes away; a second time
+    stops at once.
+    """
 
     def ask(number: int, frame: Any) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise Stopped
         stop.set()
         terminal.say("stopping: saving the run (again to stop at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ASKS}
+    if isinstance(listener := before[signal.SIGINT], Listener):
+        listener.check()  # of what was swallowed since the command began
+    terminal.stream.on_lost = stop.set
+    for number in ASKS:
+        signal.signal(number, ask)
     try:
         yield
     finally:
+        terminal.stream.on_lost = lambda: None
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -334,6 +344,35 @@ def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
 def beside_rows(ring: Any) -> dict[str, Any]:
     """Parts of a ring that a checkpoint keeps whole, its rows being in segments."""
     return {"index": ring.index} if isinstance(ring, Ring) and ring.index != () else {}
+
+
+@contextlib.contextmanager
+def watched(session: Session, terminal: Terminal) -> Iterator[None]:
+    """Say where an environment in this process hangs, which nothing here can end, and what would."""
+    over, deadline = threading.Event(), session.plan.deadline
+
+    def look() -> None:
+        said = 0.0
+        while not over.wait(min(1.0, deadline / 2)):
+            for name in ("driver", "evaluator"):
+                holder = session.__dict__.get(name)
+                envs = getattr(holder, "envs", getattr(holder, "env", None))
+                asked = getattr(envs, "asked", 0.0)
+                if asked and asked != said and time.monotonic() - asked > deadline:
+                    said = asked
+                    terminal.warn(
+                        f"an environment has not answered for {deadline:g} s (--deadline). It runs in this process, "
+                        "which cannot end it: Ctrl-C twice stops the run, and with --vectorization async each "
+                        "environment has a process of its own, which is ended"
+                    )
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def save_checkpoint(folder: RunFolder, training: Training) -> None:
@@ -385,7 +424,7 @@ def _train(
                 terminal.warn(f"note: {line}")
         training = Training(session, terminal)
         loaded = training.load(folder.checkpoints) if resume else None  # nothing is compiled before
-        with interruptible(training.stop, terminal), meanwhile(training.compile):
+        with interruptible(training.stop, terminal), watched(session, terminal), meanwhile(training.compile):
             with terminal.status(doing):
                 training.start() if loaded is None else training.unpack(loaded)
                 training.compile_next()
@@ -439,7 +478,8 @@ class Recorder:
         """One line."""
         self.metrics.write(line)
         if "eval/return" in line and time.monotonic() - self.drawn > 5:
-            self.metrics.file.flush()
+            with files.guarded(self.metrics.path):
+                self.metrics.file.flush()
             draw(self.folder, self.terminal)
             self.drawn = time.monotonic()
 
@@ -469,4 +509,4 @@ def draw(folder: RunFolder, terminal: Terminal) -> None:
     except (
         Exception
     ) as error:  # whatever a folder holds: damaged metrics, a full disk, a name that no font has
-        terminal.warn(f"curve.png was not drawn: {said_by(error)}")
+        terminal.warn(f"curve.png was not drawn: {error if isinstance(error, UserError) else said_by(error)}")

@@ -24,9 +24,10 @@ from polyak.drivers.learn import check_priority, initial_states
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.border import Border
+from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, flat_actions
 from polyak.envs.find import find
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Spec
 from polyak.parts import replay
 from polyak.runs.plan import Plan
@@ -243,9 +244,10 @@ class Session:
 def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
     """Close what holds environments; one that raises is a warning."""
     try:
-        holder.close()
-    except Exception as error:
-        warn(f"environments were not closed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
+        with calling(lambda error: UserError(said_by(error))):
+            holder.close()
+    except UserError as error:
+        warn(f"environments were not closed: {printable(error, 300)}")
 
 
 def check_counts(steps: int, spec: Spec, data: Any) -> None:

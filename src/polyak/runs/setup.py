@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -41,6 +42,10 @@ def set_up_jax() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    unwritten = (
+        "Error (reading|writing) persistent compilation cache"  # a full disk: it is compiled anew, no more
+    )
+    warnings.filterwarnings("ignore", unwritten)
 
 
 def cache_folder() -> Path:

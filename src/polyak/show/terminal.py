@@ -5,8 +5,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Self, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -14,6 +14,9 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from polyak.errors import visible
+from polyak.files import silence
 
 REFRESH = 8  # times a second that the live line is drawn
 PLAIN_SECONDS = 10.0  # between two plain lines
@@ -24,6 +27,39 @@ NUMBER = 7  # characters of most returns, so that those of evaluations stand bel
 SAMPLE_SECONDS = 0.25  # between two readings of it
 
 
+class Steady:
+    """A stream whose reader may go away, or whose disk may be full: from then on nothing more is written to it."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.lost = stream, False
+        self.on_lost: Callable[[], Any] = lambda: None  # called once
+
+    def write(self, text: str) -> int:
+        """Write, unless nobody reads any more."""
+        if not self.lost:
+            try:
+                return self.stream.write(text)
+            except OSError:
+                self._lose()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, unless nobody reads any more."""
+        if not self.lost:
+            try:
+                self.stream.flush()
+            except OSError:
+                self._lose()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["stream"], name)
+
+    def _lose(self) -> None:
+        self.lost = True
+        silence(self.stream)
+        self.on_lost()
+
+
 class Terminal:
     """Speaks to a person: words and progress to `stream` (stdout), warnings to stderr.
 
@@ -31,12 +67,12 @@ class Terminal:
     """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
-        self.stream = stream or sys.stdout
+        self.stream: Any = Steady(stream or sys.stdout)
         if live is None:
             live = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self.live = live
         self.console = Console(
-            file=stream, force_terminal=live, highlight=False, markup=False, emoji=False, soft_wrap=True
+            file=self.stream, force_terminal=live, highlight=False, markup=False, emoji=False, soft_wrap=True
         )
         self.running: Progress | None = None
 
@@ -59,7 +95,8 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """One line to stderr."""
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError):  # there may be nobody who reads it
+            print(visible(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
@@ -102,6 +139,7 @@ class Terminal:
 
     def _line(self, text: str, style: str = "", more: str = "") -> None:
         """One whole line at once; plain text without any code where nothing is live."""
+        text, more = visible(text), visible(more)
         if self.live:
             self.console.print(Text.assemble((text, style), more))
             return
@@ -109,7 +147,7 @@ class Terminal:
 
     def _moving(self, picture: RenderableType) -> Live:
         """A line that is redrawn by a thread and vanishes; prints by others appear above it."""
-        same = self.stream is sys.stdout
+        same = self.stream.stream is sys.stdout
         return Live(
             picture,
             console=self.console,

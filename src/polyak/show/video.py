@@ -1,6 +1,7 @@
 """Videos: pictures of an environment, a caption on them, and a file that appears whole or not at all."""
 
 import contextlib
+import errno
 import importlib
 import os
 import subprocess
@@ -192,7 +193,8 @@ def _write_mp4(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
         if ffmpeg.wait() != 0:
             said.seek(0)
             reason = said.read().decode(errors="replace").strip().splitlines() or ["it did not say why"]
-            raise UserError(f"ffmpeg could not write the video: {reason[-1]}")
+            cause = next((line for line in reason if os.strerror(errno.ENOSPC) in line), reason[-1])
+            raise UserError(f"ffmpeg could not write the video: {cause}")
 
 
 def _write_gif(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:

@@ -77,7 +77,7 @@ class EnvPoolEnvs:
         """Step every lane; `action` [L, ...] is in the environment's own bounds."""
         if self._pool is None or self._ended.any():
             lane = int(self._ended.argmax())
-            raise EnvironmentFault(f"environment {lane}: {self._name} was stepped without a reset")
+            raise EnvironmentFault(f"{self._name} was stepped without a reset", lane=lane)
         obs, reward, terminated, truncated, info = self._pool.step(self._actions(action))
         if not np.array_equal(info["env_id"], np.arange(self.spec.num_envs)):
             raise EnvironmentFault(f"{self._name}: rows came in the order {info['env_id']}")
@@ -182,6 +182,10 @@ class EnvPoolFactory:
                 hint = nearest(name, valid)
                 raise UserError(f"environment envpool:{self.name} has no field {name!r}; {hint}")
         given = self.fields.items()
+        try:
+            spaces.check_limit(self.fields.get("max_episode_steps"))
+        except UserError as error:
+            raise UserError(f"environment envpool:{self.name}: {error}") from None
         return {n: spaces.like_bool(f"envpool:{self.name}: {n}", getattr(defaults, n), v) for n, v in given}
 
     @functools.cached_property

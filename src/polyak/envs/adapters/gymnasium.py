@@ -9,9 +9,10 @@ import os
 import queue
 import re
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -23,8 +24,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import spaces
 from polyak.envs.border import Border
+from polyak.envs.calling import RETURNED, called, calling, fault, passes
 from polyak.envs.environment import Environment, HostEnvs, HostStep
-from polyak.errors import EnvironmentFault, UserError, nearest, place_in, place_of, said_by
+from polyak.errors import EnvironmentFault, UserError, nearest, place_in, printable, said_by
 from polyak.interface import Box, Spec, Tree
 
 Measures = Mapping[str, str] | Iterable[str]
@@ -41,7 +43,6 @@ PYGAME = tuple(
     f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
 )  # draw with it
 MASK = "action_mask"  # in `info`: which actions are legal
-RETURNED = {"reset": "(obs, info)", "step": "(obs, reward, terminated, truncated, info)"}
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
 
@@ -53,7 +54,7 @@ def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec
     return Spec(
         obs=spaces.from_gymnasium(env.observation_space),
         action=spaces.action_from_gymnasium(env.action_space),
-        time_limit=env.spec.max_episode_steps if env.spec else None,
+        time_limit=spaces.check_limit(env.spec.max_episode_steps if env.spec else None),
         num_envs=lanes,
         measures=measures,
     )
@@ -74,6 +75,7 @@ class GymnasiumSync:
     def __init__(self, make: Callable[[], gymnasium.Env], lanes: int, measures: Measures = ()):
         measures = spaces.as_measures(measures)
         self._envs = [make() for _ in range(lanes)]
+        self.asked = 0.0  # when the call began that has not returned; 0 between calls
         self._space: Any = self._envs[0].observation_space
         self.spec = spec_of(self._envs[0], lanes, measures)
         self._names = tuple(measures)
@@ -86,17 +88,22 @@ class GymnasiumSync:
             self._space.dtype,
             np.dtype(self.spec.obs.dtype) if flat else None,
         )
+        self._narrows = flat and spaces.narrows(self._space)
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
-        given = []
-        for lane, seed in zip(lanes, seeds, strict=True):
-            with _named(lane, "reset", f"seed {seed}"):
-                obs, info = self._envs[lane].reset(seed=int(seed))
-                given.append(obs)
-                self.masked = self.masked or MASK in info
+        given, self.asked = [], time.monotonic()
+        try:
+            for lane, seed in zip(lanes, seeds, strict=True):
+                with called(lane, "reset", f"with seed {seed}"):
+                    obs, info = self._envs[lane].reset(seed=int(seed))
+                    given.append(obs)
+                    self.masked = self.masked or MASK in info
+        finally:
+            self.asked = 0.0
         if given:
             self._obs = spaces.scatter(self._obs, list(lanes), self._rows(given, lanes))
+            spaces.check_begun(self._obs, lanes, seeds)
         return self._obs
 
     def step(self, action: np.ndarray) -> HostStep:
@@ -106,36 +113,47 @@ class GymnasiumSync:
         reward, given = np.empty(lanes), []
         terminated, truncated = np.empty(lanes, bool), np.empty(lanes, bool)
         measures = {name: np.empty(lanes) for name in self._names}
-        lane = 0
+        lane, self.asked = 0, time.monotonic()
         try:
             for lane, env in enumerate(self._envs):
                 obs, r, ended, cut, info = env.step(actions[lane])
                 if type(r) is not float:
                     spaces.check_reward(r, lane)
+                if type(ended) is not bool or type(cut) is not bool:
+                    spaces.check_ends(ended, cut, lane)
                 given.append(obs)
                 reward[lane] = r
                 terminated[lane] = ended
                 truncated[lane] = cut and not ended
                 for name in self._names:
                     measures[name][lane] = spaces.number(info.get(name))
-        except EnvironmentFault:
-            raise
-        except Exception as error:
-            raise _fault(lane, "step", f"action {actions[lane]}", error) from error
+        except BaseException as error:
+            if passes(error):
+                raise
+            raise fault(lane, "step", f"with action {actions[lane]}", error) from error
+        finally:
+            self.asked = 0.0
         self._obs = self._rows(given)
         return HostStep(self._obs, reward, terminated, truncated, measures)
 
     def close(self) -> None:
-        """Close every environment."""
-        for env in self._envs:
-            env.close()
+        """Close every environment, whatever the others do."""
+        faults = []
+        for lane, env in enumerate(self._envs):
+            try:
+                with called(lane, "close"):
+                    env.close()
+            except EnvironmentFault as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
 
     def _box_rows(self, given: list[np.ndarray], lanes: Sequence[int] | None = None) -> np.ndarray:
         """Observations of a Box as rows of a fresh array, checked where they are not just as declared."""
         shape, dtype, ours = self._declared
         rows = np.empty((len(given), *shape), ours)
         for i, obs in enumerate(given):
-            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype:
+            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype or self._narrows:
                 spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
             rows[i] = obs
         return rows
@@ -145,24 +163,6 @@ class GymnasiumSync:
         for i, obs in enumerate(given):
             spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
         return spaces.stack([spaces.convert(self._space, obs) for obs in given])
-
-
-def _fault(lane: int, call: str, what: str, error: BaseException) -> EnvironmentFault:
-    hint = "" if place_of(error) else f"; {call} must return {RETURNED[call]}"
-    return EnvironmentFault(
-        f"environment {lane}: {call} with {' '.join(what.split())} raised {said_by(error)}{hint}"
-    )
-
-
-@contextlib.contextmanager
-def _named(lane: int, call: str, what: str) -> Iterator[None]:
-    """An exception of an environment becomes a fault that names it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise _fault(lane, call, what, error) from error
 
 
 # ---- in processes of their own
@@ -195,7 +195,7 @@ class _Vector(AsyncVectorEnv):
         except (multiprocessing.TimeoutError, EOFError, OSError) as error:
             lane, what = self.guilty(error, self.starting)
             self.end(at_once=True)
-            raise EnvironmentFault(f"environment {lane} {what} while it was made in a process") from None
+            raise EnvironmentFault(f"its process {what} while it was made", lane=lane) from None
 
     def _add_info(self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int) -> dict:
         """Infos by number of the environment, each as it was given: Gymnasium types all by the first one's."""
@@ -214,7 +214,7 @@ class _Vector(AsyncVectorEnv):
         except queue.Empty:  # what was raised cannot be pickled
             raise _Raised(list(successes).index(False), "an exception that cannot be sent", "") from None
         if issubclass(kind, EnvironmentFault):
-            raise kind(str(value))
+            raise EnvironmentFault(value.text, lane=value.lane)
         raise _Raised(
             lane, f"{kind.__name__}: {value}", place_in(re.findall(r'File "(.+?)", line (\d+)', trace))
         )
@@ -237,18 +237,17 @@ class _Vector(AsyncVectorEnv):
         return 0, "or another closed its pipe"
 
     def end(self, at_once: bool = False) -> None:
-        """End every process: asked, then told, then killed; never waits longer than a few seconds."""
+        """End every process: asked, so that its environment is closed, then killed; waits a few seconds at most."""
         if self.closed:
             return
         for pipe, process in zip(self.parent_pipes, self.processes, strict=True):
             with contextlib.suppress(OSError):
                 process.kill() if at_once else pipe.send(("close", None))
         self._join(3.0)
-        for end in ("terminate", "kill"):
-            for process in self.processes:
-                if process.is_alive():
-                    getattr(process, end)()
-            self._join(1.0)
+        for process in self.processes:
+            if process.is_alive():  # it ignores SIGTERM, which is for the process that trains
+                process.kill()
+        self._join(1.0)
         for pipe in self.parent_pipes:
             pipe.close()
         self.error_queue.close()
@@ -282,14 +281,18 @@ class GymnasiumAsync:
             raise UserError(f"processes start by 'spawn' or 'forkserver', not by {context!r}")
         measures = spaces.as_measures(measures)
         self.deadline = deadline
-        env = env_fns[0]()
-        self._space = env.observation_space
-        self.spec = spec_of(env, len(env_fns), measures)
-        self._actions = spaces.Actions(env.action_space)
-        env.close()
+        with calling(lambda error: UserError(f"an environment cannot be made: {said_by(error)}")):
+            env = env_fns[0]()
+            self._space = env.observation_space
+            self.spec = spec_of(env, len(env_fns), measures)
+            self._actions = spaces.Actions(env.action_space)
+            env.close()
         self._obs = spaces.zeros(self.spec.obs, len(env_fns))
         self._last = [None] * len(env_fns)
-        checked: Any = [functools.partial(spaces.Checked, make, lane) for lane, make in enumerate(env_fns)]
+        main = threading.current_thread() is threading.main_thread()
+        checked: Any = [
+            functools.partial(spaces.Checked, make, lane, main) for lane, make in enumerate(env_fns)
+        ]
         self._vector = _Vector(
             checked,
             context=context,
@@ -313,6 +316,7 @@ class GymnasiumAsync:
         self.masked = self.masked or any(MASK in info for info in infos.values())
         rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
         self._obs = spaces.scatter(self._obs, list(lanes), rows)
+        spaces.check_begun(self._obs, lanes, seeds)
         return self._obs
 
     def step(self, action: np.ndarray) -> HostStep:
@@ -343,23 +347,23 @@ class GymnasiumAsync:
             ask()
             return wait(timeout=self.deadline)
         except EnvironmentFault as error:
-            fault = error
+            found = error
         except _Raised as error:
             lane, what, where = error.args
             where = where or f"; {call} must return {RETURNED[call]}"
-            fault = self._blame(lane, f"raised {what}{where}", call)
+            found = self._blame(lane, f"raised {what}{where}", call)
         except (multiprocessing.TimeoutError, EOFError, OSError) as error:
-            fault = self._blame(*self._vector.guilty(error, self.deadline), call)
+            found = self._blame(*self._vector.guilty(error, self.deadline), call)
         except BaseException:
             self._vector.end(at_once=True)
             raise
-        self._vector.end(at_once=True)
-        raise fault
+        self._vector.end()
+        raise found
 
     def _blame(self, lane: int, what: str, call: str) -> EnvironmentFault:
         pid, action = self._vector.processes[lane].pid, self._last[lane]
-        line = f"environment {lane} (worker {lane}, pid {pid}) {what} in {call}; last action {action}"
-        return EnvironmentFault(" ".join(line.split()))
+        line = f"its process (worker {lane}, pid {pid}) {what} in {call}; last action {action}"
+        return EnvironmentFault(printable(line), lane=lane)
 
 
 # ---- by name
@@ -395,13 +399,14 @@ class GymnasiumFactory:
     @functools.cached_property
     def _seen(self) -> tuple[Spec, Border]:
         env = self.make_one()
-        try:
-            spec = spec_of(env, 1, spaces.as_measures(self.measures))
-            return spec, Border(env.observation_space, env.action_space)
-        except UserError as error:
-            raise UserError(f"environment {self.name}: {error}") from None
-        finally:
-            env.close()
+        with calling(self._explained):
+            try:
+                spec = spec_of(env, 1, spaces.as_measures(self.measures))
+                return spec, Border(env.observation_space, env.action_space)
+            except UserError as error:
+                raise UserError(f"environment {self.name}: {error}") from None
+            finally:
+                env.close()
 
     def make(self, lanes: int, asynchronous: bool = False, deadline: float = 60.0) -> HostEnvs:
         """L environments, in this process or each in its own, where a step may take `deadline` seconds."""
@@ -418,12 +423,8 @@ class GymnasiumFactory:
         shown = {} if render_mode is None else {"render_mode": render_mode}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
+            with calling(self._explained):
                 env = self._maker({**self._checked_fields, **shown})()
-            except UserError:
-                raise
-            except Exception as error:
-                raise self._explained(error) from error
         if isinstance(env, Environment):
             raise WrittenInJax(env)
         if not isinstance(env, gymnasium.Env):
@@ -451,6 +452,11 @@ class GymnasiumFactory:
         """The fields, where a bool is the default in words for one; UserError for what the constructor cannot take."""
         creator, fields = self._creator(), dict(self.fields)
         valid, defaults = _parameters(creator), _defaults(creator)
+        if "max_episode_steps" not in valid:
+            try:
+                spaces.check_limit(fields.get("max_episode_steps"))
+            except UserError as error:
+                raise UserError(f"environment {self.name}: {error}") from None
         if self.entry is None:
             defaults |= self._registered().kwargs
         for name, value in fields.items():
