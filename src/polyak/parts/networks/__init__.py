@@ -7,10 +7,22 @@ from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.threshold import Threshold, threshold
 
-__all__ = ["MLP", "Ensemble", "Linear", "build", "ensemble", "features", "mlp", "num_features"]
+__all__ = [
+    "MLP",
+    "Ensemble",
+    "Linear",
+    "Threshold",
+    "build",
+    "ensemble",
+    "features",
+    "mlp",
+    "num_features",
+    "threshold",
+]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "threshold": threshold}
 
 
 def build(name: str) -> Callable[..., Tree]:
