@@ -10,7 +10,6 @@ knows nothing: by default all vertices play the same five starts (`data.common`)
 
 from dataclasses import dataclass, field
 
-import jax
 import jax.numpy as jnp
 
 from polyak.interface import (
@@ -38,7 +37,7 @@ class Config:
     """The papers' coefficients; the first simplex is ours."""
 
     gamma: float = within(1.0, 0, 1)  # gamma, discount of one step in the return that is maximised
-    edge: float = 0.5  # length of the first simplex along each parameter
+    edge: float = 2.0  # length of the first simplex along each parameter
     reflect: float = within(1.0, 1e-12)  # rho, of the reflection
     expand: float = within(2.0, 1.0)  # chi, of the expansion
     contract: float = within(0.5, 0, 1)  # gamma in Lagarias et al., of the two contractions
@@ -116,52 +115,36 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Arra
 def tell(cfg: Config, state: State, value: Array) -> tuple[State, dict[str, Array]]:
     """The state once the point that played is known to be worth `value`, which is maximised."""
     f, x = -value, candidate(cfg, actor(state), jnp.zeros((), jnp.int32))
-
-    def stay(stage: int, **values: Array) -> State:
-        return state.replace(stage=jnp.full((), stage, jnp.int32), **values)
-
-    def order(simplex: Array, value: Array) -> State:
-        """1. Order: f(x_1) <= ... <= f(x_{n+1}); then x_r is next."""
-        by = jnp.argsort(value)
-        return stay(REFLECTED, simplex=simplex[by], value=value[by])
-
-    def accept(x: Array, f: Array) -> State:
-        """Put x in the place of x_{n+1}."""
-        return order(state.simplex.at[-1].set(x), state.value.at[-1].set(f))
-
-    def shrink() -> State:
-        """5. Shrink: v_i = x_1 + sigma (x_i - x_1), which play one after another from the second on."""
-        first = state.simplex[0]
-        simplex = first + cfg.shrink * (state.simplex - first)
-        return stay(VERTEX, simplex=simplex, index=jnp.ones((), jnp.int32))
-
-    def vertex() -> State:
-        known = state.value.at[state.index].set(f)
-        last = state.index == len(state.value) - 1
-        going_on = stay(VERTEX, value=known, index=state.index + 1)
-        return choose(last, order(state.simplex, known).replace(index=state.index + 1), going_on)
-
-    def reflected() -> State:
-        """2. Reflect: accept x_r if f(x_1) <= f(x_r) < f(x_n)."""
-        outside = choose(f < state.value[-1], stay(OUTSIDE, reflected=f), stay(INSIDE, reflected=f))
-        worse = choose(f < state.value[-2], accept(x, f), outside)
-        return choose(f < state.value[0], stay(EXPANDED, reflected=f), worse)
-
-    def expanded() -> State:
-        """3. Expand: accept x_e if f(x_e) < f(x_r), else x_r."""
-        kept = accept(trial(cfg, actor(state), REFLECTED), state.reflected)
-        return choose(f < state.reflected, accept(x, f), kept)
-
-    def outside() -> State:
-        """4 a. Contract outside: accept x_c if f(x_c) <= f(x_r), else shrink."""
-        return choose(f <= state.reflected, accept(x, f), shrink())
-
-    def inside() -> State:
-        """4 b. Contract inside: accept x_cc if f(x_cc) < f(x_{n+1}), else shrink."""
-        return choose(f < state.value[-1], accept(x, f), shrink())
-
-    new = jax.lax.switch(state.stage, [vertex, reflected, expanded, outside, inside])
-    shrinks = (new.stage == VERTEX) & (state.stage != VERTEX)
+    simplex, known, f_r, n = state.simplex, state.value, state.reflected, len(state.value) - 1
+    vertex, reflected, expanded, outside, inside = (state.stage == stage for stage in range(5))
+    # 2. Reflect: accept x_r if f(x_1) <= f(x_r) < f(x_n)
+    accepted = reflected & (known[0] <= f) & (f < known[-2])
+    # 3. Expand: accept x_e if f(x_e) < f(x_r), else x_r
+    accepted |= expanded
+    back = expanded & (f >= f_r)
+    x, f_x = jnp.where(back, trial(cfg, actor(state), REFLECTED), x), jnp.where(back, f_r, f)
+    # 4. Contract: accept x_c if f(x_c) <= f(x_r), x_cc if f(x_cc) < f(x_{n+1})
+    accepted |= (outside & (f <= f_r)) | (inside & (f < known[-1]))
+    # 5. else shrink: v_i = x_1 + sigma (x_i - x_1), which play one after another from the second on
+    shrinks = (outside | inside) & ~accepted
+    simplex = jnp.where(shrinks, simplex[0] + cfg.shrink * (simplex - simplex[0]), simplex)
+    # what is accepted takes the place of x_{n+1}
+    simplex = jnp.where(accepted, simplex.at[-1].set(x), simplex)
+    known = jnp.where(vertex | accepted, known.at[jnp.where(vertex, state.index, n)].set(f_x), known)
+    # 1. Order: f(x_1) <= ... <= f(x_{n+1})
+    index = jnp.where(shrinks, 1, state.index + vertex)
+    ordered = accepted | (vertex & (index > n))
+    by = jnp.where(ordered, jnp.argsort(known), jnp.arange(n + 1))
+    # what plays next
+    next_stage = [
+        (ordered, REFLECTED),
+        (vertex | shrinks, VERTEX),
+        (f < state.value[0], EXPANDED),
+        (f < state.value[-1], OUTSIDE),
+    ]
+    stage = jnp.select(*zip(*next_stage, strict=True), default=INSIDE).astype(jnp.int32)
+    f_r = jnp.where(reflected, f, f_r)
+    new = State(simplex[by], known[by], stage, index.astype(jnp.int32), f_r, state.clock.updated())
     metrics = {
         "point_return": value,  # of the point that played
         "best_return": -jnp.where(jnp.isfinite(new.value[0]), new.value[0], f),  # of the best vertex
@@ -169,12 +152,7 @@ def tell(cfg: Config, state: State, value: Array) -> tuple[State, dict[str, Arra
         "shrunk": shrinks.astype(jnp.float32),  # whether the simplex shrinks: 0 or 1
         "norm": jnp.linalg.norm(new.simplex[0]),  # length of the best vertex
     }
-    return new.replace(clock=state.clock.updated()), metrics
-
-
-def choose(which: Array, on_true: State, on_false: State) -> State:
-    """One of two states."""
-    return jax.tree.map(lambda a, b: jnp.where(which, a, b), on_true, on_false)
+    return new, metrics
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:

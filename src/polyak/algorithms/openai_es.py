@@ -4,8 +4,9 @@ Salimans, Ho, Chen, Sidor & Sutskever 2017, "Evolution Strategies as a Scalable 
 (arXiv:1703.03864), Algorithm 1 with section 2.1's mirrored sampling, centred ranks and weight decay, and Adam as in the
 authors' code. Lecture 1.
 
-Departures: no virtual batch normalisation, and actions are not made discrete: neither is needed by small networks.
-Perturbations are made again from their keys, as in the paper's Algorithm 2, instead of a table of shared noise.
+Departures: no virtual batch normalisation, and real actions are not made discrete: neither is needed by small networks.
+Perturbations are made again from their keys, as in the paper's Algorithm 2, instead of a table of shared noise. Equal
+returns share their rank.
 """
 
 from dataclasses import dataclass, field

@@ -129,9 +129,14 @@ def wrong_population(cfg: Any, spec: Spec) -> list[str]:
 
 
 def centred_ranks(value: Float[Array, " P"]) -> Float[Array, " P"]:
-    """From -1/2 for the least value to 1/2 for the largest (Salimans et al. 2017, section 2, fitness shaping)."""
-    rank: Int[Array, " P"] = jnp.argsort(jnp.argsort(value))
-    return rank / (len(value) - 1) - 0.5
+    """From -1/2 for the least value to 1/2 for the largest (Salimans et al. 2017, section 2, fitness shaping).
+
+    Equal values share the mean of their ranks: candidates that are equally good say nothing.
+    """
+    ordered = jnp.sort(value)
+    below = jnp.searchsorted(ordered, value, side="left")
+    not_above = jnp.searchsorted(ordered, value, side="right")
+    return (below + not_above - 1) / (2 * (len(value) - 1)) - 0.5
 
 
 def best_first(value: Float[Array, " P"]) -> Int[Array, " P"]:
