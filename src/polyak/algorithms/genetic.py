@@ -57,9 +57,11 @@ class State(Record):
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """P random policies."""
-    keys = jax.random.split(key, cfg.population)
-    members = [population.flatten(population.build_network(cfg, spec, key)) for key in keys]
-    return State(jnp.stack(members), start_clock())
+
+    def member(key: Array) -> Array:
+        return population.flatten(population.build_network(cfg, spec, key))
+
+    return State(jax.lax.map(member, jax.random.split(key, cfg.population)), start_clock())
 
 
 def actor(state: State) -> Array:
