@@ -63,9 +63,9 @@ class Case:
         return "Pendulum-v1" if self.continuous else "CartPole-v1"
 
     def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
-        """The sizes that fit its kind of data."""
-        kinds = {OnPolicy: on_policy, Replay: replay}
-        return kinds.get(type(find(self.name).Config().data), {})
+        """The sizes that fit its kind of data; of whole episodes one in each rollout."""
+        kinds, data = {OnPolicy: on_policy, Replay: replay}, find(self.name).Config().data
+        return {"episodes": 1} if data.episodes else kinds.get(type(data), {})
 
     def config(self, data: dict[str, Any] | None = None, **values: Any) -> Any:
         """A small Config: with those of `values` that it has, and with `data` in place of its data's own."""
@@ -106,6 +106,14 @@ CASES = [
         rungs=500,
         constant=1000,
         small=SMALL,
+    ),
+    Case(
+        name="actor_critic",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
+        rungs=150,
+        constant=400,
+        small={**SMALL, "value_steps": 2},
     ),
     Case(
         name="ddpg",
@@ -181,6 +189,14 @@ CASES = [
         small={**SMALL, "epochs": 2, "lr": 1e-2, "kl_target": 1e-3},  # beta goes up and down
     ),
     Case(
+        name="q_learning",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={**WIDE, "lr": 3e-3, "epsilon": 0.5, "epsilon_end": 0.5, "data": {"steps": 4}},
+        rungs=3000,
+        constant=10_000,
+        small={**SMALL, "lr": 1e-3},
+    ),
+    Case(
         name="qt_opt",
         value=lambda state, obs: jnp.max(
             jnp.stack([state.critics.first((obs, jnp.full_like(obs, a))) for a in np.linspace(-1, 1, 41)]),
@@ -191,6 +207,14 @@ CASES = [
         constant=250,
         small={**SMALL, "samples": 8, "elites": 3},
         squashed=True,
+    ),
+    Case(
+        name="reinforce",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
+        rungs=150,
+        constant=400,
+        small={**SMALL, "value_steps": 2},
     ),
     Case(
         name="sac",
