@@ -14,7 +14,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FLOOR = {
     "interface": 0,
@@ -112,6 +112,31 @@ def defined(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         return [node.target.id]
     return []
+
+
+def choices(node: ast.stmt) -> dict[str, ast.expr]:
+    """The entries of a dict from words to names, if that is what a statement defines."""
+    table = getattr(node, "value", None)
+    if not isinstance(table, ast.Dict) or not all(
+        isinstance(x, ast.Name | ast.Attribute) for x in table.values
+    ):
+        return {}
+    words = [getattr(key, "value", None) for key in table.keys]
+    return {word: x for word, x in zip(words, table.values, strict=True) if isinstance(word, str)}
+
+
+def handed(node: ast.stmt) -> set[str]:
+    """The words that stand as the default of a field or an argument, or as an argument of a call."""
+    values: list[Any] = []
+    for part in ast.walk(node):
+        if isinstance(part, ast.AnnAssign):
+            values.append(part.value)
+        elif isinstance(part, ast.arguments):
+            values += [*part.defaults, *part.kw_defaults]
+        elif isinstance(part, ast.Call):
+            values += [*part.args, *(keyword.value for keyword in part.keywords)]
+    words = {getattr(value, "value", None) for value in values if isinstance(value, ast.Constant)}
+    return {word for word in words if isinstance(word, str)}
 
 
 def imported_names(tree: ast.AST) -> Iterator[tuple[str, Name]]:
@@ -236,15 +261,26 @@ class House:
                         yield inner[0], inner[1]
 
     def reached(self, todo: list[tuple[Path, str]]) -> Reached:
-        """Every definition that these name, and those that they name in turn."""
+        """Every definition that these name, and those that they name in turn.
+
+        A table of choices is read where a default or a call names one of them: `network = "mlp"` needs no other.
+        """
         seen: Reached = set()
+        tables: list[tuple[Path, dict[str, ast.expr]]] = []
+        words: set[str] = set()
         while todo:
             path, name = todo.pop()
-            if (path, name) in seen:
-                continue
-            seen.add((path, name))
-            for node in self.files[path].definitions[name]:
-                todo += self.uses(path, node)
+            if (path, name) not in seen:
+                seen.add((path, name))
+                for node in self.files[path].definitions[name]:
+                    words |= handed(node)
+                    if table := choices(node):
+                        tables.append((path, table))
+                    else:
+                        todo += self.uses(path, node)
+            if not todo:
+                named = [(path, table[word]) for path, table in tables for word in words & table.keys()]
+                todo = [use for path, value in named for use in self.uses(path, value) if use not in seen]
         return seen
 
     def reading(self, algorithm: str) -> dict[Path, tuple[int, int]]:

@@ -21,11 +21,23 @@ from polyak.algorithms import find, names
 from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import on_policy_batch
+from polyak.drivers.padding import padded
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
 from polyak.flags import comments
-from polyak.interface import Algorithm, Batch, Box, Discrete, Hindsight, OnPolicy, Replay, Spec, Transition
+from polyak.interface import (
+    Algorithm,
+    Batch,
+    Box,
+    Discrete,
+    Hindsight,
+    OnPolicy,
+    Replay,
+    Spec,
+    Transition,
+    played,
+)
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 from polyak.wrappers import normalize_obs, normalize_reward
@@ -123,7 +135,8 @@ def rollout(c: Case, seed: int = 0) -> Transition:
 def batch(c: Case) -> Batch:
     """[T, N, ...] on policy, or [B, ...] from a ring; NumPy arrays."""
     if isinstance(c.cfg.data, OnPolicy):
-        made = on_policy_batch(rollout(c), c.cfg.gamma, c.cfg.data.clip)
+        rows = padded(c.cfg.data, rollout(c), np)
+        made = on_policy_batch(rows, c.cfg.gamma, c.cfg.data.clip, played(c.cfg.data, rows.last))
     else:
         rows = rollout(c)
         ring = replay.add(replay.empty(jax.tree.map(lambda x: x[0], rows), T), rows)

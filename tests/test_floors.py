@@ -13,7 +13,7 @@ from polyak.algorithms import names
 ROOT = Path(polyak.__file__).parent
 HOUSE = House(ROOT)
 FILES = list(HOUSE.files)
-READING = 600  # lines of code to read to understand an algorithm and how it learns
+READING = 530  # lines of code to read to understand an algorithm and how it learns
 
 name, place = HOUSE.title, HOUSE.place
 
@@ -204,6 +204,23 @@ def test_definitions_are_followed_through_modules_packages_and_functions(small):
         "parts/one.py": (1, 2),
         "parts/two.py": (3, 0),
     }
+
+
+def test_of_a_table_of_choices_only_what_somebody_names_is_read(small):
+    (small.root / "parts/two.py").write_text(
+        'def plain(): pass\n\n\ndef other(): pass\n\n\nKINDS = {\n    "plain": plain,\n    "other": other,\n}\n\n\n'
+        "def second(x):\n    return KINDS[x]\n"
+    )
+
+    def lines(text):
+        (small.root / "algorithms/new.py").write_text("from polyak.parts import first\n" + text)
+        return House(small.root).reading("new")[small.root / "parts/two.py"][0]
+
+    table = 4 + 2  # with `second`
+    assert lines("new = first(1)\n") == table
+    assert lines("new = first('plain')\n") == table + 1
+    assert lines("def new(kind='plain', more=dict(kind='other')): return first(kind)\n") == table + 2
+    assert lines("class New:\n    kind: str = 'other'\n    new = first\n") == table + 1
 
 
 def test_circles_and_imports_by_floor_are_found(small):

@@ -24,9 +24,8 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, build_policy
+from polyak.parts.policies import Sigma, policy_and_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
@@ -69,13 +68,7 @@ def optimizer(cfg: Config):
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
-    key_policy, key_critic = jax.random.split(key)
-
-    def network(key: Array, outputs: int, scale: float) -> Tree:
-        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
-
-    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
-    critic = network(key_critic, 1, 1.0)
+    policy, critic = policy_and_value(cfg, spec, key)
     return State(policy, critic, optimizer(cfg).init((policy, critic)), start_clock())
 
 

@@ -25,9 +25,9 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.natural import conjugate_gradient, fisher_product, inner
-from polyak.parts.networks import build
-from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, build_policy
+from polyak.parts.optimize import adam
+from polyak.parts.policies import Sigma, policy_and_value
+from polyak.parts.regression import fit_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
@@ -68,13 +68,7 @@ optimizer = adam()
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
-    key_policy, key_critic = jax.random.split(key)
-
-    def network(key: Array, outputs: int, scale: float) -> Tree:
-        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
-
-    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
-    critic = network(key_critic, 1, 1.0)
+    policy, critic = policy_and_value(cfg, spec, key)
     return State(policy, critic, optimizer.init(critic), start_clock())
 
 
@@ -107,7 +101,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     length = jnp.sqrt(2 * cfg.delta / jnp.maximum(inner(gradient, direction), 1e-12))
     policy = jax.tree.map(lambda p, d: p + length * d, state.policy, direction)
 
-    critic, opt_state, value_loss = fit(cfg, state, batch, advantage + value, key)
+    learned = state.critic, state.opt_state
+    how = cfg.value_lr, cfg.value_epochs, cfg.value_parts
+    critic, opt_state, value_loss = fit_value(optimizer, *learned, batch.obs, advantage + value, key, *how)
     metrics = {
         "kl": divergence(policy),  # mean KL divergence of the step in nats; about delta
         "residual": residual,  # norm of what conjugate gradients left over, relative to the gradient's
@@ -115,29 +111,6 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         "value_loss": value_loss,  # mean squared error of the value function
     }
     return Update(State(policy, critic, opt_state, state.clock.updated()), metrics)
-
-
-def fit(cfg: Config, state: State, batch: Batch, target: Array, key: Array) -> tuple[Tree, Tree, Array]:
-    """The value function after some passes of Adam over the rollout, its times shuffled and cut into parts."""
-    times = target.shape[0]
-    size = max(1, times // cfg.value_parts)
-
-    def loss(critic: Tree, obs: Tree, target: Array) -> Array:
-        return ((critic(obs)[..., 0] - target) ** 2).mean()
-
-    def step(carry: tuple[Tree, Tree], which: Array) -> tuple[tuple[Tree, Tree], Array]:
-        critic, opt_state = carry
-        obs = jax.tree.map(lambda x: x[which], batch.obs)
-        loss_value, grads = jax.value_and_grad(loss)(critic, obs, target[which])
-        return gradient_step(optimizer, grads, opt_state, critic, cfg.value_lr), loss_value
-
-    def epoch(carry: tuple[Tree, Tree], number: Array) -> tuple[tuple[Tree, Tree], Array]:
-        order = jnp.argsort(jax.random.uniform(jax.random.fold_in(key, number), times))
-        return jax.lax.scan(step, carry, order[: times // size * size].reshape(-1, size))
-
-    carry = state.critic, state.opt_state
-    (critic, opt_state), losses = jax.lax.scan(epoch, carry, jnp.arange(cfg.value_epochs))
-    return critic, opt_state, losses.mean()
 
 
 algorithm = Algorithm(

@@ -29,9 +29,8 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, build_policy
+from polyak.parts.policies import Sigma, policy_and_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
@@ -47,9 +46,7 @@ class Config:
     lr_end: float = within(1.0, 0)  # share of lr left at the horizon; 1 keeps it constant, 0 anneals it away
     clip: float = within(0.2, 0)  # epsilon, how far from 1 the ratio of the two policies may pay
     epochs: int = within(10, 1)  # K, passes over a rollout
-    minibatch: int = within(
-        64, 1
-    )  # M, rows of one gradient step: whole times of all environments, the last fewer
+    minibatch: int = within(64, 1)  # M, rows of a gradient step: whole times of all environments, or fewer
     value_loss: float = within(0.5, 0)  # c1, weight of the squared error of the value function
     entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
@@ -90,13 +87,7 @@ def optimizer(cfg: Config):
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
-    key_policy, key_critic = jax.random.split(key)
-
-    def network(key: Array, outputs: int, scale: float) -> Tree:
-        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
-
-    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
-    critic = network(key_critic, 1, 1.0)
+    policy, critic = policy_and_value(cfg, spec, key)
     return State(policy, critic, optimizer(cfg).init((policy, critic)), start_clock())
 
 

@@ -29,9 +29,8 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, build_policy
+from polyak.parts.policies import Sigma, policy_and_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
@@ -48,9 +47,7 @@ class Config:
     kl_target: float = within(0.01, 0)  # d_targ, KL divergence of the old policy from the new, in nats
     beta: float = within(1.0, 0)  # beta, weight of the penalty before the first rollout
     epochs: int = within(10, 1)  # K, passes over a rollout
-    minibatch: int = within(
-        64, 1
-    )  # M, rows of one gradient step: whole times of all environments, the last fewer
+    minibatch: int = within(64, 1)  # M, rows of a gradient step: whole times of all environments, or fewer
     value_loss: float = within(0.5, 0)  # c1, weight of the squared error of the value function
     entropy: float = within(0.0, 0)  # c2, weight of the policy's entropy in nats; lecture 3 calls it beta
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
@@ -93,13 +90,7 @@ def optimizer(cfg: Config):
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Orthogonal networks; the first policy is nearly uniform, or N(0, sigma)."""
-    key_policy, key_critic = jax.random.split(key)
-
-    def network(key: Array, outputs: int, scale: float) -> Tree:
-        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
-
-    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
-    critic = network(key_critic, 1, 1.0)
+    policy, critic = policy_and_value(cfg, spec, key)
     opt_state = optimizer(cfg).init((policy, critic))
     return State(policy, critic, opt_state, jnp.full((), cfg.beta, jnp.float32), start_clock())
 

@@ -1,14 +1,15 @@
 """Stochastic policies: a network, and how its outputs are read as a distribution over actions."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from polyak.interface import Array, Discrete, Space, Tree
+from polyak.interface import Array, Discrete, Space, Spec, Tree
 from polyak.parts.distributions import Categorical, Normal, TanhNormal
+from polyak.parts.networks import build
 from polyak.pytree import Record, pytree, static
 
 # sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each
@@ -32,9 +33,7 @@ class Gaussian(Record):
     """pi(a|s) = N(mu(s), sigma^2) with independent actions [..., A] (Sutton & Barto 2018, section 13.7)."""
 
     net: Tree
-    log_sigma: (
-        Array  # [A], or [1] where sigma is isotropic; where the network says sigma, its output is added
-    )
+    log_sigma: Array  # [A], or [1] where sigma is isotropic; what a network says of it is added
     sigma: Sigma = static("parameter")
 
     def __call__(self, obs: Tree) -> Normal:
@@ -73,3 +72,17 @@ def build_policy(
     outputs = 2 * action.size if sigma == "state" else action.size
     width = 1 if sigma == "isotropic" else action.size
     return Gaussian(network(outputs), jnp.full(width, log_sigma, jnp.float32), sigma)
+
+
+def policy_and_value(cfg: Any, spec: Spec, key: Array) -> tuple[Softmax | Gaussian, Tree]:
+    """Networks of an actor-critic: orthogonal; the first policy is nearly uniform, or N(0, sigma).
+
+    cfg  says `network`, `hidden`, `activation`, `sigma` and `log_sigma`
+    """
+    key_policy, key_value = jax.random.split(key)
+
+    def network(key: Array, outputs: int, scale: float) -> Tree:
+        return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
+
+    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
+    return policy, network(key_value, 1, 1.0)

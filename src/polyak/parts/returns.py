@@ -10,17 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
 from polyak.interface import Array
 
+Rows, Flags = Float[Array, "T *batch"], Bool[Array, "T *batch"]
 
-def discounted_return(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-) -> Float[Array, "T *batch"]:
+
+def discounted_return(reward: Rows, discount: Rows, last: Flags, next_value: Rows) -> Rows:
     """Monte-Carlo returns to the end of each episode, Sutton & Barto 2018, eq. 3.9.
 
     reward      [T, N]  in the environment's own units
@@ -32,13 +29,7 @@ def discounted_return(
     return lambda_return(reward, discount, last, next_value, 1.0)
 
 
-def lambda_return(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-    lam: ArrayLike,
-) -> Float[Array, "T *batch"]:
+def lambda_return(reward: Rows, discount: Rows, last: Flags, next_value: Rows, lam: ArrayLike) -> Rows:
     """TD(lambda) targets, Sutton & Barto 2018, eq. 12.18.
 
     reward      [T, N]  in the environment's own units
@@ -54,14 +45,7 @@ def lambda_return(
     return _backward(one_step, discount * trace, next_value[-1])
 
 
-def gae(
-    reward: Float[Array, "T *batch"],
-    discount: Float[Array, "T *batch"],
-    last: Bool[Array, "T *batch"],
-    value: Float[Array, "T *batch"],
-    next_value: Float[Array, "T *batch"],
-    lam: ArrayLike,
-) -> Float[Array, "T *batch"]:
+def gae(reward: Rows, discount: Rows, last: Flags, value: Rows, next_value: Rows, lam: ArrayLike) -> Rows:
     """Generalised advantage estimates, Schulman et al. 2016 (arXiv:1506.02438), eq. 16.
 
     reward      [T, N]  in the environment's own units
@@ -75,6 +59,17 @@ def gae(
     _check(lam)
     td_error = reward + discount * next_value - value
     return _backward(td_error, discount * jnp.where(last, 0.0, lam), jnp.zeros_like(td_error[-1]))
+
+
+def time_of(last: Flags) -> Int32[Array, "T *batch"]:
+    """t, steps of the running episode before each row, where row 0 is an episode's first.
+
+    last  [T, N]  the episode ended here
+    """
+    row = jnp.arange(len(last)).reshape(-1, *[1] * (last.ndim - 1))
+    ends = jnp.where(last, row + 1, 0)  # the row that the next episode begins with
+    begun = jax.lax.cummax(jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]))
+    return (row - begun).astype(jnp.int32)
 
 
 def _backward(term: jax.Array, factor: jax.Array, after: jax.Array) -> jax.Array:

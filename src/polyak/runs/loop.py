@@ -62,9 +62,9 @@ class Schedule:
     def next(self, iteration: int) -> int:
         """The next iteration after which something happens."""
         stops = (self.log, self.evaluation, self.checkpoint)
-        done = iteration - self.base
+        passed = iteration - self.base
         return min(
-            self.total, *(self.base + (done // every + 1) * every for every in stops if every != NEVER)
+            self.total, *(self.base + (passed // every + 1) * every for every in stops if every != NEVER)
         )
 
 

@@ -22,7 +22,7 @@ from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Algorithm, Spec
+from polyak.interface import Algorithm, Spec, rows_of
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, is_code, make_plan, plain_fields, preset
@@ -289,15 +289,15 @@ class Run:
     def lengthen(self, steps: int, terminal: Terminal) -> None:
         """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        done = 0 if newest is None else int(newest.name)
+        made = 0 if newest is None else int(newest.name)
         if steps == self.plan.steps:
             return
-        if steps <= done:
-            raise UserError(f"--steps is {steps:,}, but {self.path} has made {done:,}: give more")
+        if steps <= made:
+            raise UserError(f"--steps is {steps:,}, but {self.path} has made {made:,}: give more")
         plan = dataclasses.replace(self.plan, steps=steps)
         terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
         say_horizon(self.plan, plan, wrapped(plan), terminal) if not is_code(plan.algorithm) else None
-        self.folder.replan(plan, done)
+        self.folder.replan(plan, made)
         self.plan, self.config = plan, self.folder.config()
 
 
@@ -346,7 +346,7 @@ def facts(session: Session, note: str) -> dict[str, str]:
         "device": device(),
         "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
     }
-    per = data.rows(spec.time_limit) * spec.num_envs
+    per = rows_of(data, spec.time_limit) * spec.num_envs
     total = -(-plan.steps // per) * per
     rounded = (
         f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""

@@ -105,14 +105,14 @@ def pictures(
     stage: Stage, episodes: int, title: str, returns: list[float], progress: Progress
 ) -> Iterator[np.ndarray]:
     """Captioned pictures of all episodes; their returns are appended to `returns`."""
-    done = 0
+    drawn = 0
     for episode in range(episodes):
         which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
         for picture, step, total in stage.play(episode):
-            progress.update(done + step, last_return=total, phase="drawing")
+            progress.update(drawn + step, last_return=total, phase="drawing")
             yield caption(enlarged(picture), f"{title}  {which}step {step}  return {number(total)}")
-        done += step
-        progress.total = done + (episodes - episode - 1) * stage.limit
+        drawn += step
+        progress.total = drawn + (episodes - episode - 1) * stage.limit
         returns.append(total)
 
 

@@ -6,6 +6,7 @@ from polyak.errors import chosen
 from polyak.interface import Tree
 from polyak.parts.networks.ensemble import Ensemble, ensemble
 from polyak.parts.networks.layers import Linear, features, num_features
+from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.threshold import Threshold, threshold
 
@@ -13,16 +14,18 @@ __all__ = [
     "MLP",
     "Ensemble",
     "Linear",
+    "LinearNetwork",
     "Threshold",
     "build",
     "ensemble",
     "features",
+    "linear",
     "mlp",
     "num_features",
     "threshold",
 ]
 
-BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "threshold": threshold}
+BUILDERS: dict[str, Callable[..., Tree]] = {"mlp": mlp, "linear": linear, "threshold": threshold}
 
 
 def build(name: str) -> Callable[..., Tree]:

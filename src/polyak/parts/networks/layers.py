@@ -1,7 +1,8 @@
 """Layers, and the numbers of an observation that the first one reads."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,9 @@ from jaxtyping import Float
 from polyak.interface import Array, Box, Discrete, Space, Tree
 from polyak.pytree import Record, pytree
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "elu": jax.nn.elu,
-    "swish": jax.nn.swish,
-}
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "elu": jax.nn.elu, "swish": jax.nn.swish}
 
-# a space in hashable form: ("box", rank), ("discrete", n), ("tuple", parts) or ("dict", ((key, part), ...))
+# a space in hashable form: ("box", rank), ("discrete", n), or ("tree", ((key or place, part), ...)) of a dict or tuple
 Layout = tuple
 
 
@@ -41,7 +37,7 @@ def num_features(space: Space) -> int:
         return space.size
     if isinstance(space, Discrete):
         return space.n
-    return sum(num_features(part) for part in _parts(space))
+    return sum(num_features(part) for _, part in _parts(space))
 
 
 def layout(space: Space) -> Layout:
@@ -50,19 +46,15 @@ def layout(space: Space) -> Layout:
         return ("box", len(space.shape))
     if isinstance(space, Discrete):
         return ("discrete", space.n)
-    parts = tuple(layout(part) for part in _parts(space))
-    return (
-        ("dict", tuple(zip(sorted(space), parts, strict=True)))
-        if isinstance(space, Mapping)
-        else ("tuple", parts)
-    )
+    return ("tree", tuple((key, layout(part)) for key, part in _parts(space)))
 
 
-def _parts(space: Space) -> list[Space]:
+def _parts(space: Space) -> list[tuple[Any, Space]]:
+    """The parts of a dict or tuple of spaces, each with its key or its place."""
     if isinstance(space, Mapping):
-        return [space[key] for key in sorted(space)]
+        return sorted(space.items(), key=lambda item: item[0])
     if isinstance(space, tuple | list):
-        return list(space)
+        return list(enumerate(space))
     raise TypeError(f"a space is a Box, a Discrete, or a dict or tuple of these; got {space!r}")
 
 
@@ -74,10 +66,7 @@ def features_of(layout: Layout, point: Tree) -> jax.Array:
         return x.reshape(*x.shape[: x.ndim - detail], math.prod(x.shape[x.ndim - detail :]))
     if kind == "discrete":
         return jax.nn.one_hot(point, detail, dtype=jnp.float32)
-    if kind == "dict":
-        parts = [features_of(part, point[key]) for key, part in detail]
-    else:
-        parts = [features_of(part, p) for part, p in zip(detail, point, strict=True)]
+    parts = [features_of(part, point[key]) for key, part in detail]
     lead = jnp.broadcast_shapes(*(x.shape[:-1] for x in parts))
     return jnp.concatenate([jnp.broadcast_to(x, (*lead, x.shape[-1])) for x in parts], axis=-1)
 
@@ -115,7 +104,4 @@ def _orthogonal(key: jax.Array, fan_in: int, fan_out: int, scale: ArrayLike | No
     return Linear(weight, jnp.zeros(fan_out, jnp.float32))
 
 
-INITS: dict[str, Callable[[jax.Array, int, int, ArrayLike | None], Linear]] = {
-    "uniform": _uniform,
-    "orthogonal": _orthogonal,
-}
+INITS = {"uniform": _uniform, "orthogonal": _orthogonal}
