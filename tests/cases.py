@@ -33,6 +33,7 @@ class Case:
                 48 steps, and no two settings are equal by accident
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
+    together    all its environments play one policy, with or without exploration: it tries one after another
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
     """
 
@@ -47,6 +48,7 @@ class Case:
     whole: dict[str, Any] = field(default_factory=dict)
     squashed: bool = False
     bootstraps: bool = True
+    together: bool = False
     few: bool = False
 
     @property
@@ -97,7 +99,7 @@ TRUSTING = {
     **{"lam": 1.0, "delta": 0.02, "value_lr": 0.02, "value_epochs": 20, "value_parts": 2},
     "data": {"steps": 20},
 }
-SEARCH = {"hidden": (), "population": 16, "data": {"episodes": 16}}
+SEARCH = {"hidden": (), "population": 16, "data": {"episodes": 4}}
 CASES = [
     Case(
         name="a2c",
@@ -214,13 +216,14 @@ CASES = [
     Case(
         name="nelder_mead",
         value=None,
-        learns={"hidden": (), "data": {"episodes": 2, "common": 8}},
+        learns={"data": {"episodes": 8, "common": 8}},
         rungs=200,
-        small={"hidden": (), "edge": 0.1},
+        small={"edge": 0.1},
         at_once={"edge": 5.0},
         episodes=2,
         squashed=True,
         bootstraps=False,
+        together=True,
     ),
     Case(
         name="npg",
