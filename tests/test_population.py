@@ -75,6 +75,8 @@ def test_a_rollout_deals_the_candidates_out_evenly():
             np.testing.assert_array_equal(np.bincount(member, minlength=size), envs * k // size)
     (line,) = population.wrong_population(Config(population=5), dataclasses.replace(SPEC, num_envs=3))
     assert "makes 12 episodes, but must make a multiple of population, 5" in line
+    (line,) = population.wrong_population(Config(data=OnPolicy(steps=5)), SPEC)
+    assert line.startswith("data.episodes is 0, but must be at least 1")
 
 
 @pytest.mark.parametrize(("envs", "k"), [(1, 6), (3, 2), (3, 4)])

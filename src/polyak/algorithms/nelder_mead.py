@@ -170,4 +170,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    wrong=population.wrong_population,
 )

@@ -115,8 +115,10 @@ def returns(cfg: Any, batch: Batch) -> Float[Array, " P"]:
 
 
 def wrong_population(cfg: Any, spec: Spec) -> list[str]:
-    """A line where the episodes of a rollout cannot be dealt out evenly."""
+    """A line where there are no whole episodes, or where those of a rollout cannot be dealt out evenly."""
     episodes = spec.num_envs * cfg.data.episodes
+    if not episodes:
+        return ["data.episodes is 0, but must be at least 1: a candidate is judged by whole episodes"]
     if episodes % cfg.population == 0:
         return []
     return [
