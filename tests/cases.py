@@ -23,8 +23,9 @@ class Case:
     """A row.
 
     name        as a user types it
-    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells
+    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells; None where nothing does
     learns      settings with which it climbs the ladder of `polyak.envs.probes`, `data` as a dict
+    episodes    whole episodes of each environment in a rollout, where it asks for such
     rungs       iterations, of four environments, until it has climbed each of its rungs
     constant    iterations, of two environments, until it knows that 1 for ever is worth 100
     small       settings with which it compiles in no time and does all that it can do
@@ -33,19 +34,22 @@ class Case:
                 48 steps, and no two settings are equal by accident
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
+    together    all its environments play one policy, with or without exploration: it tries one after another
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
     """
 
     name: str
-    value: Callable[[Any, Any], Any]
+    value: Callable[[Any, Any], Any] | None
     learns: dict[str, Any]
     rungs: int
-    constant: int
+    constant: int = 0
+    episodes: int = 1
     small: dict[str, Any] = field(default_factory=dict)
     at_once: dict[str, Any] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
     squashed: bool = False
     bootstraps: bool = True
+    together: bool = False
     few: bool = False
 
     @property
@@ -65,8 +69,8 @@ class Case:
 
     def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
         """The sizes that fit its kind of data."""
-        kinds = {OnPolicy: on_policy, Replay: replay}
-        return kinds.get(type(find(self.name).Config().data), {})
+        kinds, data = {OnPolicy: on_policy, Replay: replay}, find(self.name).Config().data
+        return {"episodes": self.episodes} if data.episodes else kinds.get(type(data), {})
 
     def config(self, data: dict[str, Any] | None = None, **values: Any) -> Any:
         """A small Config: with those of `values` that it has, and with `data` in place of its data's own."""
@@ -106,6 +110,7 @@ TRUSTING = {
     **{"lam": 1.0, "delta": 0.02, "value_lr": 0.02, "value_epochs": 20, "value_parts": 2},
     "data": {"steps": 20},
 }
+SEARCH = {"hidden": (), "population": 16, "data": {"episodes": 4}}
 CASES = [
     Case(
         name="a2c",
@@ -132,6 +137,36 @@ CASES = [
         small={**SMALL, "period": 3, "atoms": 5},
         at_once={"period": 1},
         squashed=True,
+    ),
+    Case(
+        name="actor_critic",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
+        rungs=150,
+        constant=400,
+        small={**SMALL, "value_steps": 2},
+    ),
+    Case(
+        name="cma_es",
+        value=None,
+        learns={**SEARCH, "sigma": 1.0},
+        rungs=60,
+        small={"population": 4, "sigma": 0.01},
+        at_once={"sigma": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
+        name="cross_entropy",
+        value=None,
+        learns={**SEARCH, "elites": 4, "sigma": 1.0},
+        rungs=60,
+        small={**SMALL, "population": 4, "elites": 2, "sigma": 0.01, "extra": 1e-4},
+        at_once={"sigma": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
     ),
     Case(
         name="ddpg",
@@ -175,6 +210,39 @@ CASES = [
         few=True,
     ),
     Case(
+        name="finite_difference",
+        value=None,
+        learns=SEARCH,
+        rungs=60,
+        small={"population": 4, "epsilon": 0.01, "lr": 0.01},
+        at_once={"epsilon": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
+        name="genetic",
+        value=None,
+        learns={**SEARCH, "parents": 4, "sigma": 0.5},
+        rungs=60,
+        small={**SMALL, "population": 4, "parents": 2, "sigma": 0.01},
+        at_once={"sigma": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
+        name="hill_climbing",
+        value=None,
+        learns={**SEARCH, "sigma": 0.5},
+        rungs=60,
+        small={**SMALL, "population": 4, "sigma": 0.01},
+        at_once={"sigma": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
         name="naf",
         value=lambda state, obs: state.q(obs)[..., 0],
         learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},
@@ -184,12 +252,35 @@ CASES = [
         squashed=True,
     ),
     Case(
+        name="nelder_mead",
+        value=None,
+        learns={"data": {"episodes": 8, "common": 8}},
+        rungs=200,
+        small={"edge": 0.1},
+        at_once={"edge": 5.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
+        together=True,
+    ),
+    Case(
         name="npg",
         value=lambda state, obs: state.critic(obs)[..., 0],
         learns=TRUSTING,
         rungs=100,
         constant=150,
         small={**SMALL, "iterations": 3, "value_epochs": 2, "value_parts": 2},
+    ),
+    Case(
+        name="openai_es",
+        value=None,
+        learns={**SEARCH, "sigma": 0.5, "lr": 0.1, "decay": 0.0},
+        rungs=60,
+        small={**SMALL, "population": 4, "lr": 1e-3},
+        at_once={"sigma": 1.0},
+        episodes=2,
+        squashed=True,
+        bootstraps=False,
     ),
     Case(
         name="ppo",
@@ -219,6 +310,14 @@ CASES = [
         small={**SMALL, "epochs": 2, "lr": 1e-2, "kl_target": 1e-3},  # beta goes up and down
     ),
     Case(
+        name="q_learning",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={**WIDE, "lr": 3e-3, "epsilon": 0.5, "epsilon_end": 0.5, "data": {"steps": 4}},
+        rungs=3000,
+        constant=10_000,
+        small={**SMALL, "lr": 1e-3},
+    ),
+    Case(
         name="qt_opt",
         value=lambda state, obs: jnp.max(
             jnp.stack([state.critics.first((obs, jnp.full_like(obs, a))) for a in np.linspace(-1, 1, 41)]),
@@ -245,6 +344,14 @@ CASES = [
             **{"network": "mlp", "epsilon": 1.0, "epsilon_end": 0.1},
         },
         at_once={"period": 1},
+    ),
+    Case(
+        name="reinforce",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
+        rungs=150,
+        constant=400,
+        small={**SMALL, "value_steps": 2},
     ),
     Case(
         name="sac",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from polyak.interface import Batch, Discrete, Space, Transition
@@ -238,6 +239,56 @@ def categorical_backup(reward: float, discount: float, probs: np.ndarray, atoms:
             m[lower] += probs[j] * (upper - b)
             m[upper] += probs[j] * (b - lower)
     return m
+
+
+# ---- populations
+
+
+def generation(cfg: Any, num_envs: int, rollout: int = 0, seed: int = 0) -> Batch:
+    """Rows of k whole episodes of each environment: padding after the last, and who played in `extras`."""
+    k = cfg.data.episodes
+    rng = np.random.default_rng([seed, rollout])
+    length = rng.integers(1, 5, size=(k, num_envs))
+    T = int(length.sum(axis=0).max())
+    zeros = np.zeros((T, num_envs), np.float32)
+    reward, weight, member = zeros.copy(), zeros.copy(), np.zeros((T, num_envs), np.int32)
+    terminated, truncated = np.zeros((2, T, num_envs), bool)
+    for n in range(num_envs):
+        t = 0
+        for e in range(k):
+            rows = slice(t, t + length[e, n])
+            t += length[e, n]
+            reward[rows, n], weight[rows, n] = rng.normal(size=length[e, n]), 1
+            member[rows, n] = (n * k + rollout * k + e) % cfg.population
+            end = terminated if rng.random() < 0.5 else truncated
+            end[t - 1, n] = True
+        member[t:, n] = member[0, n]
+    discount = np.where(terminated, 0.0, cfg.gamma).astype(np.float32) * weight
+    obs = np.zeros((T, num_envs, 2), np.float32)
+    extras = {"member": member}
+    return Batch(obs, member, reward, obs, terminated, truncated, extras, discount, weight)
+
+
+def member_returns(cfg: Any, batch: Batch) -> np.ndarray:
+    """The mean over its episodes of each candidate's sum of gamma^h r_h, one row after another; [P]."""
+    found: list[list[float]] = [[] for _ in range(cfg.population)]
+    for n in range(batch.reward.shape[1]):
+        total, step = 0.0, 0
+        for t in range(len(batch.reward)):
+            if not batch.weight[t, n]:
+                break
+            total += cfg.gamma**step * float(batch.reward[t, n])
+            step += 1
+            if batch.terminated[t, n] or batch.truncated[t, n]:
+                found[batch.extras["member"][t, n]].append(total)
+                total, step = 0.0, 0
+    return np.array([np.mean(each) for each in found])
+
+
+def gaussian(words: Any, number: int, size: int) -> np.ndarray:
+    """The standard normal vector that belongs to a number, from the words of a key."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(words)), number)
+    return np.asarray(jax.random.normal(key, (size,)), float)
 
 
 # ---- natural gradients

@@ -21,11 +21,23 @@ from polyak.algorithms import find, names
 from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import on_policy_batch
+from polyak.drivers.padding import padded
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
 from polyak.flags import comments
-from polyak.interface import Algorithm, Batch, Box, Discrete, Hindsight, OnPolicy, Replay, Spec, Transition
+from polyak.interface import (
+    Algorithm,
+    Batch,
+    Box,
+    Discrete,
+    Hindsight,
+    OnPolicy,
+    Replay,
+    Spec,
+    Transition,
+    played,
+)
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 from polyak.wrappers import normalize_obs, normalize_reward
@@ -111,7 +123,11 @@ def rollout(c: Case, seed: int = 0) -> Transition:
         action = rng.uniform(-1, 1, size=(T, N, *c.spec.action.shape)).astype(np.float32)
     state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))
     extras = jax.tree.map(
-        lambda x: rng.normal(-1.5, 0.1, size=(T, *x.shape)).astype(x.dtype),
+        lambda x: (
+            rng.integers(N, size=(T, *x.shape), dtype=x.dtype)
+            if jnp.issubdtype(x.dtype, jnp.integer)
+            else rng.normal(-1.5, 0.1, size=(T, *x.shape)).astype(x.dtype)
+        ),
         row_shape(c.algorithm, c.cfg, c.spec, state).extras,
     )
     reward = rng.normal(size=(T, N)).astype(np.float32)
@@ -123,7 +139,8 @@ def rollout(c: Case, seed: int = 0) -> Transition:
 def batch(c: Case) -> Batch:
     """[T, N, ...] on policy, or [B, ...] from a ring; NumPy arrays."""
     if isinstance(c.cfg.data, OnPolicy):
-        made = on_policy_batch(rollout(c), c.cfg.gamma, c.cfg.data.clip)
+        rows = padded(c.cfg.data, rollout(c), np)
+        made = on_policy_batch(rows, c.cfg.gamma, c.cfg.data.clip, played(c.cfg.data, rows.last))
     else:
         rows = rollout(c)
         ring = replay.add(replay.empty(jax.tree.map(lambda x: x[0], rows), T), rows)
@@ -333,10 +350,10 @@ def test_targets_are_found_by_their_names():
 
 @functools.cache
 def act(c: Case, explore: bool):
-    def go(actor, obs, key):
+    def go(actor, obs, key, episode=0):
         key_memory, key = jax.random.split(key)
-        ids = jnp.arange(N)
-        memory = c.algorithm.memory(c.cfg, c.spec, ids, jnp.zeros(N, jnp.int32), key_memory)
+        ids, episodes = jnp.arange(N), jnp.full(N, episode, jnp.int32)
+        memory = c.algorithm.memory(c.cfg, c.spec, ids, episodes, key_memory)
         return c.algorithm.act(c.cfg, c.spec, actor, memory, obs, key, explore)
 
     return compiled(go)
@@ -387,11 +404,14 @@ def test_without_exploring_the_key_says_nothing(name, kind, wrap):
     obs = point(c.spec.obs, np.random.default_rng(1), (N,))
     first, again = (act(c, False)(actor, obs, jax.random.key(seed)) for seed in (3, 4))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    drawn = [np.asarray(act(c, True)(actor, obs, jax.random.key(seed))[0]) for seed in range(8)]
+    if CASE[name].together:
+        return
+    # exploring is drawn from the key, or from the number of the episode
+    drawn = [np.asarray(act(c, True)(actor, obs, jax.random.key(seed), seed)[0]) for seed in range(8)]
     assert any((drawn[0] != other).any() for other in drawn[1:])
 
 
-@each_plain
+@pytest.mark.parametrize(("name", "kind"), marked([c for c in KINDS if not CASE[c[0]].together], few_first))
 def test_each_environment_explores_by_itself(name, kind):
     c = case(name, kind)
     one = point(c.spec.obs, np.random.default_rng(1), (1,))
@@ -489,7 +509,7 @@ def test_config_is_frozen_flat_and_valid(name):
             flat = value if isinstance(value, tuple) else (value,)
             assert all(isinstance(x, int | float | bool | str) or x is None for x in flat), key
     for kind in find(name).actions:
-        check_data(name, find(name), cfg, Spec(OBS["vector"], ACTION[kind]))
+        check_data(name, find(name), cfg, Spec(OBS["vector"], ACTION[kind], time_limit=20))
 
 
 @pytest.mark.parametrize("name", names())

@@ -199,8 +199,10 @@ def whole_copies(text, rows):
     ]
 
 
+# Several batched kernels of these at once can wait for one another for ever. The symmetric eigendecomposition (syevd)
+# is not among them: CMA-ES needs one in each generation, and 200 programs of six batched ones at once all returned.
 LAPACK = re.compile(
-    r"custom_call_target=\"(lapack_\w+|[^\"]*(?:geqrf|potrf|getrf|orgqr|trsm|gesdd|syevd)[^\"]*)\""
+    r"custom_call_target=\"(lapack_(?!\wsyevd)\w+|[^\"]*(?:geqrf|potrf|getrf|orgqr|trsm|gesdd)[^\"]*)\""
 )
 
 
@@ -254,8 +256,9 @@ def test_the_search_finds_a_copied_ring_and_a_lapack_call():
     assert whole_copies(jax.jit(copied).lower(ring, row).compile().as_text(), ROWS)
     in_place = jax.jit(lambda ring, row: ring.at[:, 3].set(row), donate_argnums=0)
     assert not whole_copies(in_place.lower(ring, row).compile().as_text(), ROWS)
-    qr = jax.jit(jax.vmap(lambda x: jnp.linalg.qr(x)[0]))
-    assert LAPACK.findall(qr.lower(jnp.zeros((3, 4, 4))).compile().as_text())
+    for function in (jnp.linalg.qr, jnp.linalg.cholesky, jnp.linalg.inv, jnp.linalg.svd):
+        batched = jax.jit(jax.vmap(function))
+        assert LAPACK.findall(batched.lower(jnp.zeros((3, 4, 4))).compile().as_text())
 
 
 @contextlib.contextmanager
@@ -460,7 +463,7 @@ def few_in_graph(name, place):
 
 
 @quickly
-@pytest.mark.parametrize(("name", "place"), marked(EACH, few_in_graph))
+@pytest.mark.parametrize(("name", "place"), marked([e for e in EACH if CASE[e[0]].value], few_in_graph))
 def test_a_time_limit_is_not_the_end_of_the_world(name, place):
     continuous = CASE[name].continuous
     env = probes.Constant(continuous=continuous)
@@ -484,7 +487,7 @@ PROBES = [
 ]
 
 
-LADDER = [(case.name, probe) for case in CASES for probe in PROBES]
+LADDER = [(case.name, probe) for case in CASES for probe in PROBES if case.value]
 
 
 @quickly
@@ -505,6 +508,21 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
         want = float(env.action_value(at, env.best_action(at), 0.9))
         got = value(name, carry, obs)
         assert abs(got - want) < 0.05
+
+
+@quickly
+@pytest.mark.parametrize("name", marked([case.name for case in CASES if not case.value], lambda name: "long"))
+def test_who_knows_no_value_finds_the_best_actions_of_the_highest_rung(name):
+    algorithm, env = find_algorithm(name), probes.ObsActionReward(continuous=CASE[name].continuous)
+    driver = make(name, "graph", (0,), env, num_envs=4, **CASE[name].learns)
+    state = map_seeded(lambda x: x[0], state_of(run(driver, CASE[name].rungs)))
+    obs, zeros = jnp.asarray([[-1.0], [1.0]], jnp.float32), jnp.zeros(2, jnp.int32)
+    memory = algorithm.memory(driver.cfg, driver.spec, zeros, zeros, jax.random.key(0))
+    actor = algorithm.actor(state)
+    action = algorithm.act(driver.cfg, driver.spec, actor, memory, obs, jax.random.key(1), False)[0]
+    for at, chosen in zip(obs, action, strict=True):
+        best = env.action_value(at, env.best_action(at), 0.9)
+        assert float(best - env.action_value(at, chosen, 0.9)) < 0.05
 
 
 # ---- seeds side by side

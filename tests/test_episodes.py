@@ -23,7 +23,7 @@ from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.worlds.counting import Counting
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Spec, Update
+from polyak.interface import Algorithm, Batch, Box, Discrete, OnPolicy, Spec, Update, rows_of
 from polyak.pytree import Record, pytree
 from polyak.wrappers import normalize_obs, normalize_reward
 
@@ -61,7 +61,7 @@ def row_of(spec: Spec) -> dict[str, Any]:
 
 
 def init(cfg: Config, spec: Spec, key: jax.Array) -> Diary:
-    lead = ROLLOUTS, cfg.data.rows(spec.time_limit), spec.num_envs
+    lead = ROLLOUTS, rows_of(cfg.data, spec.time_limit), spec.num_envs
     return Diary(
         jax.tree.map(lambda x: jnp.zeros((*lead, *x.shape), x.dtype), row_of(spec)), jnp.zeros((), jnp.int32)
     )

@@ -72,7 +72,13 @@ def test_several_rollouts_teach_what_the_pseudocode_says(name, kind):
     assert min(step for step in jax.tree.leaves(steps) if step) > 3e-3
 
 
-ON_POLICY = [(name, kind) for name, kind in KINDS if not algorithms.find(name).Config().data.replays]
+def learns_from_rows(name):
+    """Whether it learns from the rows of a rollout: not from a ring, and not from returns of whole episodes alone."""
+    data = algorithms.find(name).Config().data
+    return not data.replays and not (data.episodes and CASE[name].value is None)
+
+
+ON_POLICY = [(name, kind) for name, kind in KINDS if learns_from_rows(name)]
 
 
 @pytest.mark.parametrize(("name", "kind"), marked(ON_POLICY, few_first))

@@ -108,9 +108,7 @@ class OnPolicy:
     """One rollout of the current policy, used once: of so many steps, or of so many whole episodes."""
 
     steps: int = within(0, 0)  # T, steps of each environment in one rollout
-    episodes: int = within(
-        0, 0
-    )  # k, whole episodes of each environment in one rollout, for what learns from episodes
+    episodes: int = within(0, 0)  # k, whole episodes of each environment in one rollout, instead of steps
     clip: float | None = within(None, 1e-12)  # learning sees rewards in [-clip, clip]; None: as they are
     simulator: bool = False  # act sees the environment's state
     self_play: bool = False  # both players are this policy
@@ -119,17 +117,6 @@ class OnPolicy:
     updates = 1  # for every rollout
     replays = False  # the batch is the rollout itself, and `observe` comes after the update
     uniform = False
-
-    def rows(self, time_limit: int | None) -> int:
-        """T, rows of each environment in one rollout; one of whole episodes has room for the longest."""
-        return self.steps or self.episodes * (time_limit or 0)
-
-    def played(self, last: Array) -> Array | None:
-        """Rows [T, N] up to the k-th end of each environment; what comes after is padding. None: all rows."""
-        if not self.episodes:
-            return None
-        ends = last.astype("int32")
-        return ends.cumsum(axis=0) - ends < self.episodes
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""
@@ -174,13 +161,6 @@ class Replay:
         """Rollouts before the first update."""
         return -(-self.warmup // (self.steps * num_envs))
 
-    def rows(self, time_limit: int | None) -> int:
-        """T, rows of each environment in one rollout."""
-        return self.steps
-
-    def played(self, last: Array) -> None:
-        """All rows of a rollout."""
-
     def slots(self, num_envs: int) -> int:
         """C, rows of every environment that the ring holds: whole rollouts only, 0 where not even one fits.
 
@@ -200,13 +180,6 @@ class Planning:
     replays = False
     uniform = False
 
-    def rows(self, time_limit: int | None) -> int:
-        """No rows."""
-        return 0
-
-    def played(self, last: Array) -> None:
-        """All of no rows."""
-
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""
         return 0
@@ -217,6 +190,19 @@ class Planning:
 
 
 Data = OnPolicy | Replay | Planning
+
+
+def rows_of(data: Any, time_limit: int | None) -> int:
+    """T, rows of each environment in one rollout; one of whole episodes has room for the longest."""
+    return data.steps or data.episodes * (time_limit or 0)
+
+
+def played(data: Any, last: Array) -> Array | None:
+    """Rows [T, N] up to the k-th end of each environment; what comes after is padding. None: all rows."""
+    if not data.episodes:
+        return None
+    ends = last.astype("int32")
+    return ends.cumsum(axis=0) - ends < data.episodes
 
 
 # ---- what passes between a driver and an algorithm

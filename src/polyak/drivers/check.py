@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyak.errors import UserError, out_of_range
-from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec
+from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec, rows_of
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
@@ -184,7 +184,7 @@ def notes(algorithm: Algorithm, cfg: Any, spec: Spec, steps: int) -> list[str]:
 
 def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
     """Rollouts of a run of so many steps."""
-    return -(-steps // max(1, data.rows(spec.time_limit) * spec.num_envs))
+    return -(-steps // max(1, rows_of(data, spec.time_limit) * spec.num_envs))
 
 
 def action_kind(spec: Spec) -> str:

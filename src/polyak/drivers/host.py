@@ -21,7 +21,7 @@ from polyak.drivers.padding import padded
 from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault, UserError
-from polyak.interface import Algorithm, Array, Spec, Transition, Tree
+from polyak.interface import Algorithm, Array, Spec, Transition, Tree, rows_of
 from polyak.parts import replay
 from polyak.pytree import Counter, Flattened, Leaves, Record, copy, flat, pytree, strip_weak_types
 
@@ -101,7 +101,7 @@ class Host:
             raise UserError(
                 "data.common needs environments that can play an episode again, which these cannot: leave it at 0"
             )
-        self.rows = cfg.data.rows(spec.time_limit)
+        self.rows = rows_of(cfg.data, spec.time_limit)
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)

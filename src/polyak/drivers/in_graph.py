@@ -18,7 +18,7 @@ from polyak.drivers.padding import padded
 from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import Environment
 from polyak.errors import EnvironmentFault
-from polyak.interface import Algorithm, Array, Spec, Transition, Tree
+from polyak.interface import Algorithm, Array, Spec, Transition, Tree, rows_of
 from polyak.pytree import Counter, Record, pytree, strip_weak_types
 
 
@@ -80,7 +80,7 @@ class InGraph:
         self.algorithm, self.cfg, self.env, self.spec, self.seeds = algorithm, cfg, env, spec, tuple(seeds)
         self.strict = strict
         self.action = env.spec.action  # in the environment's own shape
-        self.rows = cfg.data.rows(spec.time_limit)
+        self.rows = rows_of(cfg.data, spec.time_limit)
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.program = {warm: Program(self._chunk(warm), donate=(0,)) for warm in (True, False)}

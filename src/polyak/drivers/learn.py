@@ -11,7 +11,7 @@ from polyak.drivers.act import row_shape
 from polyak.drivers.keys import Keys
 from polyak.drivers.program import stack_seeds
 from polyak.errors import UserError
-from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree
+from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree, played, rows_of
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 
@@ -54,7 +54,7 @@ def learn_on_policy(
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
-    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip, cfg.data.played(rollout.last))
+    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip, played(cfg.data, rollout.last))
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
 
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
@@ -122,17 +122,17 @@ def learn_by_index(
 
 
 def on_policy_batch(
-    rollout: Transition, gamma: float, clip: float | None, played: Array | None = None
+    rollout: Transition, gamma: float, clip: float | None, weight: Array | None = None
 ) -> Batch:
-    """A rollout [T, N, ...] as it is, with its discount and weight, which are 0 in rows that were not played."""
+    """A rollout [T, N, ...] as it is, with its discount and weight; both are 0 where `weight` says that no row is."""
     batch = Batch(
         *rollout._replace(reward=replay.clip_reward(rollout.reward, clip)),
         discount=jnp.where(rollout.terminated, 0.0, jnp.asarray(gamma, jnp.float32)),
         weight=jnp.ones_like(rollout.reward),
     )
-    if played is None:
+    if weight is None:
         return batch
-    return batch._replace(discount=batch.discount * played, weight=batch.weight * played)
+    return batch._replace(discount=batch.discount * weight, weight=batch.weight * weight)
 
 
 def observe_valid(
@@ -214,7 +214,7 @@ def empty_buffer(cfg: Any, spec: Spec, row: Transition) -> Any:
 
 def empty_metrics(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, row: Transition) -> Metrics:
     """Zeros for the metrics that an update gives, found by tracing `learn`."""
-    rows = cfg.data.rows(spec.time_limit)
+    rows = rows_of(cfg.data, spec.time_limit)
     rollout = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), row)
 
     def metrics(state: Tree, rollout: Transition) -> Metrics:

@@ -119,15 +119,10 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, counting, goals, linear, probes
+    from polyak.envs.worlds import classic_control, corridor, counting, goals, linear, probes
 
-    return {
-        **classic_control.ENVIRONMENTS,
-        **linear.ENVIRONMENTS,
-        **probes.ENVIRONMENTS,
-        **counting.ENVIRONMENTS,
-        **goals.ENVIRONMENTS,
-    }
+    worlds = classic_control, corridor, goals, linear, probes, counting
+    return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 
 def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Optimisers without a learning rate, and the step of gradient descent that applies one."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import optax
@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 
 from polyak.interface import Array, Tree
 from polyak.pytree import Record, pytree, strip_weak_types
+
+Rule = Literal["adam", "sgd"]
 
 
 class Optimizer(NamedTuple):
@@ -37,6 +39,16 @@ def adam(
     if max_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
     return Optimizer(*direction)
+
+
+def sgd(max_norm: ArrayLike | None = None) -> Optimizer:
+    """The gradient itself, scaled down to the global norm `max_norm` where that is given (Robbins & Monro 1951)."""
+    return Optimizer(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
+
+
+def rule(name: Rule) -> Optimizer:
+    """How a gradient becomes a direction: by Adam's rule, or as it is."""
+    return adam() if name == "adam" else sgd()
 
 
 def gradient_step(

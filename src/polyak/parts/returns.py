@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
 from polyak.interface import Array
 
@@ -60,6 +60,17 @@ def gae(reward: Rows, discount: Rows, last: Flags, value: Rows, next_value: Rows
     _check(lam)
     td_error = reward + discount * next_value - value
     return _backward(td_error, discount * jnp.where(last, 0.0, lam), jnp.zeros_like(td_error[-1]))
+
+
+def time_of(last: Flags) -> Int32[Array, "T *batch"]:
+    """t, steps of the running episode before each row, where row 0 is an episode's first.
+
+    last  [T, N]  the episode ended here
+    """
+    row = jnp.arange(len(last)).reshape(-1, *[1] * (last.ndim - 1))
+    ends = jnp.where(last, row + 1, 0)  # the row that the next episode begins with
+    begun = jax.lax.cummax(jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]))
+    return (row - begun).astype(jnp.int32)
 
 
 def _backward(term: jax.Array, factor: jax.Array, after: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError, brief
-from polyak.interface import Algorithm, Spec
+from polyak.interface import Algorithm, Spec, rows_of
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, make_plan, plain_fields, preset
@@ -352,7 +352,7 @@ def facts(session: Session, note: str) -> dict[str, str]:
         "device": device(),
         "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
     }
-    per = data.rows(spec.time_limit) * spec.num_envs
+    per = rows_of(data, spec.time_limit) * spec.num_envs
     total = -(-plan.steps // per) * per
     rounded = (
         f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""

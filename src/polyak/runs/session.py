@@ -28,7 +28,7 @@ from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, flat_actions
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen, printable, said_by
-from polyak.interface import Algorithm, Box, Spec
+from polyak.interface import Algorithm, Box, Spec, rows_of
 from polyak.parts import replay
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes
@@ -252,7 +252,7 @@ def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
 
 def check_counts(steps: int, spec: Spec, data: Any) -> None:
     """UserError where a run has more rows or updates than its counters and keys have numbers for."""
-    rows, num_envs = data.rows(spec.time_limit), spec.num_envs
+    rows, num_envs = rows_of(data, spec.time_limit), spec.num_envs
     iterations = -(-steps // max(1, rows * num_envs))
     for what, count in (("rows", iterations * rows), ("updates", iterations * data.updates)):
         if count >= 2**32:

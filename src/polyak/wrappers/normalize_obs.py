@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Box, Space, Spec, Transition, Tree, Update
+from polyak.interface import Algorithm, Array, Batch, Box, Space, Spec, Transition, Tree, Update, played
 from polyak.parts.moments import Moments
 from polyak.pytree import Record, pytree
 from polyak.wrappers.inner import around
@@ -54,8 +54,7 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         return made._replace(state=state.replace(inner=made.state))
 
     def observe(cfg: Any, spec: Spec, state: Normalized, rollout: Transition) -> Normalized:
-        played = cfg.data.played(rollout.last)
-        moments = state.moments.add(_floats(spec.obs, rollout.obs), played)
+        moments = state.moments.add(_floats(spec.obs, rollout.obs), played(cfg.data, rollout.last))
         inner = algorithm.observe(cfg, spec, state.inner, both(spec, moments, rollout))
         return Normalized(inner, moments)
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree, Update
+from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree, Update, played
 from polyak.parts.moments import Moments, running_return
 from polyak.pytree import Record, pytree
 from polyak.wrappers.inner import around
@@ -54,7 +54,7 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
         if cfg.data.clip is not None:
             reward = jnp.clip(reward, -cfg.data.clip, cfg.data.clip)
         running, sums = running_return(state.running, reward, rollout.last, cfg.gamma)
-        moments = state.moments.add(sums, cfg.data.played(rollout.last))
+        moments = state.moments.add(sums, played(cfg.data, rollout.last))
         seen = rollout._replace(reward=scaled(moments, reward))
         inner = algorithm.observe(cfg, spec, state.inner, seen)
         return Scaled(inner, moments, running)

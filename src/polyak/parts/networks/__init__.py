@@ -12,6 +12,7 @@ from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
+from polyak.parts.networks.threshold import Threshold, threshold
 
 __all__ = [
     "CNN",
@@ -21,6 +22,7 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "Threshold",
     "batch_norm",
     "build",
     "cnn",
@@ -31,6 +33,7 @@ __all__ = [
     "mlp",
     "noisy",
     "num_features",
+    "threshold",
 ]
 
 BUILDERS: dict[str, Callable[..., Tree]] = {
@@ -40,6 +43,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "cnn": cnn,
+    "threshold": threshold,
 }
 
 
