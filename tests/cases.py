@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from polyak.algorithms import find
-from polyak.interface import OnPolicy, Replay
+from polyak.envs.worlds.counting import Counting
+from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Case:
     """A row.
 
     name        as a user types it
-    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells
+    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells; None where no value is learned of what
+                the ladder shows: then it does not climb it
     learns      settings with which it climbs the ladder of `polyak.envs.probes`, `data` as a dict
     rungs       iterations, of four environments, until it has climbed each of its rungs
     constant    iterations, of two environments, until it knows that 1 for ever is worth 100
@@ -32,19 +34,21 @@ class Case:
                 48 steps, and no two settings are equal by accident
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
+    tasks       its tasks in tests of drivers, in graph and on the host, where CartPole and Pendulum do not fit it
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
     """
 
     name: str
-    value: Callable[[Any, Any], Any]
-    learns: dict[str, Any]
-    rungs: int
-    constant: int
+    value: Callable[[Any, Any], Any] | None = None
+    learns: dict[str, Any] = field(default_factory=dict)
+    rungs: int = 0
+    constant: int = 0
     small: dict[str, Any] = field(default_factory=dict)
     at_once: dict[str, Any] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
     squashed: bool = False
     bootstraps: bool = True
+    tasks: tuple[str, str] | None = None
     few: bool = False
 
     @property
@@ -59,8 +63,29 @@ class Case:
 
     @property
     def world(self) -> str:
-        """The task of those tests, on the host; with `jax:` before it in graph."""
-        return "Pendulum-v1" if self.continuous else "CartPole-v1"
+        """The task of those tests, on the host."""
+        return self.task("host")
+
+    def task(self, place: str) -> str:
+        """The task of those tests in a place, "graph" or "host"."""
+        name = "Pendulum-v1" if self.continuous else "CartPole-v1"
+        in_graph, on_host = self.tasks or (f"jax:{name}", name)
+        return in_graph if place == "graph" else on_host
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where it runs: a planner only where the environment's rules are at hand."""
+        return ("graph",) if find(self.name).Config().data.simulator else ("graph", "host")
+
+    def spec(self, kind: str | None = None, **more: Any) -> Spec:
+        """A world that it can be asked about: observations that it takes, three actions or two numbers."""
+        obs = Discrete(6) if find(self.name).observes == "discrete" else Box((3,))
+        action = {"discrete": Discrete(3), "continuous": Box((2,), -2.0, 2.0)}[kind or self.kinds[0]]
+        found = Spec(obs, action, **more)
+        if not find(self.name).Config().data.simulator:
+            return found
+        model = Counting(continuous=isinstance(action, Box))
+        return dataclasses.replace(found, action=model.spec.action, model=model)
 
     def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
         """The sizes that fit its kind of data."""
@@ -108,6 +133,11 @@ CASES = [
         small=SMALL,
     ),
     Case(
+        name="count_planning",
+        small={"enough": 2, "sweeps": 3, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+    ),
+    Case(
         name="ddpg",
         value=lambda state, obs: state.critic((obs, jnp.tanh(state.actor(obs))))[..., 0],
         learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "sigma": 0.5, **WIDE, "data": RING},
@@ -135,6 +165,11 @@ CASES = [
         at_once={"period": 1},
         whole={"period": 3, "tau": 0.4, "lr": 1e-2, "lr_end": 0.1, "horizon": 48, "max_norm": 0.5},
         few=True,
+    ),
+    Case(
+        name="dyna_q",
+        small={"planning": 3, "kappa": 0.01, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
     ),
     Case(
         name="naf",
@@ -252,6 +287,7 @@ CASES = [
 CASE = {case.name: case for case in CASES}
 FEW = [case.name for case in CASES if case.few]
 KINDS = [(case.name, kind) for case in CASES for kind in case.kinds]
+VALUED = [case.name for case in CASES if case.value]  # those that climb the ladder
 
 
 # ---- which tests run when

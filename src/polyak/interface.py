@@ -221,6 +221,13 @@ class Batch(NamedTuple):
         return self.terminated | self.truncated
 
 
+class Shown(NamedTuple):
+    """Input of `act` in place of the observations alone where `data.simulator` asks for it."""
+
+    obs: Tree  # [N, ...]
+    state: Tree  # [N, ...] the environments' own states, from which `spec.model.step` goes on
+
+
 WORD = 2**30  # environment steps that the clock's lower word counts
 
 
@@ -305,6 +312,12 @@ class Algorithm(NamedTuple):
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
+    observes: Literal["any", "vector", "discrete"] = (
+        "any"  # which observations it can take: one Box, one Discrete
+    )
+    learns: bool = (
+        True  # `update` moves the state; false: it plans afresh at every decision, and learns nothing
+    )
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

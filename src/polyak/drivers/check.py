@@ -53,6 +53,13 @@ def check_data(
         wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
+    seen = observation_kind(spec)
+    if algorithm.observes not in ("any", seen):
+        takes = {"vector": "one vector of real numbers (Box)", "discrete": "one integer (Discrete)"}
+        raise UserError(
+            f"{name} takes observations that are {takes[algorithm.observes]}, but this task's are "
+            f"{takes.get(seen, 'of another kind')}"
+        )
     kind = action_kind(spec)
     if kind not in algorithm.actions:
         taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
@@ -137,6 +144,13 @@ def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
 def action_kind(spec: Spec) -> str:
     """Kind of actions that a task takes: "discrete" or "continuous"."""
     return "discrete" if isinstance(spec.action, Discrete) else "continuous"
+
+
+def observation_kind(spec: Spec) -> str:
+    """Kind of observations that a task gives: "discrete", "vector", or "other"."""
+    if isinstance(spec.obs, Discrete):
+        return "discrete"
+    return "vector" if isinstance(spec.obs, Box) and len(spec.obs.shape) == 1 else "other"
 
 
 GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows

@@ -116,9 +116,10 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, counting, probes
+    from polyak.envs.worlds import classic_control, counting, mazes, probes
 
-    return {**classic_control.ENVIRONMENTS, **probes.ENVIRONMENTS, **counting.ENVIRONMENTS}
+    worlds = classic_control, counting, mazes, probes
+    return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 
 def _gymnasium(name: str, fields: dict, measures: Any, entry: Any = None) -> Any:
