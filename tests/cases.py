@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from polyak.algorithms import find
+from polyak.envs.environment import rules
 from polyak.envs.worlds.counting import Counting
 from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
 
@@ -85,7 +86,7 @@ class Case:
         if not find(self.name).Config().data.simulator:
             return found
         model = Counting(continuous=isinstance(action, Box))
-        return dataclasses.replace(found, action=model.spec.action, model=model)
+        return dataclasses.replace(found, action=model.spec.action, model=rules(model))
 
     def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
         """The sizes that fit its kind of data."""
@@ -172,6 +173,22 @@ CASES = [
         tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
     ),
     Case(
+        name="learned_lqr",
+        small={"sweeps": 20},
+        bootstraps=False,
+    ),
+    Case(
+        name="mcts",
+        small={"simulations": 8, "rollout": 5},
+        bootstraps=False,
+    ),
+    Case(
+        name="mpc",
+        small={**SMALL, "members": 2, "lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
         name="naf",
         value=lambda state, obs: state.q(obs)[..., 0],
         learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},
@@ -226,6 +243,11 @@ CASES = [
         constant=250,
         small={**SMALL, "samples": 8, "elites": 3},
         squashed=True,
+    ),
+    Case(
+        name="rollout",
+        small={"rollouts": 2, "lookahead": 4},
+        bootstraps=False,
     ),
     Case(
         name="sac",

@@ -25,7 +25,18 @@ from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
 from polyak.flags import comments
-from polyak.interface import Algorithm, Batch, Box, Discrete, Hindsight, OnPolicy, Replay, Spec, Transition
+from polyak.interface import (
+    Algorithm,
+    Batch,
+    Box,
+    Discrete,
+    Hindsight,
+    OnPolicy,
+    Replay,
+    Shown,
+    Spec,
+    Transition,
+)
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
 from polyak.wrappers import normalize_obs, normalize_reward
@@ -328,9 +339,17 @@ def test_targets_are_found_by_their_names():
 # ---- acting
 
 
+def shown(c: Case, obs):
+    """Observations as `act` is given them: planners see the environments' states too."""
+    if not c.cfg.data.simulator:
+        return obs
+    return Shown(obs, jax.vmap(c.spec.model.reset)(jax.random.split(jax.random.key(5), N))[0])
+
+
 @functools.cache
 def act(c: Case, explore: bool):
     def go(actor, obs, key):
+        obs = shown(c, obs)
         key_memory, key = jax.random.split(key)
         ids = jnp.arange(N)
         memory = c.algorithm.memory(c.cfg, c.spec, ids, jnp.zeros(N, jnp.int32), key_memory)

@@ -159,6 +159,7 @@ class Planning:
     updates: int = within(1, 1)  # sweeps between two looks at the budget, which is then counted in updates
 
     steps = 0
+    simulator = False
     clip = None
     replays = False
     uniform = False
@@ -312,12 +313,9 @@ class Algorithm(NamedTuple):
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
-    observes: Literal["any", "vector", "discrete"] = (
-        "any"  # which observations it can take: one Box, one Discrete
-    )
-    learns: bool = (
-        True  # `update` moves the state; false: it plans afresh at every decision, and learns nothing
-    )
+    observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
+    simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
+    learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -1,7 +1,7 @@
 """Planning with counts: a model of transition counts, optimism where nothing is known, value iteration.
 
-Brafman & Tennenholtz 2002, "R-max: A General Polynomial Time Algorithm for Near-Optimal Reinforcement Learning" (Journal
-of Machine Learning Research 3); Sutton & Barto 2018, section 4.4, for value iteration. Lecture 1.
+Brafman & Tennenholtz 2002, "R-max: A General Polynomial Time Algorithm for Near-Optimal Reinforcement Learning"
+(Journal of Machine Learning Research 3); Sutton & Barto 2018, section 4.4, for value iteration. Lecture 1.
 
 Departures: rewards are discounted, where the paper has average rewards over a mixing time; planning is value
 iteration that goes on from the last values, `sweeps` after every step of the data, and not to the end. A pair is known

@@ -9,8 +9,6 @@ from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Spa
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
     "episodes": 0,
-    "simulator": False,
-    "self_play": False,
     "common": 0,
     "ended": False,
     "hindsight": None,
@@ -18,6 +16,7 @@ UNSERVED = {
     "correction": 0.4,
     "frames": 0,
 }
+PLANNERS = ("simulator", "self_play")  # settings of the data that only planners are asked about
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
@@ -49,8 +48,21 @@ def check_data(
     wrong = wrong or wrong_sizes(data, spec) or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
-    if spec.players > 1:
-        wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
+    if not algorithm.simulates:
+        wrong += [
+            f"data.{field} is for planners, and this is none (given True, leave it at False)"
+            for field in PLANNERS
+            if getattr(data, field, False)
+        ]
+    elif getattr(data, "simulator", False) and spec.model is None:
+        wrong.append(
+            "it plans with the environment's rules, which this one does not offer: those in JAX do (jax:...)"
+        )
+    if spec.players > 1 and not getattr(data, "self_play", False):
+        wrong.append(
+            f"this game has {spec.players} players: choose a method that plays against itself (mcts), or give it an "
+            "opponent (polyak.envs.worlds.games.versus)"
+        )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
     seen = observation_kind(spec)

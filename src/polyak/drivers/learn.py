@@ -51,7 +51,7 @@ def learn_on_policy(
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
-    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip)
+    batch = on_policy_batch(rollout, one_step(cfg, spec), cfg.data.clip)
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
     state, sums = update_valid(algorithm, cfg, spec, state, lambda state, key: batch, key, valid)
     return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
@@ -76,10 +76,15 @@ def learn_from_replay(
 
     def draw(state: Tree, key: Array) -> Batch:
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
-        return replay.sample(buffer, key, cfg.data, cfg.gamma, seen)
+        return replay.sample(buffer, key, cfg.data, one_step(cfg, spec), seen)
 
     state, sums = update_valid(algorithm, cfg, spec, state, draw, key, valid)
     return state, buffer, sums
+
+
+def one_step(cfg: Any, spec: Spec) -> Any:
+    """Discount of one step: negative where the other player moves next, and so alternating over several."""
+    return -cfg.gamma if spec.players == 2 else cfg.gamma
 
 
 def on_policy_batch(rollout: Transition, gamma: float, clip: float | None) -> Batch:

@@ -116,9 +116,9 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, counting, mazes, probes
+    from polyak.envs.worlds import classic_control, counting, games, linear, mazes, probes
 
-    worlds = classic_control, counting, mazes, probes
+    worlds = classic_control, counting, games, linear, mazes, probes
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 

@@ -1,0 +1,212 @@
+"""Planning: with a model that is learned (G5), by rollouts when a decision is due (G8), and in a tree (G9)."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+import polyak
+from polyak.algorithms import learned_lqr, mcts
+from polyak.envs.environment import rules
+from polyak.envs.find import find
+from polyak.envs.worlds.linear import LinearSystem
+from polyak.interface import Array, Shown, Spec, Update
+from polyak.lab import games
+from reproductions.finding import Finding, main, train
+
+# ---- G5: collect, fit, plan, again
+
+
+def true_gain() -> np.ndarray:
+    """The best gain of the linear system, by SciPy."""
+    A, B, Q, R = (np.asarray(each, np.float64) for each in LinearSystem().matrices)
+    P = scipy.linalg.solve_discrete_are(A, B, Q, R)
+    return -np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
+
+
+def true_init(cfg: Any, spec: Spec, key: Array) -> learned_lqr.State:
+    """Learned LQR that knows the best gain already."""
+    return learned_lqr.init(cfg, spec, key).replace(gain=jnp.asarray(true_gain(), jnp.float32))
+
+
+def keep(cfg: Any, spec: Spec, state: learned_lqr.State, batch: Any, key: Array) -> Update:
+    """The state as it was."""
+    return Update(state.replace(clock=state.clock.updated()), {"sound": jnp.ones(())})
+
+
+true_lqr = learned_lqr.algorithm._replace(init=true_init, update=keep)
+
+
+def curve(run: polyak.Run, name: str) -> np.ndarray:
+    """A metric over outer iterations, [S, iterations]."""
+    lines = [line for line in run.metrics if name in line]
+    seeds = sorted({line["seed"] for line in lines})
+    return np.array([[line[name] for line in lines if line["seed"] == seed] for seed in seeds])
+
+
+def middle(values: np.ndarray) -> float:
+    """The interquartile mean."""
+    kept = np.sort(values)[len(values) // 4 : len(values) - len(values) // 4]
+    return float(kept.mean())
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the interquartile mean, by 2,000 bootstrap samples of the seeds."""
+    rng = np.random.default_rng(0)
+    drawn = [middle(rng.choice(values, len(values))) for _ in range(2_000)]
+    return float(np.percentile(drawn, 2.5)), float(np.percentile(drawn, 97.5))
+
+
+def never_falls(returns: np.ndarray) -> bool:
+    """Whether no iteration's interquartile mean is below the one before by more than both intervals allow."""
+    spans = [interval(column) for column in returns.T]
+    return all(after[1] >= before[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+def loop() -> Finding:
+    """Learned LQR on the linear system and MPC on Pendulum, each beside the planner with the true model."""
+    per, count = 100, 8
+    every: dict[str, Any] = {"seeds": 10, "eval_every": per, "eval_episodes": 10}
+    linear = train("learned_lqr", "jax:LinearSystem-v0", steps=per * count, **every)
+    best = train("reproductions.planning:true_lqr", "jax:LinearSystem-v0", steps=per, **every)
+    returns, optimum = curve(linear, "eval/return"), middle(curve(best, "eval/return")[:, -1])
+    share = optimum / middle(returns[:, -1])  # of costs: 1 is as cheap as the best
+    claims = {
+        "linear: the interquartile mean of the return never falls beyond its interval": never_falls(returns),
+        f"linear: from the second iteration on it is better than after the first ({share:.4f} of the best at the end)": (
+            middle(returns[:, -1]) >= middle(returns[:, 0])
+        ),
+        f"linear: it ends at 95 % of the planner with the true model or more ({share:.2%})": share >= 0.95,
+    }
+    run = train("mpc", "jax:Pendulum-v1", steps=200 * count, seeds=4, eval_every=200 * count, eval_episodes=5)
+    true = train(
+        "mpc",
+        "jax:Pendulum-v1",
+        steps=200,
+        seeds=4,
+        eval_every=200,
+        eval_episodes=5,
+        config={"data.simulator": True, "data.updates": 1},
+    )
+    collected = episodes_of(run)
+    learned, ideal = (curve(each, "eval/return")[:, -1] for each in (run, true))
+    part = middle(ideal) / middle(learned)
+    claims |= {
+        "Pendulum: the return of an outer iteration never falls beyond its interval": never_falls(collected),
+        f"Pendulum: it ends at 95 % of the planner with the true model or more ({part:.2%})": part >= 0.95,
+    }
+    return Finding(
+        claims,
+        f"linear {middle(returns[:, -1]):.2f} beside {optimum:.2f} with the true model ({share:.1%}), 10 seeds; "
+        f"Pendulum {middle(learned):.1f} beside {middle(ideal):.1f} ({part:.1%}), 4 seeds, {count} outer iterations",
+    )
+
+
+def episodes_of(run: polyak.Run) -> np.ndarray:
+    """Returns of the training episodes, [S, iterations]; each is one outer iteration."""
+    return curve(run, "episode/return")
+
+
+# ---- G8: rollouts
+
+
+def rollouts() -> Finding:
+    """The rollout policy beside its base policy, on the same episodes."""
+    claims, said = {}, []
+    for env, base, steps in (
+        ("jax:CartPole-v1", -1, 200),
+        ("jax:CartPole-v1", 1, 200),
+        ("jax:Acrobot-v1", -1, 200),
+    ):
+        settings = {"base": base, "rollouts": 16, "lookahead": 30}
+        totals = []
+        for improve in (False, True):
+            agent = polyak.Agent("rollout", env, config={**settings, "improve": improve})
+            totals.append(agent.evaluate(episodes=40, limit=steps).returns.ravel())
+            agent.close()
+        gain = totals[1] - totals[0]
+        half = 1.96 * gain.std(ddof=1) / np.sqrt(len(gain))
+        name = f"{env.removeprefix('jax:')}, base {'uniform' if base < 0 else f'always {base}'}"
+        claims[f"{name}: {totals[1].mean():.1f} beside {totals[0].mean():.1f}, not worse"] = (
+            gain.mean() >= -half
+        )
+        said.append(f"{name} {gain.mean():+.1f} +- {half:.1f}")
+    return Finding(claims, f"gain over the base policy: {'; '.join(said)}; 40 episodes each")
+
+
+# ---- G9: the tree
+
+
+def policy_of(simulations: int, seed: int = 0) -> tuple[dict[games.Board, int], float]:
+    """The move of MCTS on every board of tic-tac-toe, each searched afresh, and simulations per second."""
+    env = find("jax:TicTacToe")
+    spec = dataclasses.replace(env.spec, model=rules(env))
+    cfg = mcts.Config(simulations=simulations, keep=False, depth=10, rollout=10)
+    boards = [board for board in games.positions() if not games.over(board)]
+    width = 113  # 4,520 boards are 40 times as many
+
+    @jax.jit
+    def search(state: Array, key: Array) -> Array:
+        obs = jax.vmap(env._observe)(state)
+        memory = mcts.memory(cfg, spec, jnp.arange(width), jnp.zeros(width, jnp.int32), jax.random.key(0))
+        return mcts.act(cfg, spec, (), memory, Shown(obs, state), key, True)[0]
+
+    chosen: list[int] = []
+    began = time.monotonic()
+    for first in range(0, len(boards), width):
+        state = jnp.asarray(boards[first : first + width], jnp.int32)
+        chosen += search(state, jax.random.fold_in(jax.random.key(seed), first)).tolist()
+    rate = simulations * len(boards) / (time.monotonic() - began)
+    return dict(zip(boards, chosen, strict=True)), rate
+
+
+def score(one: dict[games.Board, int], other: dict[games.Board, int]) -> float:
+    """What the first player's policy makes of a game against the other's, 1, 0.5 or 0; mean of both colours."""
+    total = 0.0
+    for first, second, sign in ((one, other, 1), (other, one, -1)):
+        board = games.START
+        while not games.over(board):
+            board = games.after(board, (first if games.mover(board) == 1 else second)[board])
+        total += 0.5 + 0.5 * sign * games.winner(board)
+    return total / 2
+
+
+def tree() -> Finding:
+    """Moves from every position that can be reached, against exhaustive play; strength against simulations."""
+    ladder = [10, 30, 100, ENOUGH]
+    policies, mistakes = {}, {}
+    for simulations in ladder:
+        policies[simulations], rate = policy_of(simulations)
+        mistakes[simulations] = len(games.mistakes(policies[simulations]))
+        print(
+            f"{simulations} simulations: {mistakes[simulations]} mistakes, {rate:,.0f} simulations/s",
+            flush=True,
+        )
+    best = policies[ENOUGH]
+    lost = games.losses(best, 1) + games.losses(best, -1)
+    counts = list(mistakes.values())
+    claims = {
+        f"{ENOUGH} simulations: 0 positions given away of {len(best):,} (found {mistakes[ENOUGH]})": mistakes[
+            ENOUGH
+        ]
+        == 0,
+        f"and 0 losses against exhaustive play from the start, moving first or second (found {lost})": lost
+        == 0,
+        "more simulations, fewer mistakes": all(a > b for a, b in zip(counts, counts[1:], strict=False)),
+    }
+    said = ", ".join(f"{count} with {simulations}" for simulations, count in mistakes.items())
+    return Finding(
+        claims,
+        f"positions given away of {len(best):,}: {said} simulations; {lost} losses; {rate:,.0f} simulations/s",
+    )
+
+
+ENOUGH = 2_000  # simulations
+
+
+if __name__ == "__main__":
+    main({"G5": loop, "G8": rollouts, "G9": tree})
