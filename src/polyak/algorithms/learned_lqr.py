@@ -1,7 +1,7 @@
 """Learned LQR: collect data, fit linear dynamics and a quadratic cost by least squares, solve Riccati, and again.
 
-Anderson & Moore 1990, "Optimal Control: Linear Quadratic Methods", for the Riccati equation; Dean, Mania, Matni, Recht &
-Tu 2020, "On the Sample Complexity of the Linear Quadratic Regulator" (arXiv:1710.01688), for least squares and
+Anderson & Moore 1990, "Optimal Control: Linear Quadratic Methods", for the Riccati equation; Dean, Mania, Matni, Recht
+& Tu 2020, "On the Sample Complexity of the Linear Quadratic Regulator" (arXiv:1710.01688), for least squares and
 certainty equivalence. Lecture 1.
 
 Departures: the cost is fitted too, to the rewards, where the papers know it. Least squares has a small ridge, and is

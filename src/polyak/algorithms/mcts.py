@@ -191,11 +191,11 @@ def default_policy(cfg: Config, spec: Spec, step: Tree, key: Array) -> Array:
     """The return after a step, of who moves then, if all moves are uniform from there on."""
 
     def going(carry: tuple) -> Array:
-        *_, over, count = carry
+        over, count = carry[-2:]
         return ~over & (count < cfg.rollout)
 
     def move(carry: tuple) -> tuple:
-        world, obs, total, weight, over, count = carry
+        world, obs, total, weight, _, count = carry
         key_move, key_step = jax.random.split(jax.random.fold_in(key, count))
         action = jax.random.categorical(key_move, jnp.where(legal_in(spec, obs), 0.0, -jnp.inf))
         step = spec.model.step(world, action.astype(jnp.int32), key_step)

@@ -1,7 +1,7 @@
 """Rollout planning: one step of policy improvement by Monte-Carlo rollouts, when a decision is due.
 
-Tesauro & Galperin 1996, "On-line Policy Improvement using Monte-Carlo Search" (NIPS); Sutton & Barto 2018, section 8.10.
-Lecture 1.
+Tesauro & Galperin 1996, "On-line Policy Improvement using Monte-Carlo Search" (NIPS); Sutton & Barto 2018, section
+8.10. Lecture 1.
 
 Departures: the base policy is uniform over the legal actions, or one action that is always the same; another run's
 policy cannot be the base yet. Rollouts end after `lookahead` steps, and what comes after counts as 0. The same random
