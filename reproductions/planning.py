@@ -24,7 +24,8 @@ from reproductions.finding import Finding, main, train
 
 def true_gain() -> np.ndarray:
     """The best gain of the linear system, by SciPy."""
-    A, B, Q, R = (np.asarray(each, np.float64) for each in LinearSystem().matrices)
+    with jax.ensure_compile_time_eval():
+        A, B, Q, R = (np.asarray(each, np.float64) for each in LinearSystem().matrices)
     P = scipy.linalg.solve_discrete_are(A, B, Q, R)
     return -np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
 

@@ -22,7 +22,9 @@ from polyak.interface import Algorithm, Box, OnPolicy, Shown, Spec, Transition, 
 @dataclasses.dataclass(frozen=True)
 class Config:
     gamma: float = 0.9
-    data: OnPolicy = OnPolicy(steps=6, simulator=True, self_play=True)
+    data: OnPolicy = dataclasses.field(
+        default_factory=lambda: OnPolicy(steps=6, simulator=True, self_play=True)
+    )
 
 
 def act_and_remember(cfg, spec, actor, memory, obs, key, explore):

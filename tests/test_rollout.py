@@ -25,9 +25,10 @@ def test_values_are_the_means_of_rollouts_one_by_one():
     values = jax.jit(lambda key: rollout.action_values(cfg, SPEC, world, key), compiler_options=QUICK)
     got = values(jax.random.clone(key))
     after = successors(SMALL)
+    keys = jax.random.split(key, cfg.rollouts)
     for action in range(4):
         totals = []
-        for each in jax.random.split(key, cfg.rollouts):
+        for each in keys:
             cell, move, total = 3, action, 0.0
             for t in range(cfg.lookahead):
                 _, key_next = jax.random.split(jax.random.fold_in(jax.random.clone(each), t))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from polyak.drivers.keys import RowKeys
-from polyak.drivers.program import Program, over_seeds
+from polyak.drivers.program import Program, over_seeds, seed_axes
 from polyak.interface import Algorithm, Array, Discrete, Shown, Spec, Transition, Tree
 
 
@@ -66,4 +66,9 @@ def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transi
 
 def actors(algorithm: Algorithm) -> Program:
     """Program from the states [S, ...] of S seeds to what acting needs, in fresh arrays."""
-    return Program(lambda state: over_seeds(algorithm.actor, state))
+
+    def read(state: Tree) -> Tree:
+        own = jax.tree.leaves(seed_axes(state))  # of a planner all that there is may be shared
+        return over_seeds(algorithm.actor, state) if own else algorithm.actor(state)
+
+    return Program(read)
