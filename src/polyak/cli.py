@@ -5,6 +5,7 @@ import fnmatch
 import os
 import shutil
 import sys
+import warnings
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
@@ -316,7 +317,10 @@ def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
 
     set_up_jax()
     agent = Agent(algorithm, env, seed=options.seed or 0)
-    evaluation = agent.evaluate(options.episodes, options.seed, options.sample, options.limit)
+    with warnings.catch_warnings(record=True) as heard:
+        evaluation = agent.evaluate(options.episodes, options.seed, options.sample, options.limit)
+    for each in heard:
+        print("polyak:", each.message, file=sys.stderr)
     if options.json:
         print(as_json(evaluation))
     else:
