@@ -5,9 +5,9 @@ import fnmatch
 import os
 import shutil
 import sys
-import warnings
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -41,7 +41,9 @@ class Config:
     rollout: int = within(200, 1)  # most steps of a rollout, whose policy is uniform
     depth: int = within(64, 1)  # most moves from the root to where a rollout begins
     keep: bool = True  # begin with what the last search knew of where the game is now
-    data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=32, simulator=True, self_play=True))
+    data: OnPolicy = field(  # steps between two looks at the run; the state and both sides of a game are seen
+        default_factory=lambda: OnPolicy(steps=32, simulator=True, self_play=True)
+    )
 
 
 @pytree
@@ -119,7 +121,12 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Search, obs: Shown, key: A
 
         search = jax.lax.fori_loop(0, cfg.simulations, simulation, search)
         visits = jnp.where(search.legal[0], search.visits[0], -1)
-        return visits.argmax().astype(jnp.int32), search
+        if explore:  # equal moves are drawn alike
+            best = jnp.where(visits == visits.max(), 0.0, -jnp.inf)
+            action = jax.random.categorical(jax.random.fold_in(key, cfg.simulations), best)
+        else:
+            action = visits.argmax()
+        return action.astype(jnp.int32), search
 
     action, memory = jax.vmap(one)(memory, obs.obs, obs.state, keys)
     return action, memory, ()

@@ -40,7 +40,9 @@ class Config:
     lookahead: int = within(50, 1)  # most steps of a rollout
     base: int = within(-1, -1)  # action that the base policy always takes; -1: a uniform one
     improve: bool = True  # act by the rollouts; false: as the base policy does
-    data: OnPolicy = field(default_factory=lambda: OnPolicy(steps=32, simulator=True))
+    data: OnPolicy = field(  # steps between two looks at the run; the environment's state is seen
+        default_factory=lambda: OnPolicy(steps=32, simulator=True)
+    )
 
 
 @pytree
@@ -98,8 +100,11 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Shown, key: Arr
     keys = jax.random.split(key if explore else jax.random.key(0), len(jax.tree.leaves(obs.state)[0]))
 
     def improved(seen: Tree, world: Tree, key: Array) -> Array:
-        q = action_values(cfg, spec, world, key)
-        return jnp.where(legal_in(spec, seen), q, -jnp.inf).argmax().astype(jnp.int32)
+        key_rollouts, key_tie = jax.random.split(key)
+        q = jnp.where(legal_in(spec, seen), action_values(cfg, spec, world, key_rollouts), -jnp.inf)
+        if explore:  # equal actions are drawn alike
+            return jax.random.categorical(key_tie, jnp.where(q == q.max(), 0.0, -jnp.inf)).astype(jnp.int32)
+        return q.argmax().astype(jnp.int32)
 
     if cfg.improve:
         return jax.vmap(improved)(obs.obs, obs.state, keys), memory, ()
