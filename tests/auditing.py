@@ -12,7 +12,7 @@ import numpy as np
 
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
-from polyak.envs.environment import Environment
+from polyak.envs.environment import Environment, rules
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Counter, Record, pytree
 from polyak.runs.loop import beside_rows
@@ -175,6 +175,7 @@ def drive(
     """The driver that a world asks for; `world` is what `polyak.envs.find.find` gives."""
     spec = dataclasses.replace(world.spec, num_envs=num_envs)
     if isinstance(world, Environment):
+        spec = dataclasses.replace(spec, model=rules(world))
         return InGraph(algorithm, cfg, world, spec, seeds, strict)
     return Host(algorithm, cfg, world.make(len(seeds) * num_envs, asynchronous), spec, seeds, strict)
 

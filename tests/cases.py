@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from polyak.algorithms import find
-from polyak.interface import OnPolicy, Replay
+from polyak.envs.environment import rules
+from polyak.envs.worlds.counting import Counting
+from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Case:
     """A row.
 
     name        as a user types it
-    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells; None where nothing does
+    value       (state, obs [B, D]) -> V(obs) [B], as far as the state tells; None where no value is learned of what
+                the ladder shows: then it does not climb it
     learns      settings with which it climbs the ladder of `polyak.envs.probes`, `data` as a dict
     episodes    whole episodes of each environment in a rollout, where it asks for such
     rungs       iterations, of four environments, until it has climbed each of its rungs
@@ -35,13 +38,14 @@ class Case:
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
     together    all its environments play one policy, with or without exploration: it tries one after another
+    tasks       its tasks in tests of drivers, in graph and on the host, where CartPole and Pendulum do not fit it
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
     """
 
     name: str
-    value: Callable[[Any, Any], Any] | None
-    learns: dict[str, Any]
-    rungs: int
+    value: Callable[[Any, Any], Any] | None = None
+    learns: dict[str, Any] = field(default_factory=dict)
+    rungs: int = 0
     constant: int = 0
     episodes: int = 1
     small: dict[str, Any] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class Case:
     squashed: bool = False
     bootstraps: bool = True
     together: bool = False
+    tasks: tuple[str, str] | None = None
     few: bool = False
 
     @property
@@ -64,8 +69,29 @@ class Case:
 
     @property
     def world(self) -> str:
-        """The task of those tests, on the host; with `jax:` before it in graph."""
-        return "Pendulum-v1" if self.continuous else "CartPole-v1"
+        """The task of those tests, on the host."""
+        return self.task("host")
+
+    def task(self, place: str) -> str:
+        """The task of those tests in a place, "graph" or "host"."""
+        name = "Pendulum-v1" if self.continuous else "CartPole-v1"
+        in_graph, on_host = self.tasks or (f"jax:{name}", name)
+        return in_graph if place == "graph" else on_host
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where it runs: a planner only where the environment's rules are at hand."""
+        return ("graph",) if find(self.name).Config().data.simulator else ("graph", "host")
+
+    def spec(self, kind: str | None = None, **more: Any) -> Spec:
+        """A world that it can be asked about: observations that it takes, three actions or two numbers."""
+        obs = Discrete(6) if find(self.name).observes == "discrete" else Box((3,))
+        action = {"discrete": Discrete(3), "continuous": Box((2,), -2.0, 2.0)}[kind or self.kinds[0]]
+        found = Spec(obs, action, **more)
+        if not find(self.name).Config().data.simulator:
+            return found
+        model = Counting(continuous=isinstance(action, Box))
+        return dataclasses.replace(found, action=model.spec.action, model=rules(model))
 
     def data(self, on_policy: dict[str, Any], replay: dict[str, Any]) -> dict[str, Any]:
         """The sizes that fit its kind of data."""
@@ -169,6 +195,11 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="count_planning",
+        small={"enough": 2, "sweeps": 3, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+    ),
+    Case(
         name="ddpg",
         value=lambda state, obs: state.critic((obs, jnp.tanh(state.actor(obs))))[..., 0],
         learns={"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "sigma": 0.5, **WIDE, "data": RING},
@@ -239,6 +270,25 @@ CASES = [
         small={**SMALL, "population": 4, "sigma": 0.01},
         at_once={"sigma": 1.0},
         episodes=2,
+    ),
+    Case(
+        name="dyna_q",
+        small={"planning": 3, "kappa": 0.01, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+    ),
+    Case(
+        name="learned_lqr",
+        small={"sweeps": 20},
+        bootstraps=False,
+    ),
+    Case(
+        name="mcts",
+        small={"simulations": 8, "rollout": 5},
+        bootstraps=False,
+    ),
+    Case(
+        name="mpc",
+        small={**SMALL, "members": 2, "lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
         squashed=True,
         bootstraps=False,
     ),
@@ -354,6 +404,11 @@ CASES = [
         small={**SMALL, "value_steps": 2},
     ),
     Case(
+        name="rollout",
+        small={"rollouts": 2, "lookahead": 4},
+        bootstraps=False,
+    ),
+    Case(
         name="sac",
         value=lambda state, obs: state.critics((obs, state.policy(obs).mode()))[..., 0].min(axis=0),
         learns={"lr": 3e-3, "tau": 0.1, "alpha": 1e-3, **WIDE, "data": RING},
@@ -413,6 +468,7 @@ CASES = [
 CASE = {case.name: case for case in CASES}
 FEW = [case.name for case in CASES if case.few]
 KINDS = [(case.name, kind) for case in CASES for kind in case.kinds]
+VALUED = [case.name for case in CASES if case.value]  # those that climb the ladder
 
 
 # ---- which tests run when

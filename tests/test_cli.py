@@ -275,7 +275,12 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
 
 def fitting(kind):
     """The advice for a task whose actions are of this kind."""
-    fit = [name for name in algorithms.names() if kind in algorithms.find(name).actions]
+    records = {name: algorithms.find(name) for name in algorithms.names()}
+    fit = [
+        name
+        for name, each in records.items()
+        if kind in each.actions and each.observes == "any" and each.learns
+    ]
     return f"this task's are {kind}: {', '.join(fit)} would fit"
 
 

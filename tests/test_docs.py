@@ -14,13 +14,13 @@ from typing import Any
 
 import jax
 import pytest
+from cases import CASE
 
 import polyak
 from polyak import algorithms, cli, flags
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
-from polyak.interface import Box, Discrete, Spec
 from polyak.runs.plan import default_config
 from polyak.runs.values import amend
 
@@ -34,7 +34,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 NAMES = algorithms.names()
 SHORT = 1_100  # steps of a training in an example, where the page does not need more
 FULL = {"writing_an_algorithm.md"}  # its result is a claim
-SPACES = {"discrete": Discrete(3), "continuous": Box((2,), -1.0, 1.0)}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 each_algorithm = pytest.mark.parametrize("name", NAMES)
@@ -103,7 +102,7 @@ def test_a_table_of_settings_shows_each_field_once_with_its_default_and_comment(
 @each_algorithm
 def test_the_metrics_that_are_explained_are_those_of_the_update(name):
     algorithm = algorithms.find(name)
-    cfg, spec = algorithm.Config(), Spec(Box((3,)), SPACES[algorithm.actions[-1]], num_envs=2)
+    cfg, spec = algorithm.Config(), CASE[name].spec(algorithm.actions[-1], num_envs=2)
     state = jax.eval_shape(lambda key: algorithm.init(cfg, spec, key), jax.random.key(0))
     shapes = empty_metrics(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
     assert set(generate.metrics(name)) == set(shapes), (

@@ -21,7 +21,7 @@ from auditing import (
     saved_and_loaded,
     state_of,
 )
-from cases import CASE, CASES, FEW, few_now, marked
+from cases import CASE, CASES, FEW, VALUED, few_now, marked
 
 from polyak.algorithms import find as find_algorithm
 from polyak.drivers import program
@@ -40,7 +40,8 @@ ROWS = 9973  # of a ring: a prime, so that a compiled text shows which arrays ar
 N = 2
 RING = {"capacity": N * ROWS, "batch_size": 8, "warmup": 6, "steps": 1, "clip": None}
 PLACES = ("graph", "host")
-EACH = [(case.name, place) for case in CASES for place in PLACES]
+EACH = [(case.name, place) for case in CASES for place in case.places]
+VALUES = [(name, place) for name, place in EACH if name in VALUED]
 
 
 def host_first(name, place):
@@ -65,7 +66,7 @@ def make(name, place, seeds, env=None, algorithm=None, num_envs=N, **values):
     """A driver of an algorithm with a small config; rings have ROWS rows."""
     data = CASE[name].data({"steps": 4}, RING) | values.pop("data", {})
     cfg = CASE[name].config(data, **{"minibatch": 4, "horizon": 1000, **values})
-    world = find(("jax:" if place == "graph" else "") + CASE[name].world) if env is None else env
+    world = find(CASE[name].task(place)) if env is None else env
     return drive(algorithm or find_algorithm(name), cfg, world, seeds, num_envs)
 
 
@@ -463,7 +464,7 @@ def few_in_graph(name, place):
 
 
 @quickly
-@pytest.mark.parametrize(("name", "place"), marked([e for e in EACH if CASE[e[0]].value], few_in_graph))
+@pytest.mark.parametrize(("name", "place"), marked(VALUES, few_in_graph))
 def test_a_time_limit_is_not_the_end_of_the_world(name, place):
     continuous = CASE[name].continuous
     env = probes.Constant(continuous=continuous)
@@ -487,7 +488,7 @@ PROBES = [
 ]
 
 
-LADDER = [(case.name, probe) for case in CASES for probe in PROBES if case.value]
+LADDER = [(name, probe) for name in VALUED for probe in PROBES]
 
 
 @quickly

@@ -26,7 +26,7 @@ from polyak.store import checkpoint
 KILLS = int(os.environ.get("POLYAK_KILLS", "5"))
 REPLAY = {"capacity": 90, "batch_size": 8, "warmup": 30, "steps": 2}  # 15 rows of 3 environments, so 14
 ROLLOUT = {"steps": 8}
-TASKS = [(case.name, place + case.world) for case in CASES for place in ("jax:", "")]
+TASKS = [(case.name, case.task(place)) for case in CASES for place in case.places]
 N = 3
 WEIGHT = "state/inner/inner/policy/net/layers/0/weight"
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,6 +333,8 @@ def readable_plan(path: Path) -> Plan | None:
 
 def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     """Play episodes with a policy and say how it did."""
+    if len(said.words) == 2 and not learns(said.words[0]):
+        return evaluate_planner(*said.words, options)
     path, trusted = named_run("evaluate", said.words, options.out)
     from polyak.results import as_json, say_evaluation
     from polyak.runs.run import silent
@@ -351,7 +354,36 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     if options.json:
         print(as_json(evaluation))
     else:
-        say_evaluation(run, evaluation)
+        say_evaluation(run.path, evaluation)
+    return 0
+
+
+def learns(name: str) -> bool:
+    """Whether an algorithm has to be trained before it is worth looking at."""
+    return algorithms.find(name).learns
+
+
+def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
+    """Play episodes with an algorithm that plans afresh at every decision: no run is needed."""
+    if options.best or options.at is not None:
+        raise UserError(
+            f"{algorithm} learns nothing, so that it has no checkpoints: leave --at and --best out"
+        )
+    from polyak.results import as_json, say_evaluation
+    from polyak.runs.agent import Agent
+    from polyak.runs.setup import set_up_jax
+
+    set_up_jax()
+    agent = Agent(algorithm, env, seed=options.seed or 0)
+    with warnings.catch_warnings(record=True) as heard:
+        evaluation = agent.evaluate(options.episodes, options.seed, options.sample, options.limit)
+    for each in heard:
+        print("polyak:", each.message, file=sys.stderr)
+    if options.json:
+        print(as_json(evaluation))
+    else:
+        say_evaluation(f"{algorithm} on {env}", evaluation)
+    agent.close()
     return 0
 
 

@@ -176,6 +176,7 @@ class Planning:
     updates: int = within(1, 1)  # sweeps between two looks at the budget, which is then counted in updates
 
     steps = episodes = common = 0
+    simulator = False
     clip = None
     replays = False
     uniform = False
@@ -251,6 +252,13 @@ class Batch(NamedTuple):
     def last(self) -> Array:
         """The episode ended here, for either reason: traces stop."""
         return self.terminated | self.truncated
+
+
+class Shown(NamedTuple):
+    """Input of `act` in place of the observations alone where `data.simulator` asks for it."""
+
+    obs: Tree  # [N, ...]
+    state: Tree  # [N, ...] the environments' own states, from which `spec.model.step` goes on
 
 
 WORD = 2**30  # environment steps that the clock's lower word counts
@@ -337,6 +345,9 @@ class Algorithm(NamedTuple):
     gradient: Callable | None = None  # (cfg, spec, actor, batch, key) -> grads, metrics
     apply: Callable | None = None  # (cfg, spec, state, grads) -> state
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
+    observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
+    simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
+    learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -46,8 +46,8 @@ def shown(run: Run) -> str:
     return shlex.join([str(run.path), *(word for name in run.plan.to_trust for word in ("--trust", name))])
 
 
-def say_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """A table: a line for each seed, and one for all."""
+def say_evaluation(what: object, evaluation: Evaluation) -> None:
+    """A table about `what` was played: a line for each seed, and one for all."""
     summary, seeds = evaluation.summary(), evaluation.seeds
     rows = [["seed", "mean", "std", "min", "max", "length"]]
     for seed, total, length in zip(seeds, evaluation.returns, evaluation.lengths, strict=True):
@@ -57,7 +57,7 @@ def say_evaluation(run: Run, evaluation: Evaluation) -> None:
         names = ("mean_return", "std_return", "min_return", "max_return", "mean_length")
         rows.append(["all", *(number(summary[name]) for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"{run.path}: {evaluation.returns.shape[1]} episodes of each seed")
+    print(f"{what}: {evaluation.returns.shape[1]} episodes of each seed")
     for row in rows:
         print("  " + "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True)))
     if len(seeds) > 1:

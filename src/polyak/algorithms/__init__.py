@@ -38,8 +38,13 @@ def find(name: str) -> "Algorithm":
 
 
 def fitting(kind: str) -> list[str]:
-    """Names of those that take actions of this kind, "discrete" or "continuous"."""
-    return [name for name in names() if kind in find(name).actions]
+    """Names of those that learn with actions of this kind, "discrete" or "continuous", from any observations."""
+    records = {name: find(name) for name in names()}
+    return [
+        name
+        for name, each in records.items()
+        if kind in each.actions and each.observes == "any" and each.learns
+    ]
 
 
 def title(name: str) -> str:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from polyak.drivers.keys import RowKeys
-from polyak.drivers.program import Program, over_seeds
-from polyak.interface import Algorithm, Array, Discrete, Spec, Transition, Tree
+from polyak.drivers.program import Program, over_seeds, seed_axes
+from polyak.interface import Algorithm, Array, Discrete, Shown, Spec, Transition, Tree
 
 
 def act_or_warm_up(
@@ -16,19 +16,24 @@ def act_or_warm_up(
     spec: Spec,
     actor: Tree,
     memory: Tree,
-    obs: Tree,
+    seen: Tree,
     keys: RowKeys,
     warm: bool,
 ) -> tuple[Array, Tree, Tree]:
-    """Action, memory and extras, [N, ...] each, for the observations [N, ...] of one row.
+    """Action, memory and extras, [N, ...] each, for what is `seen` of N environments in one row.
 
     warm  the action is uniform where `cfg.data.uniform` asks for that; memory and extras stay `act`'s own
     """
     key = jax.random.wrap_key_data(keys.act)
-    action, memory, extras = algorithm.act(cfg, spec, actor, memory, obs, key, True)
+    action, memory, extras = algorithm.act(cfg, spec, actor, memory, seen, key, True)
     if warm and cfg.data.uniform:
         action = uniform_action(spec, action, jax.random.wrap_key_data(keys.uniform))
     return action, memory, extras
+
+
+def seen(cfg: Any, episodes: Any) -> Tree:
+    """What `act` is given of the running episodes: observations, and for planners the environments' states."""
+    return Shown(episodes.obs, episodes.env) if cfg.data.simulator else episodes.obs
 
 
 def uniform_action(spec: Spec, like: Array, key: Array) -> Array:
@@ -46,7 +51,13 @@ def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transi
         obs = jax.tree.map(lambda s: jnp.zeros((spec.num_envs, *s.shape), s.dtype), spec.obs)
         key_memory, key_act = jax.random.split(key)
         memory = algorithm.memory(cfg, spec, ids, ids, key_memory)
-        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, obs, key_act, True)
+        seen = obs
+        if cfg.data.simulator:
+            begun = jax.eval_shape(jax.vmap(spec.model.reset), jax.random.split(jax.random.key(0), len(ids)))[
+                0
+            ]
+            seen = Shown(obs, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), begun))
+        action, _, extras = algorithm.act(cfg, spec, algorithm.actor(state), memory, seen, key_act, True)
         flag = jnp.zeros(spec.num_envs, bool)
         return Transition(obs, action, jnp.zeros(spec.num_envs), obs, flag, flag, extras)
 
@@ -55,4 +66,9 @@ def row_shape(algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree) -> Transi
 
 def actors(algorithm: Algorithm) -> Program:
     """Program from the states [S, ...] of S seeds to what acting needs, in fresh arrays."""
-    return Program(lambda state: over_seeds(algorithm.actor, state))
+
+    def read(state: Tree) -> Tree:
+        own = jax.tree.leaves(seed_axes(state))  # of a planner all that there is may be shared
+        return over_seeds(algorithm.actor, state) if own else algorithm.actor(state)
+
+    return Program(read)

@@ -8,10 +8,9 @@ from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Spa
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
 UNSERVED = {
-    "simulator": False,
-    "self_play": False,
     "frames": 0,
 }
+PLANNERS = ("simulator", "self_play")  # settings of the data that only planners are asked about
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
@@ -45,10 +44,30 @@ def check_data(
     wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
-    if spec.players > 1:
-        wrong.append(f"this environment has {spec.players} players, which no driver serves yet")
+    if not algorithm.simulates:
+        wrong += [
+            f"data.{field} is for planners, and this is none (given True, leave it at False)"
+            for field in PLANNERS
+            if getattr(data, field, False)
+        ]
+    elif getattr(data, "simulator", False) and spec.model is None:
+        wrong.append(
+            "it plans with the environment's rules, which this one does not offer: those in JAX do (jax:...)"
+        )
+    if spec.players > 1 and not getattr(data, "self_play", False):
+        wrong.append(
+            f"this game has {spec.players} players: choose a method that plays against itself (mcts), or give it an "
+            "opponent (polyak.envs.worlds.games.versus)"
+        )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
+    seen = observation_kind(spec)
+    if algorithm.observes not in ("any", seen):
+        takes = {"vector": "one vector of real numbers (Box)", "discrete": "one integer (Discrete)"}
+        raise UserError(
+            f"{name} takes observations that are {takes[algorithm.observes]}, but this task's are "
+            f"{takes.get(seen, 'of another kind')}"
+        )
     kind = action_kind(spec)
     if kind not in algorithm.actions:
         taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
@@ -190,6 +209,13 @@ def rollouts_of(data: Any, spec: Spec, steps: int) -> int:
 def action_kind(spec: Spec) -> str:
     """Kind of actions that a task takes: "discrete" or "continuous"."""
     return "discrete" if isinstance(spec.action, Discrete) else "continuous"
+
+
+def observation_kind(spec: Spec) -> str:
+    """Kind of observations that a task gives: "discrete", "vector", or "other"."""
+    if isinstance(spec.obs, Discrete):
+        return "discrete"
+    return "vector" if isinstance(spec.obs, Box) and len(spec.obs.shape) == 1 else "other"
 
 
 GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows

@@ -85,7 +85,7 @@ class Player:
             memory=memory,
             number=episodes.number,
             length=length,
-            total=episodes.total + reward,
+            total=episodes.total + first_players(self.spec, reward, episodes.length),
             measures=gather(self.spec, episodes.measures, stepped.measures, length, jnp),
         )
         return after, row
@@ -94,6 +94,11 @@ class Player:
         """The next episode where `ended` [N] is set, as `begin` has it; the others go on."""
         episodes = episodes.replace(number=episodes.number + ended)
         return strip_weak_types(select(ended, self.begin(episodes.number, key_memory), episodes))
+
+
+def first_players(spec: Spec, reward: Array, length: Array) -> Array:
+    """Rewards as the player counts them who moved first: in a game each reward is the mover's, who alternates."""
+    return jnp.where(length % 2 == 1, -reward, reward) if spec.players == 2 else reward
 
 
 def check_environment(env: Environment, spec: Spec) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import validate
+from polyak.drivers.act import seen
 from polyak.drivers.episodes_graph import Episodes, Player
 from polyak.drivers.episodes_host import TOGETHER, HostEpisodes, HostMemory
 from polyak.drivers.keys import Keys
@@ -128,7 +129,7 @@ class Evaluator:
             t, episodes, running = playing.steps.value, playing.episodes, playing.running
             key = jax.random.fold_in(keys.act, t + STREAM)
             action, memory, _ = self.algorithm.act(
-                self.cfg, self.spec, actor, episodes.memory, episodes.obs, key, self.explore
+                self.cfg, self.spec, actor, episodes.memory, seen(self.cfg, episodes), key, self.explore
             )
             after, row = player.step(episodes, action, memory)
             episodes = strip_weak_types(select(running, after, episodes))

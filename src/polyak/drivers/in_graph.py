@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import validate
-from polyak.drivers.act import act_or_warm_up, actors
+from polyak.drivers.act import act_or_warm_up, actors, seen
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
@@ -275,7 +275,14 @@ class InGraph:
             (episodes, sums), (number, row_keys) = carry, which
             asked = episodes.number < until if self.cfg.data.episodes else None
             action, memory, extras = act_or_warm_up(
-                self.algorithm, self.cfg, self.spec, actor, episodes.memory, episodes.obs, row_keys, warm
+                self.algorithm,
+                self.cfg,
+                self.spec,
+                actor,
+                episodes.memory,
+                seen(self.cfg, episodes),
+                row_keys,
+                warm,
             )
             episodes, row = player.step(episodes, action, memory, extras)
             ended = row.last

@@ -54,7 +54,7 @@ def learn_on_policy(
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
-    batch = on_policy_batch(rollout, cfg.gamma, cfg.data.clip, played(cfg.data, rollout.last))
+    batch = on_policy_batch(rollout, one_step(cfg, spec), cfg.data.clip, played(cfg.data, rollout.last))
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
 
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
@@ -84,7 +84,7 @@ def learn_from_replay(
 
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
-        batch = replay.sample(buffer, key_draw, cfg.data, cfg.gamma, seen)
+        batch = replay.sample(buffer, key_draw, cfg.data, one_step(cfg, spec), seen)
         made = algorithm.update(cfg, spec, state, batch, key)
         return made.state, made.metrics
 
@@ -113,12 +113,17 @@ def learn_by_index(
     def once(both: tuple[Tree, Any], key_draw: Array, key: Array) -> tuple[tuple[Tree, Any], Metrics]:
         state, index = both
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
-        batch, leaf = replay.index.sample(buffer, index, key_draw, data, cfg.gamma, seen, spec.goal)
+        batch, leaf = replay.index.sample(buffer, index, key_draw, data, one_step(cfg, spec), seen, spec.goal)
         made = algorithm.update(cfg, spec, state, batch, key)
         return (made.state, replay.index.write_back(index, leaf, made.priority, data)), made.metrics
 
     (state, index), sums = update_valid(once, data.updates, (state, buffer.index), key, valid)
     return state, buffer.replace(index=index), sums
+
+
+def one_step(cfg: Any, spec: Spec) -> Any:
+    """Discount of one step: negative where the other player moves next, and so alternating over several."""
+    return -cfg.gamma if spec.players == 2 else cfg.gamma
 
 
 def on_policy_batch(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -77,6 +77,22 @@ class HostEnvs(Protocol):
     def close(self) -> None:
         """Release processes and windows."""
         ...
+
+
+class Rules(NamedTuple):
+    """The rules of an environment in JAX, as a planner reads them in `spec.model`; of one environment, not of N."""
+
+    reset: Callable  # (key) -> state, obs
+    step: Callable  # (state, action, key) -> Step; the action is the algorithm's own, flat and in [-1, 1]
+
+
+def rules(env: Environment) -> Rules:
+    """The rules of this environment."""
+
+    def step(state: Tree, action: Array, key: jax.Array) -> Step:
+        return env.step(state, to_bounds(env.spec.action, action), key)
+
+    return Rules(env.reset, step)
 
 
 def flat_actions(spec: Spec) -> Spec:

@@ -119,9 +119,9 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, corridor, counting, goals, linear, probes
+    from polyak.envs.worlds import classic_control, corridor, counting, games, goals, linear, mazes, probes
 
-    worlds = classic_control, corridor, goals, linear, probes, counting
+    worlds = classic_control, corridor, games, goals, linear, mazes, probes, counting
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 

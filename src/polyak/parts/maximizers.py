@@ -20,6 +20,7 @@ def cross_entropy(
     elites: int,
     iterations: int,
     least: float = 1e-3,
+    start: Array | None = None,
 ) -> Float[Array, "B A"]:
     """Best of the actions that the cross-entropy method draws in [-1, 1] (Rubinstein & Kroese 2004).
 
@@ -27,6 +28,7 @@ def cross_entropy(
 
     shape   B, A
     least   of each standard deviation, so that the search does not stand still
+    start   [B, A] first means, instead of 0
     """
 
     def iteration(carry: tuple, number: Array) -> tuple[tuple, None]:
@@ -42,8 +44,9 @@ def cross_entropy(
         best_value = jnp.maximum(first_worth, best_value)
         return (elite.mean(axis=1), jnp.maximum(elite.std(axis=1), least), best, best_value), None
 
-    start = jnp.zeros(shape), jnp.ones(shape), jnp.zeros(shape), jnp.full(shape[0], -jnp.inf)
-    (_, _, best, _), _ = jax.lax.scan(iteration, start, jnp.arange(iterations))
+    mean = jnp.zeros(shape) if start is None else start
+    first = mean, jnp.ones(shape), jnp.zeros(shape), jnp.full(shape[0], -jnp.inf)
+    (_, _, best, _), _ = jax.lax.scan(iteration, first, jnp.arange(iterations))
     return best
 
 

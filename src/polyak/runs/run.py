@@ -99,6 +99,10 @@ class Policy:
         seed     begin the stream of random numbers anew: the same seed, the same stream
         UserError, one line, where an observation does not lie in its space.
         """
+        if self.cfg.data.simulator:
+            raise UserError(
+                "this policy plans with the environment's own state, which an observation is not: use evaluate or watch"
+            )
         rows, single = self.border.observe(obs)
         action, memory = self.act(rows, memory, explore, seed)
         return self.border.act(action, single), memory

@@ -25,7 +25,7 @@ from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.border import Border
 from polyak.envs.calling import calling
-from polyak.envs.environment import Environment, HostEnvs, flat_actions
+from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Spec, rows_of
@@ -66,7 +66,8 @@ class Session:
     @cached_property
     def env_spec(self) -> Spec:
         """The environment's own spaces."""
-        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs)
+        model = rules(self.world) if self.in_graph else None
+        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=model)
 
     @cached_property
     def spec(self) -> Spec:

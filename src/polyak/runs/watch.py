@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polyak.drivers.act import seen
 from polyak.drivers.episodes_graph import Episodes, Player
 from polyak.drivers.episodes_host import HostEpisodes
 from polyak.drivers.evaluate import STREAM
 from polyak.drivers.keys import Keys
 from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
-from polyak.envs.environment import Environment
+from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder
 from polyak.runs.run import Policy, Run
@@ -124,6 +125,7 @@ class GraphStage:
 
     def __init__(self, env: Environment, policy: Policy, seed: int):
         self.env, self.policy = env, policy
+        policy.flat = dataclasses.replace(policy.flat, model=rules(env))
         self.key = Keys.of(np.uint32(seed)).evaluate
         self.limit = env.spec.time_limit or LONGEST
         self.fps = float(getattr(env, "fps", FPS))
@@ -135,7 +137,7 @@ class GraphStage:
         yield self._frame(episodes)
         ended = False
         while not ended:
-            action, memory = self.policy.act(episodes.obs, memory)
+            action, memory = self.policy.act(seen(self.policy.cfg, episodes), memory)
             episodes, ended = self.step(episodes, action, episode)
             yield self._frame(episodes)
 

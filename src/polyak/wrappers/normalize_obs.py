@@ -9,7 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import Algorithm, Array, Batch, Box, Space, Spec, Transition, Tree, Update, played
+from polyak.interface import (
+    Algorithm,
+    Array,
+    Batch,
+    Box,
+    Shown,
+    Space,
+    Spec,
+    Transition,
+    Tree,
+    Update,
+    played,
+)
 from polyak.parts.moments import Moments
 from polyak.pytree import Record, pytree
 from polyak.wrappers.inner import around
@@ -47,7 +59,10 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         cfg: Any, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: jax.Array, explore: bool
     ) -> Tree:
         inner, moments = actor
-        return algorithm.act(cfg, spec, inner, memory, normalized(spec, moments, obs), key, explore)
+        seen = obs.obs if isinstance(obs, Shown) else obs
+        seen = normalized(spec, moments, seen)
+        seen = obs._replace(obs=seen) if isinstance(obs, Shown) else seen
+        return algorithm.act(cfg, spec, inner, memory, seen, key, explore)
 
     def update(cfg: Any, spec: Spec, state: Normalized, batch: Batch, key: jax.Array) -> Update:
         made = algorithm.update(cfg, spec, state.inner, both(spec, state.moments, batch), key)

@@ -1,0 +1,157 @@
+"""Dyna-Q in the mazes of Sutton & Barto 2018, chapter 8 (G6), and what is known of these worlds (H6).
+
+Figure 8.2: steps to the goal in the first 50 episodes of the Dyna maze, mean of 30 runs that train side by side, with
+0, 5 and 50 planning steps. Figures 8.4 and 8.5: goals reached in the mazes that change, by Dyna-Q and Dyna-Q+.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import polyak
+from polyak.algorithms import dyna_q
+from polyak.interface import Array, Spec, Transition
+from polyak.pytree import Record, pytree
+from reproductions.finding import Finding, folder, main, train
+
+EPISODES, SEEDS, OPTIMUM = 50, 30, 14
+STEPS = {0: 40_000, 5: 20_000, 50: 12_000}  # real steps: 50 episodes of the slowest seed, and some more
+
+
+@pytree
+class Recorded(Record):
+    """Dyna-Q's state, and how many steps each of the first episodes took."""
+
+    inner: dyna_q.State
+    lengths: Array  # [EPISODES] int32
+    episode: Array
+
+
+def init(cfg: Any, spec: Spec, key: Array) -> Recorded:
+    """No episode has begun."""
+    return Recorded(dyna_q.init(cfg, spec, key), jnp.zeros(EPISODES, jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def update(cfg: Any, spec: Spec, state: Recorded, batch: Any, key: Array) -> Any:
+    """Dyna-Q's own."""
+    made = dyna_q.update(cfg, spec, state.inner, batch, key)
+    return made._replace(state=state.replace(inner=made.state))
+
+
+def observe(cfg: Any, spec: Spec, state: Recorded, rollout: Transition) -> Recorded:
+    """Count a step; beyond the last episode nothing is written."""
+    lengths = state.lengths.at[state.episode].add(1, mode="drop")
+    return state.replace(lengths=lengths, episode=state.episode + rollout.last.sum(dtype=jnp.int32))
+
+
+recorded = dyna_q.algorithm._replace(
+    init=init, actor=lambda state: state.inner.q, update=update, observe=observe
+)
+
+
+def lengths(planning: int) -> np.ndarray:
+    """Steps of each episode [SEEDS, EPISODES] of Dyna-Q with so many planning steps."""
+    run = train(
+        "reproductions.mazes:recorded",
+        "jax:DynaMaze-v0",
+        steps=STEPS[planning],
+        seeds=SEEDS,
+        eval_every=0,
+        config={"planning": planning},
+    )
+    state = run.state()
+    assert int(np.asarray(state.episode).min()) >= EPISODES, "the run is too short for its episodes"
+    return np.asarray(state.lengths)
+
+
+def reaches(means: np.ndarray, near: float) -> int:
+    """Number of the first episode from which on the mean length stays near the optimum, counted from 1.
+
+    near  steps; the mean of three episodes in a row is compared, since a policy that explores is noisy
+    """
+    smooth = np.convolve(means, np.ones(3) / 3, mode="valid")
+    return int(np.flatnonzero(smooth > near)[-1]) + 2 if (smooth > near).any() else 1
+
+
+def figure_8_2() -> Finding:
+    """Steps per episode for n = 0, 5 and 50."""
+    found = {planning: lengths(planning) for planning in STEPS}
+    means = {planning: each.mean(axis=0) for planning, each in found.items()}
+    draw_figure(means)
+    # with epsilon 0.1 the best policy itself takes about 16 steps: a fifth more than that counts as near
+    near = 1.2 * exploring_optimum()
+    first = {planning: reaches(each, near) for planning, each in means.items()}
+    third = found[50][:, 2]
+    half = 1.96 * third.std(ddof=1) / np.sqrt(SEEDS)
+    claims = {
+        f"n = 50: near the optimum ({near:.1f} steps) by episode 3 or 4 (found {first[50]})": first[50] <= 4,
+        f"n = 5: by about 5 (found {first[5]})": 3 <= first[5] <= 9,
+        f"n = 0: by about 25 (found {first[0]})": 18 <= first[0] <= 35,
+    }
+    said = ", ".join(f"n = {planning}: episode {episode}" for planning, episode in first.items())
+    return Finding(
+        claims,
+        f"near {OPTIMUM} steps from: {said}; third episode of n = 50 {third.mean():.1f} +- {half:.1f} steps, "
+        f"{SEEDS} seeds",
+    )
+
+
+def exploring_optimum(epsilon: float = 0.1) -> float:
+    """Expected steps of the shortest way for one who takes a random move with probability epsilon, from S.
+
+    Value iteration in float64 on the drawing, with unit costs.
+    """
+    from polyak.envs.worlds.mazes import DYNA, place, successors
+
+    after, goal = successors(DYNA), place(DYNA, "G")
+    steps = np.zeros(len(after))
+    for _ in range(2_000):
+        of_move = 1 + steps[after]
+        steps = (1 - epsilon) * of_move.min(axis=1) + epsilon * of_move.mean(axis=1)
+        steps[goal] = 0
+    return float(steps[place(DYNA, "S")])
+
+
+def draw_figure(means: dict[int, np.ndarray]) -> None:
+    """The book's figure, beside the runs."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    for planning, each in means.items():
+        axes.plot(np.arange(2, EPISODES + 1), each[1:], label=f"{planning} planning steps")
+    axes.set(xlabel="episode", ylabel="steps per episode", ylim=(0, 800), title="Dyna-Q in the Dyna maze")
+    axes.legend()
+    figure.savefig(f"{folder()}/dyna_maze.png")
+    plt.close(figure)
+
+
+def goals(env: str, kappa: float) -> float:
+    """Goals reached in one experiment, mean of ten seeds."""
+    run = train("dyna_q", env, seeds=10, eval_every=0, config={"kappa": kappa, "planning": 50, "lr": 0.5})
+    return float(np.mean([line["episode/return"] for line in run.metrics if "episode/return" in line]))
+
+
+def worlds() -> Finding:
+    """Each maze's shortest way is walked by what was learned in it."""
+    claims, said = {}, []
+    run = train("dyna_q", "jax:DynaMaze-v0", seeds=3, eval_episodes=1)
+    length = polyak_length(run)
+    claims[f"the greedy way through the Dyna maze has {OPTIMUM} steps (found {length:g})"] = length == OPTIMUM
+    said.append(f"Dyna maze {length:g} of {OPTIMUM} steps")
+    for env, kappa in (("jax:BlockingMaze-v0", 1e-4), ("jax:ShortcutMaze-v0", 1e-3)):
+        plain, plus = goals(env, 0.0), goals(env, kappa)
+        claims[f"{env}: Dyna-Q+ reaches more goals than Dyna-Q ({plus:.0f} beside {plain:.0f})"] = (
+            plus > plain
+        )
+        said.append(f"{env.removeprefix('jax:')} {plus:.0f} goals with the bonus, {plain:.0f} without")
+    return Finding(claims, "; ".join(said))
+
+
+def polyak_length(run: polyak.Run) -> float:
+    """Mean length of an episode of the greedy policies."""
+    return float(run.evaluate(episodes=1).summary()["mean_length"])
+
+
+if __name__ == "__main__":
+    main({"G6": figure_8_2, "H6": worlds})
