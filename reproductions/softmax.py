@@ -35,8 +35,8 @@ def gradient() -> Finding:
     cases = len(ALGORITHMS) * len(SPACES) * len(ACTIONS) * DRAWS * ROWS
     return Finding(
         claims,
-        f"largest difference {largest:.1e} over {cases:,} gradients of log pi; p(right) {right.mean():.3f} on the short "
-        f"corridor, mean of {RUNS} runs",
+        f"largest difference {largest:.1e} over {cases:,} gradients of log pi; p(right) {right.mean():.3f} on the "
+        f"short corridor, mean of {RUNS} runs",
     )
 
 
