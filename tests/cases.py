@@ -293,6 +293,14 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="fitted_q",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={**WIDE, "lr": 3e-3, "iterations": 20, "regression": 20, "data": {"steps": 20}},
+        rungs=20,
+        constant=60,
+        small={**SMALL, "iterations": 2, "regression": 3},
+    ),
+    Case(
         name="naf",
         value=lambda state, obs: state.q(obs)[..., 0],
         learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},

@@ -91,6 +91,8 @@ def unsavable(space: Space) -> list[str]:
 
 def wrong_rollout(algorithm: Algorithm, data: Any, spec: Spec) -> list[str]:
     """A line where an on-policy rollout has no length, two lengths, or one that the algorithm does not learn from."""
+    if data.common < 0:
+        return [f"data.common is {data.common}, but must be at least 0"]
     if data.replays:
         return []
     if not data.steps and not data.episodes:
@@ -99,8 +101,6 @@ def wrong_rollout(algorithm: Algorithm, data: Any, spec: Spec) -> list[str]:
         ]
     if data.steps and data.episodes:
         return [f"data.steps is {data.steps} and data.episodes {data.episodes}: set one of them to 0"]
-    if data.common < 0:
-        return [f"data.common is {data.common}, but must be at least 0"]
     if data.episodes and not algorithm.Config().data.episodes:
         return [
             "data.episodes is not for this algorithm, which learns from rows and would learn from padding too"
