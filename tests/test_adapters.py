@@ -521,7 +521,10 @@ def test_gymnax_parameters_are_leaves_and_options_are_not():
     assert env.spec.action == Box((1,), -2.0, 2.0)
 
 
-@pytest.mark.parametrize("name", ["Breakout-MinAtar", "FourRooms-misc", "Catch-bsuite", "FrozenLake-misc"])
+GAMES = [f"{game}-MinAtar" for game in ("Breakout", "Asterix", "SpaceInvaders", "Freeway", "Seaquest")]
+
+
+@pytest.mark.parametrize("name", [*GAMES, "FourRooms-misc", "Catch-bsuite", "FrozenLake-misc"])
 def test_gymnax_observations_are_what_their_spaces_say(name):
     import jax
     import jax.numpy as jnp
