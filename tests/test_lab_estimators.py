@@ -197,3 +197,29 @@ def test_mistakes_are_one_line():
         MDP.exact(GAUSSIAN)
     with pytest.raises(UserError, match="linear Gaussian policies"):
         REGULATOR.exact(SOFTMAX)
+
+
+# ---- ascent, and policies that cannot tell states apart
+
+
+def test_ascent_is_a_loop_of_estimates_and_begins_with_the_policy_it_was_given():
+    key = jax.random.split(jax.random.key(4), 3)[0]
+    with jax.enable_x64(True):
+        samples = [lab.flatten(lab.reward_to_go(MDP, SOFTMAX, one)) for one in jax.random.split(key, 8)]
+    course = lab.ascend(lab.reward_to_go, MDP, SOFTMAX, lr=0.5, steps=3, episodes=8, seed=4)
+    assert len(course) == 4
+    np.testing.assert_array_equal(course[0].net.weight, SOFTMAX.net.weight)
+    first = np.asarray(SOFTMAX.net.weight) + 0.5 * np.mean(samples, axis=0).reshape(3, 2)
+    np.testing.assert_allclose(course[1].net.weight, first, rtol=1e-12)
+    assert np.abs(course[3].net.weight - course[2].net.weight).max() > 1e-3
+
+
+def test_states_that_look_alike_share_their_gradient():
+    seen = lab.softmax([[0.3, -0.1], [0.2, 0.5]], sees=[0, 1, 0])
+    apart = lab.softmax(np.array([[0.3, -0.1], [0.2, 0.5], [0.3, -0.1]]))
+    np.testing.assert_allclose(probabilities(seen), probabilities(apart))
+    one, three = (lab.estimate(lab.reward_to_go, MDP, policy, 100).mean for policy in (seen, apart))
+    np.testing.assert_allclose(one[:2], three[:2] + three[4:], rtol=1e-10)
+    np.testing.assert_allclose(one[2:], three[2:4], rtol=1e-10)
+    with pytest.raises(UserError, match="see the state"):
+        MDP.exact(seen)

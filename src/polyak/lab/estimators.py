@@ -14,6 +14,7 @@ numbers). Lectures 0 and 1. One sample is one episode, and all estimators see th
 True
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,6 +38,7 @@ __all__ = [
     "FiniteDifference",
     "Regulator",
     "advantage",
+    "ascend",
     "baseline",
     "compare",
     "estimate",
@@ -224,6 +226,39 @@ def estimate(
         keys = jax.random.split(jax.random.key(seed), samples)
         found = [np.asarray(some(keys[at : at + batch])) for at in range(0, samples, batch)]
     return Estimate(np.concatenate(found), names_of(policy))
+
+
+def ascend(
+    estimator: Estimator,
+    task: Task,
+    policy: Policy,
+    lr: float,
+    steps: int,
+    episodes: int = 16,
+    seed: int = 0,
+) -> list[Policy]:
+    """Gradient ascent, theta += lr times the mean of so many samples: the policies before each step and after the last.
+
+    For estimators that need no exact values; with `reward_to_go` it is REINFORCE (lecture 3).
+    """
+    with jax.enable_x64(True):
+        policy = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), policy)
+        keys = jax.random.split(jax.random.key(seed), steps)
+        found = jax.tree.map(np.asarray, climber(estimator, task, episodes)(policy, jnp.float64(lr), keys))
+    return [policy, *(jax.tree.map(lambda x: x[step], found) for step in range(steps))]  # noqa: B023
+
+
+@functools.lru_cache(maxsize=8)
+def climber(estimator: Estimator, task: Task, episodes: int) -> Callable[..., Policy]:
+    """The compiled loop of `ascend`: policy, lr, keys [T] -> the policy after each step, [T, ...]."""
+
+    def climb(policy: Policy, at: tuple[Array, jax.Array]) -> tuple[Policy, Policy]:
+        lr, key = at
+        samples = jax.vmap(lambda key: estimator(task, policy, key))(jax.random.split(key, episodes))
+        policy = jax.tree.map(lambda x, g: x + lr * g.mean(0), policy, samples)
+        return policy, policy
+
+    return jax.jit(lambda policy, lr, keys: jax.lax.scan(climb, policy, (jnp.full(len(keys), lr), keys))[1])
 
 
 class Comparison(NamedTuple):

@@ -6,12 +6,13 @@ Lecture 1 (objectives of a policy) and lectures 3 and 4 (performance difference)
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
-from polyak.errors import UserError
+from polyak.errors import UserError, nearest
 
+Objective = Literal["start", "discounted", "average"]
 TOLERANCE = 1e-9  # of sums of probabilities
 
 
@@ -112,6 +113,18 @@ class MDP:
 
     # ---- objectives: lecture 1, "quality of a parameterised policy"
 
+    def objective(
+        self, policy: np.ndarray, kind: Objective = "discounted", horizon: int | None = None
+    ) -> float:
+        """J of a policy: "start" over a horizon, "discounted", or "average"."""
+        if kind == "start":
+            if horizon is None:
+                raise UserError('objective "start" needs a horizon')
+            return self.start_value(policy, horizon)
+        if kind not in ("discounted", "average"):
+            raise UserError(f"objective {kind!r}: {nearest(kind, get_args(Objective))}")
+        return self.average_reward(policy) if kind == "average" else self.discounted_value(policy)
+
     def start_value(self, policy: np.ndarray, horizon: int) -> float:
         """E[sum_{h<H} r_h], the undiscounted value of the start over H steps: the episodic objective."""
         chain, reward = self.chain(policy)
@@ -154,6 +167,16 @@ class MDP:
     def surrogate(self, new: np.ndarray, old: np.ndarray) -> float:
         """L = sum_s rho_old(s) sum_a new(a|s) A_old(s, a): what TRPO maximises, eta(new) - eta(old) to first order."""
         return float(self.occupancy(old) @ (self.probabilities(new) * self.advantages(old)).sum(1))
+
+    def surrogate_variance(self, new: np.ndarray, old: np.ndarray) -> float:
+        """Variance of new / old A_old(s, a) where s ~ rho_old, normalised, and a ~ old: what a sample of L has.
+
+        Lecture 3: Var = E_{X ~ P}[P / Q f^2] - E_{X ~ P}[f]^2, with P = new, Q = old, f = A; old allows every action.
+        """
+        visits = self.occupancy(old)
+        joint = (visits / visits.sum())[:, None] * self.probabilities(new)
+        ratio, better = self.probabilities(new) / self.probabilities(old), self.advantages(old)
+        return float((joint * ratio * better**2).sum() - (joint * better).sum() ** 2)
 
     def kl(self, old: np.ndarray, new: np.ndarray) -> np.ndarray:
         """KL(old(.|s) || new(.|s)) [S] in nats; inf where new forbids what old does."""

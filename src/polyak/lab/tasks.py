@@ -19,7 +19,7 @@ from polyak.interface import Array, Tree
 from polyak.lab import linear
 from polyak.lab.mdp import MDP
 from polyak.parts.policies import Gaussian, Sigma, Softmax
-from polyak.pytree import Record, pytree
+from polyak.pytree import Record, pytree, static
 
 Policy = Softmax | Gaussian
 Value = Callable[[Array, Array], Array]  # t, s -> V_t(s)
@@ -41,6 +41,18 @@ class Table(Record):
 
 
 @pytree
+class Seen(Record):
+    """A table of what a state looks like: states that look alike share a row."""
+
+    weight: Array  # [O, outputs]
+    sees: tuple[int, ...] = static()  # the row of each state
+
+    def __call__(self, state: Array) -> Array:
+        """[..., outputs] of states [...]."""
+        return jnp.asarray(self.weight)[jnp.asarray(self.sees)[state]]
+
+
+@pytree
 class Gain(Record):
     """A linear network without an offset."""
 
@@ -51,9 +63,10 @@ class Gain(Record):
         return state @ jnp.asarray(self.weight).T
 
 
-def softmax(logits: Any) -> Softmax:
-    """The softmax policy of a table of logits [S, A]."""
-    return Softmax(Table(np.asarray(logits, np.float64)))  # pyright: ignore[reportArgumentType]
+def softmax(logits: Any, sees: Any = None) -> Softmax:
+    """The softmax policy of a table of logits [S, A]; or [O, A], where states that look alike share a row."""
+    weight: Any = np.asarray(logits, np.float64)
+    return Softmax(Table(weight) if sees is None else Seen(weight, tuple(int(o) for o in sees)))
 
 
 def gaussian(gain: Any, sigma: Any = 1.0, kind: Sigma = "parameter") -> Gaussian:
@@ -73,9 +86,11 @@ def gain_and_sigma(policy: Policy) -> tuple[np.ndarray, np.ndarray]:
 
 def probabilities(policy: Policy) -> np.ndarray:
     """pi(a|s) [S, A] of a softmax policy of a table; UserError for another."""
-    if not (isinstance(policy, Softmax) and isinstance(policy.net, Table)):
-        raise UserError("the exact gradient is known of softmax policies of a table: softmax(logits)")
+    if not (isinstance(policy, Softmax) and isinstance(policy.net, Table | Seen)):
+        raise UserError("probabilities are known of softmax policies of a table: softmax(logits)")
     logits = np.asarray(policy.net.weight, np.float64)
+    if isinstance(policy.net, Seen):
+        logits = logits[np.array(policy.net.sees)]
     exp = np.exp(logits - logits.max(1, keepdims=True))
     return exp / exp.sum(1, keepdims=True)
 
@@ -238,6 +253,8 @@ class Finite:
     def exact(self, policy: Policy) -> Tree:
         """By enumeration of every path: sum_tau P(tau) R(tau) grad log P(tau) (lecture 1)."""
         mdp, pi = self.mdp, probabilities(policy)
+        if not isinstance(policy.net, Table):
+            raise UserError("paths are enumerated for policies that see the state: softmax(logits)")
         score = np.eye(mdp.actions)[None] - pi[:, None]  # d log pi(a|s) / d logits(s, .), [S, A, A]
         gradient = np.zeros_like(pi)
         steps = list(itertools.product(range(mdp.states), range(mdp.actions)))
