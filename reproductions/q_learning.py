@@ -48,7 +48,7 @@ def parallel(picture: str = "") -> Finding:
     for envs, steps in rates.items():
         print(f"  {envs} environments: {steps:,.0f} steps per second")
     claims = {
-        f"with {ENVS} environments the spread over seeds is lower, mean of ten evaluations ({spread(many):.1f} against "
+        f"with {ENVS} environments the seeds' spread is lower, mean of ten evaluations ({spread(many):.1f} against "
         f"{spread(one):.1f})": spread(many) < spread(one),
         "steps per second grow with the number of environments": sorted(rates, key=rates.__getitem__)
         == [*rates],
@@ -57,9 +57,9 @@ def parallel(picture: str = "") -> Finding:
         draw(picture, {"1 environment": one, f"{ENVS} environments": many}, LONGER)
     return Finding(
         claims,
-        f"CartPole, {SEEDS} seeds, spread over {LONGER:,} steps {spread(one):.0f} with 1 environment, {spread(many):.0f} "
-        f"with {ENVS}; at their end {show(one)} and {show(many)}; "
-        f"{rates[64] / rates[1]:.0f} times the steps per second with 64",
+        f"CartPole, {SEEDS} seeds, spread over {LONGER:,} steps {spread(one):.0f} with 1 environment, "
+        f"{spread(many):.0f} with {ENVS}; at their end {show(one)} and {show(many)}; {rates[64] / rates[1]:.0f} times the "
+        "steps per second with 64",
     )
 
 
