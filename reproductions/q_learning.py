@@ -58,8 +58,8 @@ def parallel(picture: str = "") -> Finding:
     return Finding(
         claims,
         f"CartPole, {SEEDS} seeds, spread over {LONGER:,} steps {spread(one):.0f} with 1 environment, "
-        f"{spread(many):.0f} with {ENVS}; at their end {show(one)} and {show(many)}; {rates[64] / rates[1]:.0f} times the "
-        "steps per second with 64",
+        f"{spread(many):.0f} with {ENVS}; at their end {show(one)} and {show(many)}; "
+        f"{rates[64] / rates[1]:.0f} times the steps per second with 64",
     )
 
 
