@@ -48,7 +48,7 @@ def parallel(picture: str = "") -> Finding:
     for envs, steps in rates.items():
         print(f"  {envs} environments: {steps:,.0f} steps per second")
     claims = {
-        f"with {ENVS} environments the spread over seeds is lower, mean of ten evaluations ({spread(many):.1f} against "
+        f"with {ENVS} environments the seeds' spread is lower, mean of ten evaluations ({spread(many):.1f} against "
         f"{spread(one):.1f})": spread(many) < spread(one),
         "steps per second grow with the number of environments": sorted(rates, key=rates.__getitem__)
         == [*rates],
