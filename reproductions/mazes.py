@@ -4,6 +4,7 @@ Figure 8.2: steps to the goal in the first 50 episodes of the Dyna maze, mean of
 0, 5 and 50 planning steps. Figures 8.4 and 8.5: goals reached in the mazes that change, by Dyna-Q and Dyna-Q+.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import polyak
 from polyak.algorithms import dyna_q
 from polyak.interface import Array, Spec, Transition
 from polyak.pytree import Record, pytree
-from reproductions.finding import Finding, folder, main, train
+from reproductions.finding import Finding, main, train
 
 EPISODES, SEEDS, OPTIMUM = 50, 30, 14
+PICTURE = Path("runs") / "dyna_maze.png"
 STEPS = {0: 40_000, 5: 20_000, 50: 12_000}  # real steps: 50 episodes of the slowest seed, and some more
 
 
@@ -122,7 +124,8 @@ def draw_figure(means: dict[int, np.ndarray]) -> None:
         axes.plot(np.arange(2, EPISODES + 1), each[1:], label=f"{planning} planning steps")
     axes.set(xlabel="episode", ylabel="steps per episode", ylim=(0, 800), title="Dyna-Q in the Dyna maze")
     axes.legend()
-    figure.savefig(f"{folder()}/dyna_maze.png")
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
     plt.close(figure)
 
 
