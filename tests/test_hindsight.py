@@ -261,7 +261,7 @@ def test_a_window_never_runs_into_the_episode_behind_an_end_that_the_new_goal_ta
     number = np.arange(6, dtype=np.int32)[:, None]
     ends = number == 2
     obs = {"number": number, "goal": number * 0 - 7}
-    rollout = Transition(obs, number, number * 0.0, obs, ends, (number == 5), ())
+    rollout = Transition(obs, number, (number * 0).astype(np.float32), obs, ends, (number == 5), ())
     data = Replay(batch_size=400, n_step=4, hindsight=Hindsight("random", 1.0))
     ring = add(index.empty(jax.tree.map(lambda x: x[0], rollout), 6, data), rollout, data)
     batch = jax.tree.map(np.asarray, sampled(ring, jax.random.key(0), data))

@@ -36,12 +36,13 @@ PACKAGES = {  # module that is missing -> what to install
     "pygame": "polyak[classic-control]",
     "Box2D": "polyak[box2d]",
     "ale_py": "ale-py",
-    "gymnasium_robotics": "gymnasium-robotics",
+    "gymnasium_robotics": "polyak[robotics]",
     "shimmy": "shimmy",
 }
 PYGAME = tuple(
     f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
 )  # draw with it
+GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows
 MASK = "action_mask"  # in `info`: which actions are legal
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
 
@@ -51,11 +52,17 @@ def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec
     for name in ("observation_space", "action_space"):
         if not hasattr(env, name):
             raise UserError(f"{type(env.unwrapped).__name__} has no {name}: set it in __init__")
+    goal = None
+    if isinstance(env.observation_space, gymnasium.spaces.Dict) and set(env.observation_space) == GOAL:
+        from polyak.envs.adapters.goals import goal_of  # JAX is imported where it is needed
+
+        goal = goal_of(env)
     return Spec(
         obs=spaces.from_gymnasium(env.observation_space),
         action=spaces.action_from_gymnasium(env.action_space),
         time_limit=spaces.check_limit(env.spec.max_episode_steps if env.spec else None),
         num_envs=lanes,
+        goal=goal,
         measures=measures,
     )
 

@@ -1,0 +1,116 @@
+"""Goals of Gymnasium environments: observation, achieved_goal, desired_goal, and a reward that can be asked again."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polyak.interface import Array, Goal, Tree
+
+ROWS = 256  # that a note on the cost is measured with
+
+
+def goal_of(env: gymnasium.Env) -> Goal | None:
+    """How hindsight asks this environment again, whose observations are a dict with goals; None where it cannot."""
+    try:
+        compute_reward = env.get_wrapper_attr("compute_reward")
+    except AttributeError:
+        return None
+    try:
+        compute_terminated = env.get_wrapper_attr("compute_terminated")
+    except AttributeError:
+        compute_terminated = None
+    again = Again(compute_reward, compute_terminated)
+    points = [np.stack([env.observation_space.sample()["achieved_goal"] for _ in range(ROWS)]) for _ in "ab"]
+    rows = [jnp.asarray(point, jnp.float32) for point in points]
+    flag = np.zeros(ROWS, bool)
+    try:
+        shapes = jax.eval_shape(again.traced, *rows, jnp.asarray(flag))
+        if [x.shape for x in shapes] == [(ROWS,), (ROWS,)]:
+            return Goal(achieved, relabel, asked(again.traced))
+    except Exception:  # whatever it raises of a tracer, it is no function of JAX
+        pass
+    again.on_host(*points, flag)
+    began = time.perf_counter()
+    again.on_host(*points, flag)
+    cost = 1e3 * (time.perf_counter() - began)
+    note = (
+        "compute_reward is no function that JAX can trace: every update calls it on the host, which took "
+        f"{cost:.2g} ms for {ROWS} rows, and its program is compiled anew in every process"
+    )
+    return Goal(achieved, relabel, asked(again.called_back), note)
+
+
+def achieved(obs: Tree) -> Array:
+    """The goal that an observation has reached."""
+    return obs["achieved_goal"]
+
+
+def relabel(obs: Tree, goal: Array) -> Tree:
+    """The same observation with another goal."""
+    return {**obs, "desired_goal": goal.astype(obs["desired_goal"].dtype)}
+
+
+def asked(function: Callable) -> Callable:
+    """A function of goals as one of observations."""
+
+    def reward(obs: Tree, next_obs: Tree, terminated: Array) -> tuple[Array, Array]:
+        return function(next_obs["achieved_goal"], next_obs["desired_goal"], terminated)
+
+    return reward
+
+
+class Again:
+    """The environment's own reward and end, of rows [M, ...] of achieved and desired goals.
+
+    compute_terminated  None: an end stays what it was
+    """
+
+    def __init__(self, compute_reward: Callable, compute_terminated: Callable | None):
+        self.compute_reward, self.compute_terminated = compute_reward, compute_terminated
+
+    def traced(self, achieved: Array, desired: Array, terminated: Array) -> tuple[Array, Array]:
+        """As part of a compiled program."""
+        reward = jnp.asarray(self.compute_reward(achieved, desired, {}), jnp.float32)
+        if self.compute_terminated is None:
+            return reward, terminated
+        ends = jnp.asarray(self.compute_terminated(achieved, desired, {}), bool)
+        return reward, jnp.broadcast_to(ends, reward.shape)
+
+    def called_back(self, achieved: Array, desired: Array, terminated: Array) -> tuple[Array, Array]:
+        """As a call from a compiled program to the host, once for all rows."""
+        shape = terminated.shape
+        kinds = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool)
+        given = achieved, desired, terminated
+        return jax.pure_callback(self.on_host, kinds, *given, vmap_method="broadcast_all")
+
+    def on_host(self, achieved: Any, desired: Any, terminated: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Of NumPy arrays [..., M, ...]."""
+        achieved, desired, terminated = (np.asarray(x) for x in (achieved, desired, terminated))
+        count = terminated.size
+        goals = (
+            achieved.reshape(count, *achieved.shape[terminated.ndim :]),
+            desired.reshape(count, *desired.shape[terminated.ndim :]),
+        )
+        reward = of_rows(self.compute_reward, *goals)
+        ends = terminated
+        if self.compute_terminated is not None:
+            ends = of_rows(self.compute_terminated, *goals)
+        shape = terminated.shape
+        return reward.reshape(shape).astype(np.float32), ends.reshape(shape).astype(bool)
+
+
+def of_rows(function: Callable, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    """[M], from one call where the function takes many rows at once, else from one for each."""
+    count = len(achieved)
+    try:
+        found = np.asarray(function(achieved, desired, {}))
+        if found.shape == (count,):
+            return found
+    except Exception:  # then it takes one row at a time, or fails there too
+        pass
+    return np.array([function(a, d, {}) for a, d in zip(achieved, desired, strict=True)]).reshape(count)
