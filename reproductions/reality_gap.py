@@ -18,6 +18,7 @@ from polyak.drivers.act import actors
 from polyak.envs.environment import to_bounds
 from polyak.envs.find import find
 from polyak.lab.identify import Records, identify, record
+from polyak.show.curve import interquartile_mean, iqm_interval
 from reproductions.finding import Finding, main, train
 
 PENDULUM, CARTPOLE = "jax:Pendulum-v1", "jax:CartPole-v1"
@@ -67,7 +68,7 @@ def randomisation(picture: str = "runs/reality_gap.png") -> Finding:
     draw(found, picture)
     unseen = ~((np.array(LENGTHS) == 0.5)[:, None] & (np.array(FORCES) == 10.0)[None])
     means = {kind: value[unseen].mean(axis=0) for kind, value in found.items()}  # [S]
-    one, many = (interval(means[kind]) for kind in found)
+    one, many = ((interquartile_mean(x), *iqm_interval(x)) for x in means.values())
     claims = {"on unseen systems random dynamics help, intervals apart": many[1] > one[2]}
     shown = [f"{mean:.0f} [{low:.0f}, {high:.0f}]" for mean, low, high in (many, one)]
     return Finding(
