@@ -68,7 +68,84 @@ def estimators() -> Figure:
     return made
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {"estimators": estimators}
+def objectives() -> Figure:
+    """The two policies of the aliased gridworld; the course of greedy and of bounded steps."""
+    from polyak.lab import worlds
+    from reproductions import objectives as rows
+
+    made, (left, middle, right) = figure(
+        "aliased gridworld: chance of the goal", "two doors: probability of door 0", "actions that change"
+    )
+    best, world = rows.best_deterministic(), worlds.aliased_gridworld()
+    left.bar(np.arange(5) - 0.2, rows.reaches_goal(world, np.eye(4)[best.policy]), 0.36, color=ORANGE,
+             label="best deterministic")  # fmt: skip
+    left.bar(np.arange(5) + 0.2, rows.reaches_goal(world, rows.learned(0)), 0.36, color=BLUE, label="learned")
+    left.set_xlabel("cell where it begins; 1 and 3 look alike")
+    left.set_ylim(0, 1.3)
+    for greedy, colour, name in ((True, ORANGE, "greedy"), (False, BLUE, "KL <= 0.01")):
+        course = rows.course(greedy)
+        middle.plot(course.first[:40], color=colour, label=name)
+        right.plot(course.moved[:40], color=colour, label=f"{name}: total variation")
+    right.plot(rows.course(True).change[:40], color=PALE, label="greedy: change of V")
+    for one in (middle, right):
+        one.set_xlabel("iteration")
+        one.set_ylim(-0.05, 1.45)
+    for one in (left, middle, right):
+        one.legend(fontsize=7, frameon=False, loc="upper right")
+    return made
+
+
+def improvement() -> Figure:
+    """Step sizes of REINFORCE; the surrogate's error and its bound; the variance of ratios."""
+    from reproductions import improvement as rows
+
+    made, (left, middle, right) = figure(
+        "a chain: value while REINFORCE learns", "error of the surrogate", "variance of ratio x advantage"
+    )
+    for lr, colour in ((0.1, PALE), (1.0, BLUE), (30.0, RED)):
+        for seed in range(rows.SEEDS):
+            name = f"step size {lr:g}" if seed == 0 else None
+            left.plot(rows.climbed(lr, seed)[0], color=colour, linewidth=0.8, alpha=0.7, label=name)
+    left.set_xlabel("step")
+    _, _, kl, error, bound, variance = rows.surrogate_errors()
+    middle.loglog(kl.ravel(), error.ravel(), ".", color=BLUE, markersize=2, label="error")
+    middle.loglog(kl.ravel(), bound.ravel(), ".", color=PALE, markersize=2, label="Schulman's bound")
+    right.loglog(kl.ravel(), variance.ravel(), ".", color=ORANGE, markersize=2)
+    for one in (middle, right):
+        one.set_xlabel("largest KL(old || new) over states")
+    for one in (left, middle):
+        one.legend(fontsize=7, frameon=False)
+    return made
+
+
+def models() -> Figure:
+    """Count models against their samples; gaps beside their bound; Q-planning."""
+    from reproductions import models as rows
+
+    made, (left, middle, right) = figure(
+        "count model: total variation", "simulation lemma", "Q-planning: relative error"
+    )
+    errors = rows.count_errors()
+    left.loglog(rows.SIZES, errors, color=BLUE, linewidth=0.6, alpha=0.5)
+    left.loglog(
+        rows.SIZES, errors[-1].mean() * (np.array(rows.SIZES) / rows.SIZES[-1]) ** -0.5, "--", color=INK
+    )
+    left.set_xlabel("transitions; dashed: n^-1/2")
+    gap, _, bound, _ = rows.gaps().T
+    middle.loglog(bound, np.abs(gap), ".", color=BLUE, markersize=3)
+    middle.loglog(bound, bound, color=PALE)
+    middle.set(xlabel="bound", ylabel="|gap|")
+    right.loglog((3_000, 30_000, 300_000), rows.q_errors(), "o-", color=GREEN, markersize=3)
+    right.set_xlabel("steps")
+    return made
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "estimators": estimators,
+    "objectives": objectives,
+    "improvement": improvement,
+    "models": models,
+}
 
 
 def main(names: list[str]) -> None:

@@ -202,7 +202,7 @@ def course(greedy: bool, iterations: int = 60) -> Course:
 
 
 def oscillation() -> Finding:
-    """Greedy steps swing all rooms to and fro while values hardly change; steps within a trust region do not."""
+    """Greedy steps swing all rooms back and forth while values hardly change; steps within a trust region do not."""
     greedy, bounded, epsilon = course(True), course(False), 1e-3
     claims = {
         f"each greedy step after the first flips at least 10 actions (least {greedy.flips[1:].min():.0f})": bool(

@@ -83,7 +83,7 @@ def test_a_chain_of_several_classes_and_an_episode_without_an_end_are_refused():
     with pytest.raises(UserError, match="reach an end"):
         stuck.replace(gamma=1.0).values(np.zeros(2, int))
     with pytest.raises(UserError, match="did you mean 'average'"):
-        stuck.objective(np.zeros(2, int), "avarage")
+        stuck.objective(np.zeros(2, int), "averag")
     with pytest.raises(UserError, match="sum to 1; start must be"):
         MDP(np.zeros((2, 1, 2)), np.ones((2, 1)), [0.5, 0.4])
 
