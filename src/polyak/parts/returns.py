@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int32
 
 from polyak.interface import Array
 
-Rows, Flags = Float[Array, "T *batch"], Bool[Array, "T *batch"]
+Rows = Float[Array, "T *batch"]
+Flags = Bool[Array, "T *batch"]
 
 
 def discounted_return(reward: Rows, discount: Rows, last: Flags, next_value: Rows) -> Rows:
