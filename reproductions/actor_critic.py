@@ -47,7 +47,7 @@ def critics(env: str, steps: int) -> Finding:
     return Finding(claims, "; ".join(shown) + f" after at most {steps:,} steps")
 
 
-def errors_of_targets(critic: str) -> np.ndarray:
+def errors_of_targets(critic: Any) -> np.ndarray:
     """Of the target of each cell's first visit in each walk, what it is more than the true value, [walks, cells].
 
     NaN where a walk did not come there. The critic's V is 1/2 everywhere, as in the example.

@@ -91,7 +91,11 @@ def by_learn(period: int, data: Replay, stream: list[Row]) -> tuple[np.ndarray, 
     state = dqn.init(cfg, SPEC, jax.random.key(0))
     first = np.asarray(state.q.weight, np.float64)
     _, buffer, _ = initial_row(dqn.algorithm, cfg, SPEC, state)
-    step = jax.jit(lambda *given, warm: learn(dqn.algorithm, cfg, SPEC, *given, warm), static_argnames="warm")
+
+    def learned(state: Any, buffer: Any, rows: Transition, key: jax.Array, warm: bool) -> tuple:
+        return learn(dqn.algorithm, cfg, SPEC, state, buffer, rows, key, warm)
+
+    step = jax.jit(learned, static_argnames="warm")
     number, draws = {row[2]: index for index, row in enumerate(stream)}, []
     for iteration in range(len(stream) // data.steps):
         seen, warm = (iteration + 1) * data.steps, iteration < data.warmup_rollouts(1)
@@ -116,9 +120,13 @@ def by_q_learning(stream: list[Row]) -> tuple[np.ndarray, np.ndarray]:
     cfg = q_learning.Config(gamma=GAMMA, lr=LR, network="linear", data=OnPolicy(steps=1))
     state: Any = q_learning.init(cfg, SPEC, jax.random.key(0))
     first = np.asarray(state.q.weight, np.float64)
-    step = jax.jit(lambda *given: learn(q_learning.algorithm, cfg, SPEC, *given)[0])
+
+    @jax.jit
+    def step(state: Any, rows: Transition) -> Any:
+        return learn(q_learning.algorithm, cfg, SPEC, state, (), rows, jax.random.key(0))[0]
+
     for row in stream:
-        state = step(state, (), rollout_of([row]), jax.random.key(0))
+        state = step(state, rollout_of([row]))
     return first, np.asarray(state.q.weight, np.float64)
 
 
