@@ -50,7 +50,9 @@ def four_arms() -> Finding:
     claims, said = {}, []
     for task, (steps, seeds, least) in wanted.items():
         success = arm(task, steps, seeds)
-        claims[f"{task}: mean success of at least {least:.0%} after {steps:,} steps"] = success.mean() >= least
+        claims[f"{task}: mean success of at least {least:.0%} after {steps:,} steps"] = (
+            success.mean() >= least
+        )
         said.append(f"{task} {success.mean():.2f} {success.round(2).tolist()}")
     return Finding(claims, "; ".join(said))
 

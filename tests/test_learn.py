@@ -16,7 +16,6 @@ from polyak.interface import (
     Algorithm,
     Box,
     Discrete,
-    Hindsight,
     OnPolicy,
     Replay,
     Spec,
@@ -294,8 +293,6 @@ REPLAY = Replay(capacity=100, batch_size=2, warmup=10)
         ("simulator", True),
         ("self_play", True),
         ("common", 3),
-        ("ended", True),
-        ("hindsight", Hindsight()),
         ("frames", 4),
     ],
 )
