@@ -184,5 +184,5 @@ if __name__ == "__main__":
             "E5": ranked,
             "E6": any_algorithm,
         },
-        {"E5": lambda: ranked(long=True), "E6": lambda: any_algorithm(long=True)},
+        long={"E5": lambda: ranked(long=True), "E6": lambda: any_algorithm(long=True)},
     )

@@ -58,4 +58,4 @@ def four_arms() -> Finding:
 
 
 if __name__ == "__main__":
-    main({"H4": reaching}, {"H4": four_arms})
+    main({"H4": reaching}, long={"H4": four_arms})

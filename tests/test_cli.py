@@ -119,7 +119,8 @@ def test_help_of_an_algorithm_shows_each_setting_with_its_comment_and_default(ca
     said = flags.comments(Replay)["batch_size"]
     assert f"--config.data.batch-size N {said} (default: 256)" in page
     assert "--no-preset" in page
-    assert "hindsight" not in page
+    assert "--config.data.hindsight" not in page
+    assert "--her future|final|episode|random hindsight" in page
     assert "--config.data.priority X alpha of prioritised replay" in page
 
 
@@ -136,7 +137,7 @@ def test_help_says_something_of_every_setting(name, capsys, monkeypatch):
     cfg = algorithms.find(name).Config()
     wanted = {entry.name for entry in dataclasses.fields(cfg)} - {"data"}
     wanted |= {f"data.{entry.name}" for entry in dataclasses.fields(cfg.data)} - {
-        f"data.{field}" for field in UNSERVED
+        f"data.{field}" for field in (*UNSERVED, "hindsight")
     }
     wanted = {f"--config.{field}".replace("_", "-") for field in wanted}
     assert wanted | {"--steps", "--no-preset"} <= helped.keys()

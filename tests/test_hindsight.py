@@ -1,5 +1,6 @@
 """Finished episodes and other goals: the ring against a plain list of episodes, in float64, over random patterns."""
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 from scipy.stats import chisquare
 
 from polyak.drivers.check import check_data
+from polyak.envs.adapters.goals import goal_of
+from polyak.envs.worlds.goals import ENVIRONMENTS
 from polyak.errors import UserError
 from polyak.interface import MOST_SLOTS, Box, Goal, Hindsight, Replay, Spec, Transition
 from polyak.parts.replay import Windows, episodes, index
 from polyak.pytree import Counter
+from polyak.runs.run import train
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 GAMMA = 0.9
@@ -280,9 +284,9 @@ def test_episodes_are_the_same_after_the_clock_has_lost_whole_turns():
     rollout = story.rollout(5)
     for _ in range(20):
         ring, late = add(ring, rollout, data), add(late, rollout, data)
-    assert int(late.clock.value) < 2 * MOST_SLOTS
-    for key in jax.random.split(jax.random.key(0), 5):
-        a, b = (sampled(each, key, data) for each in (ring, late))
+    assert int(late.clock.value) < 2**20
+    for number in range(5):
+        a, b = (sampled(each, jax.random.key(number), data) for each in (ring, late))
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -324,3 +328,110 @@ def test_first_and_last_rows_of_an_episode_are_found():
     begin, last = episodes.span(ring, ring.index.episodes, Windows(time, env))
     np.testing.assert_array_equal(last, [story.last(row)["time"] for row in held])
     np.testing.assert_array_equal(begin, [max(row["episode"][0]["time"], story.time - 30) for row in held])
+
+
+# ---- environments with goals
+
+
+class Line(gymnasium.Env):
+    """A place on a line; its reward is NumPy's and takes many rows at once."""
+
+    def __init__(self, size: float = 1.0):
+        part = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        names = ("observation", "achieved_goal", "desired_goal")
+        self.observation_space = gymnasium.spaces.Dict(dict.fromkeys(names, part))
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def seen(self):
+        return {"observation": self.place, "achieved_goal": self.place, "desired_goal": self.goal}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.goal = (self.np_random.uniform(-1, 1, 2).astype(np.float32) for _ in "ab")
+        self.count = 0
+        return self.seen(), {}
+
+    def step(self, action):
+        self.place = np.clip(self.place + 0.2 * action, -1, 1).astype(np.float32)
+        self.count += 1
+        reward = float(self.compute_reward(self.place, self.goal, {}))
+        return self.seen(), reward, False, self.count == 7, {}
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        near = np.linalg.norm(np.asarray(achieved_goal) - np.asarray(desired_goal), axis=-1) < 0.3
+        return np.where(near, 0.0, -1.0)
+
+
+class OneAtATime(Line):
+    """The same, with a reward of one row."""
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        assert np.shape(achieved_goal) == (2,)
+        return float(super().compute_reward(achieved_goal, desired_goal, info))
+
+
+class Traceable(Line):
+    """The same, with a reward that JAX can trace."""
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -1.0 * (((achieved_goal - desired_goal) ** 2).sum(-1) >= 0.09)
+
+
+@pytest.mark.parametrize(("kind", "called_back"), [(Line, True), (OneAtATime, True), (Traceable, False)])
+def test_a_reward_of_gymnasium_is_traced_or_called_back_and_the_latter_says_what_it_costs(kind, called_back):
+    goal = goal_of(kind())
+    assert bool(goal.note) == called_back
+    assert ("ms" in goal.note) == called_back
+    rng = np.random.default_rng(0)
+    places, goals = rng.uniform(-1, 1, (2, 400, 2)).astype(np.float32)
+    flag = rng.random(400) < 0.5
+    obs = {"observation": places, "achieved_goal": places, "desired_goal": goals * 0}
+    asked = jax.jit(lambda obs, goals: goal.reward(obs, goal.relabel(obs, goals), flag))
+    reward, terminated = asked(obs, goals)
+    near = np.linalg.norm(places - goals, axis=-1) < 0.3
+    assert 0 < near.sum() < 400
+    np.testing.assert_array_equal(reward, np.where(near, 0.0, -1.0))
+    np.testing.assert_array_equal(terminated, flag)
+    together = jax.vmap(lambda goals: goal.reward(obs, goal.relabel(obs, goals), flag)[0])
+    np.testing.assert_array_equal(together(np.stack([goals, goals])), [reward, reward])
+
+
+@pytest.mark.parametrize("env", [Line, "jax:Reach"])
+def test_hindsight_trains_under_both_drivers_and_only_where_it_can(env, tmp_path):
+    config = {"hidden": (8,), "data.batch_size": 8, "data.warmup": 110, "data.steps": 2, "data.n_step": 2}
+    run = train(
+        "td3", env, steps=140, num_envs=2, her="future", config=config, preset=False, out=str(tmp_path)
+    )
+    assert run.finished
+    with pytest.raises(UserError, match="has none"):
+        train("td3", "Pendulum-v1", steps=1000, her="future", preset=False, out=str(tmp_path))
+    with pytest.raises(UserError, match="ppo learns from each rollout once"):
+        train("ppo", env, steps=1000, her="future", preset=False, out=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["BitFlip", "Reach"])
+def test_our_goal_environments_give_the_reward_that_they_would_give_when_asked_again(name):
+    env = ENVIRONMENTS[name]()
+    asked = env.spec.goal
+    state, obs = env.reset(jax.random.key(0))
+    for t in range(12):
+        action = jnp.int32(t % 10) if name == "BitFlip" else jnp.array([0.3, -1.0])
+        step = env.step(state, action, jax.random.key(t))
+        rows = jax.tree.map(lambda x: jnp.asarray(x)[None], (obs, step.obs, step.terminated))
+        reward, terminated = asked.reward(*rows)
+        assert (reward[0], terminated[0]) == (step.reward, step.terminated)
+        reached = asked.relabel(rows[1], asked.achieved(rows[1]))
+        assert asked.reward(rows[0], reached, rows[2])[0] == 0
+        state, obs = step.state, step.obs
+
+
+@pytest.mark.parametrize("name", ["BitFlip", "Reach"])
+def test_held_out_goals_are_not_those_of_training(name):
+    found = {}
+    for part in ("training", "held_out"):
+        env = ENVIRONMENTS[name](goals=part)
+        _, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(1), 500))
+        held = np.asarray(env._held_out(obs["desired_goal"]))
+        assert (held == (part == "held_out")).all()
+        found[part] = {goal.tobytes() for goal in np.asarray(obs["desired_goal"])}
+    assert not found["training"] & found["held_out"]

@@ -16,7 +16,6 @@ from polyak.interface import (
     Algorithm,
     Box,
     Discrete,
-    Hindsight,
     OnPolicy,
     Replay,
     Spec,
@@ -291,10 +290,6 @@ REPLAY = Replay(capacity=100, batch_size=2, warmup=10)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("simulator", True),
-        ("self_play", True),
-        ("ended", True),
-        ("hindsight", Hindsight()),
         ("frames", 4),
     ],
 )

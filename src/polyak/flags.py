@@ -176,7 +176,8 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     about += (
         "\n\n--env.FIELD VALUE sets a constant of the environment, --eval-env.FIELD one of evaluation's own."
     )
-    show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, UNSERVED)
+    hidden = (*UNSERVED, "hindsight")  # which --her sets
+    show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, hidden)
 
 
 def show_page(
