@@ -35,7 +35,7 @@ def layers(prefix: str = "jax:") -> Finding:
         claims[f"{name}: sigma of the last layer has fallen in every seed ({shares} of the first)"] = (
             max(left) < 1
         )
-        said.append(f"{name} {median:.0f}, sigma x{np.mean(left):.2f}")
+        said.append(f"{name.upper()} {median:.0f}, sigma x{np.mean(left):.2f}")
     return Finding(claims, f"median return and last layer's sigma: {'; '.join(said)} ({SEEDS} seeds)")
 
 
