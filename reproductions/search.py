@@ -45,7 +45,7 @@ def solves(algorithm: str, steps: int, **config: Any) -> tuple[polyak.Run, str, 
 def hill_climbing() -> Finding:
     """A linear policy, and one of hard threshold units, which has no gradient."""
     _, linear, linear_held, figure = solves("hill_climbing", 200_000)
-    settings = {"network": "threshold", "hidden": (16,), "data.episodes": 4}
+    settings = {"network": "threshold", "hidden": (16,), "population": 32, "data.episodes": 4}
     _, hard, hard_held, hard_figure = solves("hill_climbing", 1_600_000, **settings)
     return Finding(
         {linear: linear_held, hard: hard_held}, f"linear: {figure}; threshold units: {hard_figure}"

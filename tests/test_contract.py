@@ -423,7 +423,8 @@ def test_each_environment_explores_by_itself(name, kind):
     one = point(c.spec.obs, np.random.default_rng(1), (1,))
     obs = jax.tree.map(lambda x: np.repeat(x, N, axis=0), one)
     actions = [
-        np.asarray(act(c, True)(c.algorithm.actor(state_of(c)), obs, jax.random.key(s))[0]) for s in range(8)
+        np.asarray(act(c, True)(c.algorithm.actor(state_of(c)), obs, jax.random.key(s), s)[0])
+        for s in range(8)
     ]
     assert any((row != row[:1]).any() for row in actions)
 

@@ -39,7 +39,7 @@ class Config:
 
     gamma: float = within(1.0, 0, 1)  # gamma, discount of one step in the return that is maximised
     population: int = within(16, 4)  # lambda, samples of a generation; the tutorial: 4 + 3 ln n
-    sigma: float = within(0.5, 1e-12)  # sigma_0, step size at first
+    sigma: float = within(0.5, 1e-6)  # sigma_0, step size at first
     network: str = "mlp"  # builder of the policy's network
     hidden: tuple[int, ...] = ()  # units of each hidden layer; none: a linear policy
     activation: str = "tanh"  # between layers: tanh, relu, elu or swish

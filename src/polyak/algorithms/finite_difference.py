@@ -36,7 +36,7 @@ class Config:
 
     gamma: float = within(1.0, 0, 1)  # gamma, discount of one step in the return that is maximised
     population: int = within(20, 2)  # P, candidates: twice the parameters for a whole gradient
-    epsilon: float = within(0.5, 1e-12)  # epsilon, by how much a parameter is perturbed
+    epsilon: float = within(0.5, 1e-6)  # epsilon, by how much a parameter is perturbed
     lr: float = within(0.5, 0)  # eta, length of a step, or factor of the gradient
     normalize: bool = True  # every step has the length eta; false: eta times the gradient
     network: str = "mlp"  # builder of the policy's network

@@ -28,9 +28,6 @@ from polyak.parts import population
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
 
-# What the point that plays is: a vertex of the first or of a shrunken simplex, or one of the four trial points.
-VERTEX, REFLECTED, EXPANDED, OUTSIDE, INSIDE = range(5)
-
 
 @dataclass(frozen=True)
 class Config:
@@ -38,7 +35,7 @@ class Config:
 
     gamma: float = within(1.0, 0, 1)  # gamma, discount of one step in the return that is maximised
     edge: float = 2.0  # length of the first simplex along each parameter
-    reflect: float = within(1.0, 1e-12)  # rho, of the reflection
+    reflect: float = within(1.0, 1e-6)  # rho, of the reflection
     expand: float = within(2.0, 1.0)  # chi, of the expansion
     contract: float = within(0.5, 0, 1)  # gamma in Lagarias et al., of the two contractions
     shrink: float = within(0.5, 0, 1)  # sigma, share of the edges that a shrunken simplex keeps
@@ -64,6 +61,11 @@ class State(Record):
     clock: Clock
 
 
+# What the point that plays is: a vertex of the first or of a shrunken simplex, or one of the four trial points.
+VERTEX, REFLECTED, EXPANDED, OUTSIDE, INSIDE = range(5)
+UNKNOWN = 1e30  # a value that has not been measured
+
+
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """A simplex at a random policy."""
     return start(cfg, population.flatten(population.build_network(cfg, spec, key)))
@@ -73,7 +75,7 @@ def start(cfg: Config, point: Array) -> State:
     """The first simplex: a point [n], and one along each axis from it."""
     n = len(point)
     edges = jnp.concatenate([jnp.zeros((1, n), point.dtype), cfg.edge * jnp.eye(n, dtype=point.dtype)])
-    value = jnp.full(n + 1, jnp.inf, point.dtype)
+    value = jnp.full(n + 1, UNKNOWN, point.dtype)
     stage, index = jnp.full((2,), VERTEX, jnp.int32)
     return State(point + edges, value, stage, index, jnp.zeros((), point.dtype), start_clock())
 
@@ -147,7 +149,7 @@ def tell(cfg: Config, state: State, value: Array) -> tuple[State, dict[str, Arra
     new = State(simplex[by], known[by], stage, index.astype(jnp.int32), f_r, state.clock.updated())
     metrics = {
         "point_return": value,  # of the point that played
-        "best_return": -jnp.where(jnp.isfinite(new.value[0]), new.value[0], f),  # of the best vertex
+        "best_return": -new.value[0],  # of the best vertex
         "size": jnp.abs(new.simplex - new.simplex[0]).max(),  # largest distance from it along a parameter
         "shrunk": shrinks.astype(jnp.float32),  # whether the simplex shrinks: 0 or 1
         "norm": jnp.linalg.norm(new.simplex[0]),  # length of the best vertex

@@ -38,7 +38,7 @@ class Config:
 
     gamma: float = within(1.0, 0, 1)  # gamma, discount of one step in the return that is maximised
     population: int = within(64, 4)  # n, candidates of a generation, each with its mirror image
-    sigma: float = within(0.02, 1e-12)  # sigma, standard deviation of a perturbation
+    sigma: float = within(0.02, 1e-6)  # sigma, standard deviation of a perturbation
     lr: float = within(0.01, 0)  # alpha, Adam's learning rate
     decay: float = within(0.005, 0)  # weight decay, share of the parameters that joins the gradient
     network: str = "mlp"  # builder of the policy's network
