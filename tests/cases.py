@@ -245,7 +245,7 @@ CASES = [
         squashed=True,
     ),
     Case(
-        name="rollout",
+        name="rollout_planning",
         small={"rollouts": 2, "lookahead": 4},
         bootstraps=False,
     ),

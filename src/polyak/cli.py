@@ -318,6 +318,7 @@ def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
     set_up_jax()
     agent = Agent(algorithm, env, seed=options.seed or 0)
     with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         evaluation = agent.evaluate(options.episodes, options.seed, options.sample, options.limit)
     for each in heard:
         print("polyak:", each.message, file=sys.stderr)

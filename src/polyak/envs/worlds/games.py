@@ -22,7 +22,7 @@ class TicTacToe(Environment):
     action: the field; reward: of who moved: 1 for three in a row, -1 for an illegal move, which ends the game
     """
 
-    time_limit: int | None = static(None)
+    time_limit: int | None = static(default=None)
 
     @property
     def spec(self) -> Spec:
@@ -70,7 +70,7 @@ class Versus(Environment):
     """
 
     game: Environment = TicTacToe()
-    opponent: Opponent = static(uniform)
+    opponent: Opponent = static(default=uniform)
 
     @property
     def spec(self) -> Spec:

@@ -20,7 +20,7 @@ class LinearSystem(Environment):
     friction: float = 0.1  # 1/s
     effort: float = 0.1  # weight of the force in the cost
     noise: float = 0.01  # standard deviation of what is added to both in one step
-    time_limit: int | None = static(100)
+    time_limit: int | None = static(default=100)
 
     @property
     def spec(self) -> Spec:

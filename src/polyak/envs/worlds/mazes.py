@@ -46,10 +46,10 @@ class Maze(Environment):
     """
 
     change: int = 0  # steps after which the maze is `then`; a never-ending episode is the whole experiment
-    first: Drawing = static(DYNA)
-    then: Drawing = static(DYNA)
-    endless: bool = static(False)
-    time_limit: int | None = static(None)
+    first: Drawing = static(default=DYNA)
+    then: Drawing = static(default=DYNA)
+    endless: bool = static(default=False)
+    time_limit: int | None = static(default=None)
 
     @property
     def spec(self) -> Spec:
@@ -89,10 +89,10 @@ class BlockingMaze(Maze):
     """
 
     change: int = 1000
-    first: Drawing = static(RIGHT_OPEN)
-    then: Drawing = static(LEFT_OPEN)
-    endless: bool = static(True)
-    time_limit: int | None = static(3000)
+    first: Drawing = static(default=RIGHT_OPEN)
+    then: Drawing = static(default=LEFT_OPEN)
+    endless: bool = static(default=True)
+    time_limit: int | None = static(default=3000)
 
 
 @pytree
@@ -103,10 +103,10 @@ class ShortcutMaze(Maze):
     """
 
     change: int = 3000
-    first: Drawing = static(LEFT_OPEN)
-    then: Drawing = static(BOTH_OPEN)
-    endless: bool = static(True)
-    time_limit: int | None = static(6000)
+    first: Drawing = static(default=LEFT_OPEN)
+    then: Drawing = static(default=BOTH_OPEN)
+    endless: bool = static(default=True)
+    time_limit: int | None = static(default=6000)
 
 
 def place(drawing: Drawing, mark: str) -> int:
