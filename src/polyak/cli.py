@@ -276,7 +276,7 @@ def readable_plan(path: Path) -> Plan | None:
 def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     """Play episodes with a policy and say how it did."""
     if len(said.words) == 2 and not learns(said.words[0]):
-        return evaluate_planner(*said.words, options)
+        return evaluate_planner(said.words[0], said.words[1], options)
     path, trusted = named_run("evaluate", said.words, options.out)
     from polyak.results import as_json, say_evaluation
     from polyak.runs.run import silent
