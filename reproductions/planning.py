@@ -117,7 +117,7 @@ def rollouts() -> Finding:
         settings = {"base": base, "rollouts": 16, "lookahead": 30}
         totals = []
         for improve in (False, True):
-            agent = polyak.Agent("rollout", f"jax:{env}", config={**settings, "improve": improve})
+            agent = polyak.Agent("rollout_planning", f"jax:{env}", config={**settings, "improve": improve})
             totals.append(agent.evaluate(episodes=40, limit=200).returns.ravel())
             agent.close()
         gain = totals[1] - totals[0]

@@ -412,7 +412,7 @@ CASES = [
         small={**SMALL, "value_steps": 2},
     ),
     Case(
-        name="rollout",
+        name="rollout_planning",
         small={"rollouts": 2, "lookahead": 4},
         bootstraps=False,
     ),

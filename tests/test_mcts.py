@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from auditing import QUICK
 
@@ -71,7 +72,7 @@ def slow_search(board, simulations, constant, key):
                 n = node.visits[move]
                 bound = math.sqrt(math.log(max(sum(node.visits), 1)) / max(n, 1))
                 scores[move] = node.total[move] / n + constant * bound if n else math.inf
-            move = max(scores, key=scores.get)
+            move = max(scores, key=lambda each: scores[each])
             path.append((node, move))
             if move not in node.child:
                 node.child[move] = Node(games.after(node.board, move))
@@ -104,7 +105,8 @@ def test_a_search_is_that_of_a_slow_tree(seed):
 def test_an_update_changes_nothing_but_a_counter():
     state = mcts.init(mcts.Config(), SPEC, jax.random.key(0))
     for number in range(3):
-        state = mcts.update(mcts.Config(), SPEC, state, None, jax.random.key(number)).state
+        batch = oracles.make_batch(2, SPEC.action, 4, 1.0, number)
+        state = mcts.update(mcts.Config(), SPEC, state, batch, jax.random.key(number)).state
     assert int(state.clock.updates) == 3
     assert jax.tree.leaves(mcts.algorithm.actor(state)) == []
 
@@ -121,7 +123,7 @@ def test_values_are_kept_where_the_game_goes_on():
     board = games.after(board, reply)
     node = tree.child[middle, reply]
     assert node > 0
-    empty = mcts.empty(cfg, SPEC, jnp.asarray(board, jnp.int32))
+    empty = mcts.empty(jnp.asarray(board, jnp.int32), 2 * cfg.simulations + 1, 9)
     kept = mcts.rerooted(jax.tree.map(jnp.asarray, tree), jnp.asarray(board, jnp.int32), empty)
     assert_same_tree(tree, int(node), jax.tree.map(np.asarray, kept), 0)
     _, after = acting(cfg)(before, jnp.asarray([board], jnp.int32))

@@ -79,7 +79,11 @@ def test_shooting_takes_the_best_of_its_plans_and_the_rest_of_it_is_remembered()
     cfg = dataclasses.replace(CFG, planner="shooting", samples=40)
     obs = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     memory = mpc.memory(cfg, SPEC, jnp.arange(3), jnp.zeros(3, jnp.int32), jax.random.key(0))
-    act = jax.jit(lambda *args: mpc.act(cfg, SPEC, *args, False)[:2], compiler_options=QUICK)
+
+    def go(actor, memory, obs, key):
+        return mpc.act(cfg, SPEC, actor, memory, obs, key, False)[:2]
+
+    act = jax.jit(go, compiler_options=QUICK)
     action, rest = act(mpc.actor(state), memory, obs, jax.random.key(1))
     plans = jax.random.uniform(jax.random.key(0), (40, 3, 3), minval=-1.0)  # without exploring, always these
     for n in range(3):

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import CASE
 
 from polyak import Agent, cli
+from polyak.algorithms import find, names
 from polyak.drivers.episodes_graph import first_players
 from polyak.drivers.evaluate import Evaluator
 from polyak.drivers.in_graph import InGraph
@@ -84,6 +86,7 @@ def test_an_evaluation_shows_the_state_too_and_counts_for_who_moves_first():
     driver = driver_of(TicTacToe())
     evaluator = Evaluator(remembering, Config(), driver.spec, (0,), 2, driver.env)
     played = evaluator(driver.actor(driver.start()))
+    assert played is not None
     np.testing.assert_array_equal(played.total, [[1, 1]])
     np.testing.assert_array_equal(played.length, [[7, 7]])
 
@@ -103,14 +106,21 @@ def test_the_discount_is_negative_where_the_other_player_moves_next():
     np.testing.assert_allclose(batch.discount, [[-0.9], [0]])
 
 
+def those(declared):
+    """The first algorithm of which this is so."""
+    return next(name for name in names() if declared(find(name)))
+
+
+PLANNER = those(lambda each: not each.learns)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "env", "says"),
     [
         ("ppo", "jax:TicTacToe", "2 players"),
-        ("mcts", "CartPole-v1", "rules"),
-        ("rollout", "CartPole-v1", "rules"),
-        ("dyna_q", "jax:CartPole-v1", "one integer"),
-        ("mpc", "jax:TicTacToe-vs-random", "one vector"),
+        (PLANNER, "CartPole-v1", "rules"),
+        (those(lambda each: each.observes == "discrete"), "jax:CartPole-v1", "one integer"),
+        (those(lambda each: each.observes == "vector"), "jax:TicTacToe-vs-random", "one vector"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(algorithm, env, says):
@@ -120,14 +130,16 @@ def test_what_does_not_fit_is_refused_in_one_line(algorithm, env, says):
 
 
 def test_a_policy_that_plans_cannot_be_asked_with_an_observation_alone():
-    agent = Agent("rollout", "jax:CartPole-v1", config={"rollouts": 1, "lookahead": 2})
+    agent = Agent(PLANNER, "jax:CartPole-v1", config=CASE[PLANNER].small)
     with pytest.raises(UserError, match="evaluate or watch"):
         agent.predict(np.zeros(4, np.float32))
 
 
 def test_a_planner_is_evaluated_without_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["evaluate", "rollout", "jax:DynaMaze-v0", "--episodes", "1", "--limit", "3"]) == 0
-    assert "rollout on jax:DynaMaze-v0: 1 episodes" in capsys.readouterr().out
-    assert cli.main(["evaluate", "rollout", "jax:DynaMaze-v0", "--best"]) == 2
+    assert cli.main(["evaluate", PLANNER, "jax:DynaMaze-v0", "--episodes", "1", "--limit", "3"]) == 0
+    said = capsys.readouterr()
+    assert f"{PLANNER} on jax:DynaMaze-v0: 1 episodes" in said.out
+    assert "polyak: 1 episodes were cut at 3 steps" in said.err
+    assert cli.main(["evaluate", PLANNER, "jax:DynaMaze-v0", "--best"]) == 2
     assert list(tmp_path.iterdir()) == []

@@ -334,7 +334,7 @@ def readable_plan(path: Path) -> Plan | None:
 def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     """Play episodes with a policy and say how it did."""
     if len(said.words) == 2 and not learns(said.words[0]):
-        return evaluate_planner(*said.words, options)
+        return evaluate_planner(said.words[0], said.words[1], options)
     path, trusted = named_run("evaluate", said.words, options.out)
     from polyak.results import as_json, say_evaluation
     from polyak.runs.run import silent
@@ -376,6 +376,7 @@ def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
     set_up_jax()
     agent = Agent(algorithm, env, seed=options.seed or 0)
     with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         evaluation = agent.evaluate(options.episodes, options.seed, options.sample, options.limit)
     for each in heard:
         print("polyak:", each.message, file=sys.stderr)

@@ -28,7 +28,8 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.schedules import start_clock
-from polyak.pytree import Record, pytree, select
+from polyak.parts.tree import Search, empty, expanded, rerooted
+from polyak.pytree import Record, pytree
 
 
 @dataclass(frozen=True)
@@ -53,50 +54,16 @@ class State(Record):
     clock: Clock
 
 
-@pytree
-class Search(Record):
-    """A tree of C nodes; node 0 is the root, and parents come before their children."""
-
-    world: Tree  # [C, ...] states of the environment
-    legal: Array  # [C, A] bool
-    over: Array  # [C] bool, the episode ended here
-    parent: Array  # [C] int32
-    move: Array  # [C] int32, that led here
-    child: Array  # [C, A] int32, -1 where there is none
-    reward: Array  # [C, A], of who moved
-    visits: Array  # [C, A], N(s, a)
-    total: Array  # [C, A], sum of the returns of who moves at s
-    size: Array  # int32, nodes so far
-
-
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Nothing."""
     return State(start_clock())
-
-
-def empty(cfg: Config, spec: Spec, world: Tree) -> Search:
-    """A tree of nothing but its root, where it is always possible that the root is not used."""
-    room, actions = 2 * cfg.simulations + 1, spec.action.n
-    table, number = jnp.zeros((room, actions)), jnp.zeros(room, jnp.int32)
-    return Search(
-        world=jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype).at[0].set(x), world),
-        legal=jnp.ones((room, actions), bool),
-        over=jnp.zeros(room, bool),
-        parent=number - 1,
-        move=number,
-        child=jnp.full((room, actions), -1, jnp.int32),
-        reward=table,
-        visits=table,
-        total=table,
-        size=jnp.int32(1),
-    )
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Search:
     """A tree for each environment [N, ...], of which no node is any state of it yet."""
     shapes = jax.eval_shape(spec.model.reset, key)[0]
     world = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    search = empty(cfg, spec, world).replace(size=jnp.int32(0))
+    search = empty(world, 2 * cfg.simulations + 1, spec.action.n).replace(size=jnp.int32(0))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(env_ids), *x.shape)), search)
 
 
@@ -112,7 +79,7 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Search, obs: Shown, key: A
     keys = jax.random.split(key if explore else jax.random.key(0), len(jax.tree.leaves(obs.state)[0]))
 
     def one(search: Search, seen: Tree, world: Tree, key: Array) -> tuple[Array, Search]:
-        fresh = empty(cfg, spec, world)
+        fresh = empty(world, 2 * cfg.simulations + 1, spec.action.n)
         fresh = fresh.replace(legal=fresh.legal.at[0].set(legal_in(spec, seen)))
         search = rerooted(search, world, fresh) if cfg.keep else fresh
 
@@ -172,23 +139,6 @@ def tree_policy(cfg: Config, search: Search) -> tuple[Array, Array]:
     return jax.lax.while_loop(inside, descend, (root, best(root), jnp.int32(1)))[:2]
 
 
-def expanded(
-    search: Search, grows: Array, node: Array, action: Array, world: Tree, legal: Array, over: Array
-) -> Search:
-    """The tree with one node more, if it `grows`."""
-    new = jnp.where(grows, search.size, len(search.over))  # beyond the end nothing is written
-    put = lambda x, value: x.at[new].set(value, mode="drop")  # noqa: E731
-    return search.replace(
-        world=jax.tree.map(put, search.world, world),
-        legal=put(search.legal, legal),
-        over=put(search.over, over),
-        parent=put(search.parent, node),
-        move=put(search.move, action),
-        child=search.child.at[jnp.where(grows, node, new), action].set(new, mode="drop"),
-        size=search.size + grows,
-    )
-
-
 def turn(cfg: Config, spec: Spec) -> float:
     """What the return of the next mover is worth to who moves now."""
     return -cfg.gamma if spec.players == 2 else cfg.gamma
@@ -239,37 +189,6 @@ def backed_up(cfg: Config, spec: Spec, search: Search, node: Array, action: Arra
         visits=search.visits.at[nodes, actions].add(1, mode="drop"),
         total=search.total.at[nodes, actions].add(values, mode="drop"),
     )
-
-
-def rerooted(search: Search, world: Tree, fresh: Search) -> Search:
-    """The part of the tree below the node whose state is `world`; `fresh` where there is none."""
-    room = len(search.over)
-    same = [
-        (x == now).reshape(room, -1).all(axis=1)
-        for x, now in zip(jax.tree.leaves(search.world), jax.tree.leaves(world), strict=True)
-    ]
-    found = jnp.stack(same).all(axis=0) & (jnp.arange(room) < search.size) & ~search.over
-    root = found.argmax().astype(jnp.int32)
-
-    def follow(node: Array, kept: Array) -> Array:  # a node is kept if its parent is, which comes before it
-        return kept.at[node].set((node == root) | kept[jnp.maximum(search.parent[node], 0)] & (node > root))
-
-    kept = jax.lax.fori_loop(0, search.size, follow, jnp.zeros(room, bool))
-    place = jnp.where(
-        kept, jnp.cumsum(kept) - 1, room
-    )  # where each node goes; those that are dropped go nowhere
-
-    def moved(x: Array, base: Array) -> Array:
-        return base.at[place].set(x, mode="drop")
-
-    def renamed(x: Array) -> Array:  # numbers of nodes
-        return jnp.where(x >= 0, place[jnp.maximum(x, 0)], -1).astype(jnp.int32)
-
-    parent = jnp.where(jnp.arange(room) == root, -1, renamed(search.parent))
-    named = search.replace(parent=parent, child=renamed(search.child), size=fresh.size)
-    shorter = jax.tree.map(lambda x, base: moved(x, base) if x.ndim else base, named, fresh)
-    kept_tree = shorter.replace(size=kept.sum(dtype=jnp.int32))
-    return select(found.any(), kept_tree, fresh)
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:

@@ -56,8 +56,8 @@ def check_data(
         )
     if spec.players > 1 and not getattr(data, "self_play", False):
         wrong.append(
-            f"this game has {spec.players} players: choose a method that plays against itself (mcts), or give it an "
-            "opponent (polyak.envs.worlds.games.versus)"
+            f"this game has {spec.players} players: choose a planner that plays against itself (data.self_play), "
+            "or give it an opponent (polyak.envs.worlds.games.versus)"
         )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))

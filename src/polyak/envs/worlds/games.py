@@ -92,7 +92,7 @@ class Versus(Environment):
         key_own, key_move, key_step = jax.random.split(key, 3)
         own = self.game.step(state, action, key_own)
         reply = self.game.step(own.state, self.opponent(own.state, own.obs, key_move), key_step)
-        over = own.terminated | own.truncated
+        over = jnp.logical_or(own.terminated, own.truncated)
         choose = lambda mine, theirs: jnp.where(over, mine, theirs)  # noqa: E731
         after, obs, terminated, truncated = jax.tree.map(
             choose,

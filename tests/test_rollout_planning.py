@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from auditing import QUICK
 
-from polyak.algorithms import rollout
+from polyak.algorithms import rollout_planning
 from polyak.envs.environment import rules
 from polyak.envs.worlds.classic_control import CartPole
 from polyak.envs.worlds.mazes import Maze, successors
@@ -20,9 +20,11 @@ GOAL = 8
 
 
 def test_values_are_the_means_of_rollouts_one_by_one():
-    cfg = rollout.Config(gamma=0.9, rollouts=4, lookahead=6)
+    cfg = rollout_planning.Config(gamma=0.9, rollouts=4, lookahead=6)
     world, key = (jnp.int32(3), jnp.int32(0)), jax.random.key(1)
-    values = jax.jit(lambda key: rollout.action_values(cfg, SPEC, world, key), compiler_options=QUICK)
+    values = jax.jit(
+        lambda key: rollout_planning.action_values(cfg, SPEC, world, key), compiler_options=QUICK
+    )
     got = values(jax.random.clone(key))
     after = successors(SMALL)
     keys = jax.random.split(key, cfg.rollouts)
@@ -55,12 +57,12 @@ def exact(policy, gamma=0.9):
 
 
 def test_many_rollouts_choose_what_exact_improvement_chooses_which_is_nowhere_worse():
-    cfg = rollout.Config(gamma=0.9, rollouts=400, lookahead=60)
+    cfg = rollout_planning.Config(gamma=0.9, rollouts=400, lookahead=60)
     uniform = np.full((9, 4), 0.25)
     v, after = exact(uniform), successors(SMALL)
     cells = jnp.asarray([s for s in range(9) if s not in (4, GOAL)], jnp.int32)
     seen = Shown(cells, (cells, jnp.zeros_like(cells)))
-    chosen = np.asarray(rollout.act(cfg, SPEC, (), (), seen, jax.random.key(0), False)[0])
+    chosen = np.asarray(rollout_planning.act(cfg, SPEC, (), (), seen, jax.random.key(0), False)[0])
     improved = uniform.copy()
     for s, a in zip(cells.tolist(), chosen.tolist(), strict=True):
         q = [(after[s, b] == GOAL) + 0.9 * (after[s, b] != GOAL) * v[after[s, b]] for b in range(4)]
@@ -72,24 +74,26 @@ def test_many_rollouts_choose_what_exact_improvement_chooses_which_is_nowhere_wo
 
 def test_the_base_policy_is_uniform_or_one_action_and_can_act_itself():
     obs = Shown(jnp.zeros(4000, jnp.int32), (jnp.zeros(4000, jnp.int32), jnp.zeros(4000, jnp.int32)))
-    plain = rollout.Config(improve=False)
-    action = rollout.act(plain, SPEC, (), (), obs, jax.random.key(0), True)[0]
+    plain = rollout_planning.Config(improve=False)
+    action = rollout_planning.act(plain, SPEC, (), (), obs, jax.random.key(0), True)[0]
     np.testing.assert_allclose(np.bincount(action, minlength=4) / 4000, 0.25, atol=0.03)
-    same = rollout.Config(improve=False, base=2)
-    assert (rollout.act(same, SPEC, (), (), obs, jax.random.key(0), True)[0] == 2).all()
+    same = rollout_planning.Config(improve=False, base=2)
+    assert (rollout_planning.act(same, SPEC, (), (), obs, jax.random.key(0), True)[0] == 2).all()
 
 
 def test_what_is_not_legal_is_never_chosen():
     obs = {"legal": jnp.asarray([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])}
     cells = jnp.asarray([0, 5], jnp.int32)  # from 5 moving down wins, which is not allowed here
     seen = Shown(obs, (cells, jnp.zeros_like(cells)))
-    cfg = rollout.Config(rollouts=4, lookahead=5)
-    assert rollout.act(cfg, SPEC, (), (), seen, jax.random.key(0), False)[0].tolist() == [1, 3]
+    cfg = rollout_planning.Config(rollouts=4, lookahead=5)
+    assert rollout_planning.act(cfg, SPEC, (), (), seen, jax.random.key(0), False)[0].tolist() == [1, 3]
 
 
 def test_a_falling_pole_is_caught():
     env = CartPole()
     spec = dataclasses.replace(env.spec, model=rules(env))
     state = jnp.asarray([[0.0, 0.0, 0.1, 0.8], [0.0, 0.0, -0.1, -0.8]])
-    move = rollout.act(rollout.Config(), spec, (), (), Shown(state, state), jax.random.key(0), False)[0]
+    move = rollout_planning.act(
+        rollout_planning.Config(), spec, (), (), Shown(state, state), jax.random.key(0), False
+    )[0]
     assert move.tolist() == [1, 0]
