@@ -99,7 +99,7 @@ def genetic() -> Finding:
     run, claim, held, figure = solves("genetic", 400_000)
     claims = {claim: held}
     crossed = np.mean([line["update/crossed"] for line in run.metrics if "update/crossed" in line])
-    claims[f"half of the children have two parents (found {crossed:.2f})"] = abs(crossed - 0.5) < 0.05
+    claims[f"half of the children have two parents (found {crossed:.2f})"] = bool(abs(crossed - 0.5) < 0.05)
     spread = {}
     for name, crossover, mutation in (
         ("both", 0.5, 1.0),
