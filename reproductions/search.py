@@ -123,7 +123,7 @@ def genetic() -> Finding:
 # ---- B4
 
 
-def cross_entropy(steps: int = 3_000_000) -> Finding:
+def cross_entropy(steps: int = 20_000_000) -> Finding:
     """CartPole and Pendulum, with the elite's mean and variance in every line of the log."""
     run, claim, held, figure = solves("cross_entropy", 400_000)
     claims = {claim: held}
