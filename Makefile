@@ -5,6 +5,7 @@ SEEDS ?= 10
 VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
+MARK ?= not long
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
@@ -44,7 +45,7 @@ demo: .venv/.ready
 	@$(BIN)/python -m polyak.demo
 
 test: $(VENV)/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m "not long" $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m "$(MARK)" $(TESTS)
 
 test-long: $(VENV)/.ready-all
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m long $(TESTS)

@@ -150,21 +150,6 @@ CASES = [
         small=SMALL,
     ),
     Case(
-        name="d4pg",
-        value=lambda state, obs: (
-            jax.nn.softmax(state.critic((obs, jnp.tanh(state.actor(obs))))) @ jnp.linspace(-5, 120, 51)
-        ),
-        learns={
-            **{"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "period": 1, "sigma": 0.5, **WIDE},
-            **{"low": -5.0, "high": 120.0, "data": {**RING, "n_step": 1}},
-        },
-        rungs=200,
-        constant=250,
-        small={**SMALL, "period": 3, "atoms": 5},
-        at_once={"period": 1},
-        squashed=True,
-    ),
-    Case(
         name="actor_critic",
         value=lambda state, obs: state.critic(obs)[..., 0],
         learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
@@ -184,6 +169,11 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="count_planning",
+        small={"enough": 2, "sweeps": 3, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+    ),
+    Case(
         name="cross_entropy",
         value=None,
         learns={**SEARCH, "elites": 4, "sigma": 1.0},
@@ -195,9 +185,19 @@ CASES = [
         bootstraps=False,
     ),
     Case(
-        name="count_planning",
-        small={"enough": 2, "sweeps": 3, "epsilon": 0.5},
-        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+        name="d4pg",
+        value=lambda state, obs: (
+            jax.nn.softmax(state.critic((obs, jnp.tanh(state.actor(obs))))) @ jnp.linspace(-5, 120, 51)
+        ),
+        learns={
+            **{"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.3, "period": 1, "sigma": 0.5, **WIDE},
+            **{"low": -5.0, "high": 120.0, "data": {**RING, "n_step": 1}},
+        },
+        rungs=200,
+        constant=250,
+        small={**SMALL, "period": 3, "atoms": 5},
+        at_once={"period": 1},
+        squashed=True,
     ),
     Case(
         name="ddpg",
@@ -241,6 +241,11 @@ CASES = [
         few=True,
     ),
     Case(
+        name="dyna_q",
+        small={"planning": 3, "kappa": 0.01, "epsilon": 0.5},
+        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
+    ),
+    Case(
         name="finite_difference",
         value=None,
         learns=SEARCH,
@@ -250,6 +255,14 @@ CASES = [
         episodes=2,
         squashed=True,
         bootstraps=False,
+    ),
+    Case(
+        name="fitted_q",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={**WIDE, "lr": 3e-3, "iterations": 20, "regression": 20, "data": {"steps": 20}},
+        rungs=20,
+        constant=60,
+        small={**SMALL, "iterations": 2, "regression": 3},
     ),
     Case(
         name="genetic",
@@ -272,11 +285,6 @@ CASES = [
         episodes=2,
     ),
     Case(
-        name="dyna_q",
-        small={"planning": 3, "kappa": 0.01, "epsilon": 0.5},
-        tasks=("jax:DynaMaze-v0", "FrozenLake-v1"),
-    ),
-    Case(
         name="learned_lqr",
         small={"sweeps": 20},
         bootstraps=False,
@@ -291,14 +299,6 @@ CASES = [
         small={**SMALL, "members": 2, "lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
         squashed=True,
         bootstraps=False,
-    ),
-    Case(
-        name="fitted_q",
-        value=lambda state, obs: state.q(obs).max(axis=-1),
-        learns={**WIDE, "lr": 3e-3, "iterations": 20, "regression": 20, "data": {"steps": 20}},
-        rungs=20,
-        constant=60,
-        small={**SMALL, "iterations": 2, "regression": 3},
     ),
     Case(
         name="naf",

@@ -356,7 +356,7 @@ class House:
 
 
 LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
-HISTORY = {"CHANGELOG.md"}
+HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 
 

@@ -77,7 +77,7 @@ def test_notes_are_said_before_the_run(capsys, tmp_path):
 )
 @pytest.mark.parametrize("num_envs", [1, 3, 5, 6, 10, 12, 24, 100])
 def test_any_number_of_environments_is_taken_with_the_papers_settings(name, num_envs):
-    spec = CASE[name].spec("continuous", num_envs=num_envs)
+    spec = CASE[name].spec("continuous", num_envs=num_envs, time_limit=200)
     check_data(name, algorithms.find(name), algorithms.find(name).Config(), spec)
 
 
@@ -91,7 +91,7 @@ def test_the_default_preset_learns_within_the_budget_and_clips_no_reward(name, s
     plan = make_plan(name, "somewhere:Else-v0", Settings(steps=steps, num_envs=num_envs))
     algorithm = algorithms.find(name)
     cfg = amend(algorithm.Config(), plan.config, "config.")
-    spec = CASE[name].spec(num_envs=num_envs)
+    spec = CASE[name].spec(num_envs=num_envs, time_limit=200)
     check_data(name, algorithm, cfg, spec)
     assert wrong_budget(cfg.data, spec, steps) == []
     assert cfg.data.clip is None

@@ -36,7 +36,7 @@ def test_targets_and_losses_are_rlaxs(case):
     probs = jax.nn.softmax(case["next_logits"])
     target = jax.jit(categorical.bellman)(case["reward"], case["discount"], probs, case["atoms"])
     np.testing.assert_allclose(target, case["target"], atol=1e-6)
-    loss = categorical.cross_entropy(target, case["logits"])
+    loss = categorical.log_loss(target, case["logits"])
     np.testing.assert_allclose(loss, case["loss"], rtol=1e-5, atol=1e-6)
 
 
@@ -79,5 +79,5 @@ def test_the_mean_and_the_cross_entropy_of_a_hand_worked_case():
     np.testing.assert_allclose(categorical.mean(logits, atoms), 1.25, rtol=1e-6)
     target = jnp.array([0.5, 0.0, 0.5])
     want = 0.5 * np.log(4) + 0.5 * np.log(2)
-    np.testing.assert_allclose(categorical.cross_entropy(target, logits), want, rtol=1e-6)
+    np.testing.assert_allclose(categorical.log_loss(target, logits), want, rtol=1e-6)
     np.testing.assert_allclose(categorical.entropy(target), np.log(2), rtol=1e-6)

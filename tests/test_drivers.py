@@ -125,6 +125,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     assert_same_bits(arrays_of(driver, run(driver, 20)), whole)
     other = arrays_of(driver, run(seeded(driver, (1,)), 20))
     floats = [key for key, x in whole.items() if key.startswith("['state']") and x.dtype.kind == "f"]
+    floats = [key for key in floats if not key.endswith(".count")]  # of rows, which no seed changes
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 

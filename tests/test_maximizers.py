@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.parts.maximizers import cross_entropy, gradient_ascent
+from polyak.parts.maximizers import cross_entropy_method, gradient_ascent
 
 PEAKS = jnp.array([[0.3, -0.7], [-0.9, 0.2], [1.7, 0.0]])  # the last lies outside: the bound is best
 
@@ -16,7 +16,7 @@ def parabola(action):
 
 @pytest.mark.parametrize("iterations", [3, 10])
 def test_the_cross_entropy_method_finds_the_peak_of_each_state(iterations):
-    best = cross_entropy(parabola, jax.random.key(0), (3, 2), 256, 12, iterations)
+    best = cross_entropy_method(parabola, jax.random.key(0), (3, 2), 256, 12, iterations)
     np.testing.assert_allclose(best, np.clip(PEAKS, -1, 1), atol=0.15 if iterations == 3 else 0.02)
 
 
@@ -24,7 +24,8 @@ def test_more_iterations_come_closer():
     gaps = [
         float(
             (
-                parabola(jnp.clip(PEAKS, -1, 1)) - parabola(cross_entropy(parabola, key, (3, 2), 64, 6, n))
+                parabola(jnp.clip(PEAKS, -1, 1))
+                - parabola(cross_entropy_method(parabola, key, (3, 2), 64, 6, n))
             ).sum()
         )
         for n in (1, 2, 6)
@@ -43,7 +44,7 @@ def test_gradient_ascent_finds_the_higher_of_two_hills_from_many_starts():
 
 def test_both_are_the_same_for_the_same_key_and_stay_inside():
     for search in (
-        lambda key: cross_entropy(parabola, key, (3, 2), 32, 4, 2),
+        lambda key: cross_entropy_method(parabola, key, (3, 2), 32, 4, 2),
         lambda key: gradient_ascent(parabola, key, (3, 2), 8, 3, 0.5),
     ):
         first, again = search(jax.random.key(5)), search(jax.random.key(5))

@@ -75,8 +75,9 @@ def test_several_rollouts_teach_what_the_pseudocode_says(name, kind):
 
 
 def learns_from_rows(name):
-    """Whether it learns from the rows of a rollout: not from a ring, and not from returns of whole episodes alone."""
-    return name in VALUED and not algorithms.find(name).Config().data.replays
+    """Whether it learns a policy from the rows of a rollout: not from a ring, nor from whole returns alone."""
+    algorithm = algorithms.find(name)
+    return name in VALUED and not algorithm.Config().data.replays and algorithm.family != "value"
 
 
 ON_POLICY = [(name, kind) for name, kind in KINDS if learns_from_rows(name)]
@@ -86,8 +87,8 @@ ON_POLICY = [(name, kind) for name, kind in KINDS if learns_from_rows(name)]
 def test_a_rollout_of_one_row_teaches_the_policy(name, kind):
     """An advantage minus its own mean is 0, and teaches nothing."""
     algorithm = algorithms.find(name)
-    cfg = CASE[name].config({"steps": 1}, entropy=0.0)
-    spec = Spec(obs=Box((3,)), action=ACTIONS[kind])
+    cfg = CASE[name].config(CASE[name].data({"steps": 1}, {}), entropy=0.0)
+    spec = Spec(Box((3,)), ACTIONS[kind], time_limit=5, num_envs=1)
     state = moved(algorithm.init(cfg, spec, jax.random.key(0)))
     rollout = oracles.rows(3, spec.action, (5, 1))
     row = jax.tree.map(lambda x: x[:1], rollout._replace(extras={"log_prob": np.zeros((5, 1), np.float32)}))

@@ -59,8 +59,8 @@ class State(Record):
 
     policy: Tree  # theta
     critic: Tree  # of V
-    policy_opt: Tree
-    critic_opt: Tree
+    policy_opt_state: Tree
+    critic_opt_state: Tree
     clock: Clock
 
 
@@ -104,7 +104,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         critic, opt_state = carry
         return gradient_step(optimizer, jax.grad(value_loss)(critic), opt_state, critic, cfg.value_lr)
 
-    critic, critic_opt = jax.lax.fori_loop(0, cfg.value_steps, value_step, (state.critic, state.critic_opt))
+    critic, critic_opt_state = jax.lax.fori_loop(
+        0, cfg.value_steps, value_step, (state.critic, state.critic_opt_state)
+    )
     # 3. A(s, a) = r + gamma V(s') - V(s)
     advantage = batch.reward + batch.discount * critic(batch.next_obs)[..., 0] - critic(batch.obs)[..., 0]
 
@@ -115,14 +117,14 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
     (loss, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(state.policy)
     # 5. theta <- theta + alpha grad J
-    policy, policy_opt = gradient_step(optimizer, grads, state.policy_opt, state.policy, cfg.lr)
+    policy, policy_opt_state = gradient_step(optimizer, grads, state.policy_opt_state, state.policy, cfg.lr)
     metrics = {
         "policy_loss": loss,  # minus log pi(a|s) times the advantage
         "value_loss": value_loss(state.critic),  # half the mean squared error of V, before its steps
         "advantage": jnp.sqrt(mean(advantage**2)),  # root mean square of the advantage
         "entropy": entropy,  # of the policy in nats
     }
-    return Update(State(policy, critic, policy_opt, critic_opt, state.clock.updated()), metrics)
+    return Update(State(policy, critic, policy_opt_state, critic_opt_state, state.clock.updated()), metrics)
 
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:

@@ -31,7 +31,7 @@ from polyak.interface import (
     Update,
     within,
 )
-from polyak.parts.maximizers import cross_entropy
+from polyak.parts.maximizers import cross_entropy_method
 from polyak.parts.moments import Moments
 from polyak.parts.networks import build
 from polyak.parts.networks.ensemble import ensemble
@@ -148,7 +148,7 @@ def act(cfg: Config, spec: Spec, actor: Actor, memory: Array, obs: Tree, key: Ar
         plans = jax.random.uniform(key, (cfg.samples, *shape), minval=-1.0)
         best = jnp.take_along_axis(plans, value(plans).argmax(axis=0)[None, :, None], axis=0)[0]
     else:
-        best = cross_entropy(value, key, shape, cfg.samples, cfg.elites, cfg.iterations, start=memory)
+        best = cross_entropy_method(value, key, shape, cfg.samples, cfg.elites, cfg.iterations, start=memory)
     rest = jnp.concatenate([best[:, size:], jnp.zeros((len(best), size))], axis=1)
     return best[:, :size], rest, ()
 

@@ -28,7 +28,7 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.exploration import gaussian
-from polyak.parts.maximizers import cross_entropy, gradient_ascent
+from polyak.parts.maximizers import cross_entropy_method, gradient_ascent
 from polyak.parts.networks import build, ensemble
 from polyak.parts.optimize import adam, gradient_step
 from polyak.parts.schedules import start_clock
@@ -87,7 +87,7 @@ def best_action(cfg: Config, spec: Spec, critics: Tree, obs: Tree, key: Array) -
     shape = len(jax.tree.leaves(obs)[0]), spec.action.size
     if cfg.maximizer == "gradient":
         return gradient_ascent(value, key, shape, cfg.samples, cfg.iterations, cfg.ascent)
-    return cross_entropy(value, key, shape, cfg.samples, cfg.elites, cfg.iterations)
+    return cross_entropy_method(value, key, shape, cfg.samples, cfg.elites, cfg.iterations)
 
 
 def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:

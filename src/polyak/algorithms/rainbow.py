@@ -154,7 +154,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
             return (batch.weight * huber(error, cfg.huber)).mean(), (chosen, jnp.abs(error))
         atoms = categorical.support(cfg.low, cfg.high, cfg.atoms)
         projected = categorical.bellman(batch.reward, batch.discount, jax.nn.softmax(next_out), atoms)
-        divergence = categorical.cross_entropy(projected, out) - categorical.entropy(projected)
+        divergence = categorical.log_loss(projected, out) - categorical.entropy(projected)
         return (batch.weight * divergence).mean(), (chosen, jnp.maximum(divergence, 0.0))
 
     (loss_value, (chosen, distance)), grads = jax.value_and_grad(loss, has_aux=True)(state.q)

@@ -59,8 +59,8 @@ class State(Record):
 
     policy: Tree  # theta
     critic: Tree  # w
-    policy_opt: Tree
-    critic_opt: Tree
+    policy_opt_state: Tree
+    critic_opt_state: Tree
     clock: Clock
 
 
@@ -108,10 +108,12 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         return gradient_step(optimizer, jax.grad(value_loss)(critic), opt_state, critic, cfg.value_lr)
 
     (loss, entropy), grads = jax.value_and_grad(policy_loss, has_aux=True)(state.policy)
-    policy, policy_opt = gradient_step(optimizer, grads, state.policy_opt, state.policy, cfg.lr)
-    critic, critic_opt = state.critic, state.critic_opt
+    policy, policy_opt_state = gradient_step(optimizer, grads, state.policy_opt_state, state.policy, cfg.lr)
+    critic, critic_opt_state = state.critic, state.critic_opt_state
     if cfg.baseline:
-        critic, critic_opt = jax.lax.fori_loop(0, cfg.value_steps, value_step, (critic, critic_opt))
+        critic, critic_opt_state = jax.lax.fori_loop(
+            0, cfg.value_steps, value_step, (critic, critic_opt_state)
+        )
     metrics = {
         "policy_loss": loss,  # minus the sum over an episode of gamma^t delta ln pi(a|s)
         "value_loss": value_loss(
@@ -120,7 +122,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         "advantage": mean(jnp.abs(delta)),  # mean |delta|: what an action's log-probability is weighed with
         "entropy": entropy,  # of the policy in nats
     }
-    return Update(State(policy, critic, policy_opt, critic_opt, state.clock.updated()), metrics)
+    return Update(State(policy, critic, policy_opt_state, critic_opt_state, state.clock.updated()), metrics)
 
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:

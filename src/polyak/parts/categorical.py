@@ -56,7 +56,7 @@ def mean(logits: Float[Array, "*batch atoms"], atoms: Float[Array, " atoms"]) ->
     return (jax.nn.softmax(logits) * atoms).sum(axis=-1)
 
 
-def cross_entropy(
+def log_loss(
     target: Float[Array, "*batch atoms"], logits: Float[Array, "*batch atoms"]
 ) -> Float[Array, "*batch"]:
     """-sum_i target_i log p_i in nats: the KL divergence from the target, but for the target's own entropy."""

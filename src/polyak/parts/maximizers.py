@@ -12,7 +12,7 @@ from polyak.interface import Array
 Value = Callable[[Array], Array]  # from actions [N, B, A] to values [N, B]
 
 
-def cross_entropy(
+def cross_entropy_method(
     value: Value,
     key: jax.Array,
     shape: tuple[int, int],
