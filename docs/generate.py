@@ -204,7 +204,7 @@ def where(row: str) -> str:
     """Links to what serves a row of the lectures, or "not yet"."""
     pages = [page for page in sorted(DOCS.rglob("*.md")) if page != SLIDES]
     full, part = ([page for page in pages if row in rows_of(page)[kind]] for kind in (0, 1))
-    links = ", ".join(map(links_to, full or part))
+    links = ", ".join(map(links_to, full + part))
     return links if full else f"in part: {links}" if part else "not yet"
 
 

@@ -102,7 +102,7 @@ def test_a_table_of_settings_shows_each_field_once_with_its_default_and_comment(
 @each_algorithm
 def test_the_metrics_that_are_explained_are_those_of_the_update(name):
     algorithm = algorithms.find(name)
-    cfg, spec = algorithm.Config(), CASE[name].spec(algorithm.actions[-1], num_envs=2)
+    cfg, spec = algorithm.Config(), CASE[name].spec(algorithm.actions[-1], num_envs=2, time_limit=20)
     state = jax.eval_shape(lambda key: algorithm.init(cfg, spec, key), jax.random.key(0))
     shapes = empty_metrics(algorithm, cfg, spec, state, row_shape(algorithm, cfg, spec, state))
     assert set(generate.metrics(name)) == set(shapes), (

@@ -1,8 +1,8 @@
 """Actor-critic: the policy gradient with an advantage from a critic, fitted by Monte Carlo or by temporal differences.
 
 Barto, Sutton & Anderson 1983, "Neuronlike adaptive elements that can solve difficult learning control problems" (IEEE
-SMC 13); as the batch loop "Advantage actor-critic" of Lecture 0, steps 1 to 5. The critic by Monte Carlo is Sutton &
-Barto 2018, eq. 9.1 on returns; by temporal differences their semi-gradient TD(0), page 203.
+SMC 13), as the batch loop "Advantage actor-critic", steps 1 to 5. The critic by Monte Carlo is Sutton & Barto 2018,
+eq. 9.1 on returns; by temporal differences their semi-gradient TD(0), page 203. Lecture 0.
 
 Departures: Adam; the gradient is a mean over all steps and not a sum over each episode; the critic takes `value_steps`
 steps on a rollout. The advantage on the slide lacks the minus sign before V(s). After a time limit both critics look
