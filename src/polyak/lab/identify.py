@@ -80,7 +80,11 @@ def identify(env: Environment, names: Sequence[str], records: Records) -> Identi
                 f"no step in the records depends on {', '.join(still)}: fix it, or record other actions"
             )
         found = least_squares(
-            lambda x: np.asarray(compiled(x)), start, lambda x: np.asarray(slope(x)), method="lm", xtol=1e-12
+            lambda x: np.asarray(compiled(x)),
+            start,
+            jac=lambda x: np.asarray(slope(x)),  # pyright: ignore[reportArgumentType]
+            method="lm",
+            xtol=1e-12,
         )
         values = np.exp(found.x)
         left = np.asarray(compiled(found.x)).reshape(fixed.next_obs.shape)

@@ -316,7 +316,7 @@ class Board:
     """
 
     def __init__(self, folder: Path, env_steps: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         name = f"events.out.tfevents.{int(time.time())}.{secrets.token_hex(8)}"
         self.file = files.open_new(folder / name)
@@ -327,7 +327,7 @@ class Board:
 
     def add(self, name: str, value: float, step: int) -> None:
         """One point of a curve."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
         self._put(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))

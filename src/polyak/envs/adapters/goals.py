@@ -26,6 +26,7 @@ def goal_of(env: gymnasium.Env) -> Goal | None:
         compute_terminated = None
     again = Again(compute_reward, compute_terminated)
     points = [np.stack([env.observation_space.sample()["achieved_goal"] for _ in range(ROWS)]) for _ in "ab"]
+    one, two = points
     rows = [jnp.asarray(point, jnp.float32) for point in points]
     flag = np.zeros(ROWS, bool)
     try:
@@ -34,9 +35,9 @@ def goal_of(env: gymnasium.Env) -> Goal | None:
             return Goal(achieved, relabel, asked(again.traced))
     except Exception:  # whatever it raises of a tracer, it is no function of JAX
         pass
-    again.on_host(*points, flag)
+    again.on_host(one, two, flag)
     began = time.perf_counter()
-    again.on_host(*points, flag)
+    again.on_host(one, two, flag)
     cost = 1e3 * (time.perf_counter() - began)
     note = (
         "compute_reward is no function that JAX can trace: every update calls it on the host, which took "

@@ -47,7 +47,7 @@ class BitFlip(Environment):
     """
 
     n: int = static(default=10)  # bits; an episode is truncated after n steps
-    goals: str = static(default="all")  # all, training or held_out, which are a quarter of them
+    goals: Goals = static(default="all")  # all, training or held_out, which are a quarter of them
 
     @property
     def spec(self) -> Spec:
@@ -101,7 +101,7 @@ class Reach(Environment):
     push: float = 4.0  # acceleration of a full action
     friction: float = 2.0  # of the velocity, per unit of time
     tolerance: float = 0.1  # distance that counts as reached
-    goals: str = static(
+    goals: Goals = static(
         default="all"
     )  # all, training or held_out: fields of a board, one of them or the other
     time_limit: int | None = static(default=50)
