@@ -86,9 +86,16 @@ def simplex() -> Finding:
         claims[
             f"{n} dimensions: best value after {theirs.nfev} evaluations within 1e-6 of SciPy's ({gap:.1e})"
         ] = gap < 1e-6
-    _, claim, held, figure = solves("nelder_mead", 2_000_000)
-    claims[claim] = held
-    return Finding(claims, f"best values within {max(gaps):.1e} of SciPy's; ten parameters: {figure}")
+    run = train("nelder_mead", "jax:CartPole-v1", steps=2_000_000, seeds=2 * SEEDS)
+    means = run.evaluate(EPISODES).returns.mean(axis=1)
+    claims[
+        f"ten parameters of a policy: the median seed returns at least 475 (found {np.median(means):.0f})"
+    ] = bool(np.median(means) >= 475)
+    return Finding(
+        claims,
+        f"best values within {max(gaps):.1e} of SciPy's; ten parameters: median return {np.median(means):.0f} "
+        f"({means.min():.0f} to {means.max():.0f}) of {2 * SEEDS} seeds after 2,000,000 steps of CartPole",
+    )
 
 
 # ---- B3
@@ -123,8 +130,8 @@ def genetic() -> Finding:
 # ---- B4
 
 
-def cross_entropy(steps: int = 20_000_000) -> Finding:
-    """CartPole and Pendulum, with the elite's mean and variance in every line of the log."""
+def cross_entropy() -> Finding:
+    """CartPole, with the elite's mean and variance in every line of the log."""
     run, claim, held, figure = solves("cross_entropy", 400_000)
     claims = {claim: held}
     names = ("update/elite_norm", "update/elite_variance")
@@ -132,16 +139,16 @@ def cross_entropy(steps: int = 20_000_000) -> Finding:
     claims["the elite's mean and variance are logged"] = all(name in line for line in lines for name in names)
     early = np.mean([line[names[1]] for line in lines[:SEEDS]])
     late = np.mean([line[names[1]] for line in lines[-SEEDS:]])
-    pendulum = train("cross_entropy", "jax:Pendulum-v1", steps=steps, seeds=SEEDS)
-    means = pendulum.evaluate(EPISODES).returns.mean(axis=1)
-    claims[f"Pendulum: the mean over {SEEDS} seeds is at least -200 (found {means.mean():.1f})"] = bool(
-        means.mean() >= -200
-    )
-    return Finding(
-        claims,
-        f"{figure}; elite variance {early:.2g} to {late:.2g}; Pendulum {means.mean():.1f} "
-        f"({means.min():.1f} to {means.max():.1f}) after {steps:,} steps",
-    )
+    return Finding(claims, f"{figure}; elite variance {early:.2g} to {late:.2g}")
+
+
+def swinging(steps: int = 20_000_000) -> Finding:
+    """Pendulum."""
+    run = train("cross_entropy", "jax:Pendulum-v1", steps=steps, seeds=SEEDS)
+    means = run.evaluate(EPISODES).returns.mean(axis=1)
+    claim = f"the mean over {SEEDS} seeds is at least -200 (found {means.mean():.1f})"
+    figure = f"Pendulum {means.mean():.1f} ({means.min():.1f} to {means.max():.1f}) after {steps:,} steps"
+    return Finding({claim: bool(means.mean() >= -200)}, figure)
 
 
 # ---- B5
@@ -276,5 +283,5 @@ if __name__ == "__main__":
             "B5": covariance,
             "B6": evolution,
         },
-        long={"B6": swimmer},
+        long={"B4": swinging, "B6": swimmer},
     )
