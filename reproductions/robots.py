@@ -6,6 +6,11 @@ from reproductions.finding import Finding, main, train
 
 FETCH = {
     "gamma": 0.95,
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "tau": 0.05,
+    "noise": "gaussian",
+    "sigma": 0.2,
     "hidden": (256, 256),
     "data.capacity": 200_000,
     "data.batch_size": 256,
