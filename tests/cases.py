@@ -283,6 +283,7 @@ CASES = [
         small={**SMALL, "population": 4, "sigma": 0.01},
         at_once={"sigma": 3.0},
         episodes=2,
+        bootstraps=False,
     ),
     Case(
         name="learned_lqr",

@@ -517,7 +517,7 @@ def test_config_is_frozen_flat_and_valid(name):
             flat = value if isinstance(value, tuple) else (value,)
             assert all(isinstance(x, int | float | bool | str) or x is None for x in flat), key
     for kind in find(name).actions:
-        check_data(name, find(name), cfg, CASE[name].spec(kind))
+        check_data(name, find(name), cfg, CASE[name].spec(kind, time_limit=20))
 
 
 @pytest.mark.parametrize("name", names())

@@ -178,10 +178,10 @@ def test_an_algorithm_without_noisy_networks_keeps_every_bit(name):
     algorithm, cfg, spec, state = agent(name, "mlp")
     plain = find(name)
     np.testing.assert_array_equal(values(algorithm, cfg, spec, state, 1), values(plain, cfg, spec, state, 1))
-    batch, key = batch_of(cfg, spec), jax.random.key(1)
+    batch = batch_of(cfg, spec)
     one, other = (
         jax.jit(lambda *args, each=each: each.update(cfg, spec, *args), compiler_options=QUICK)(
-            state, batch, key
+            state, batch, jax.random.key(1)
         )
         for each in (algorithm, plain)
     )

@@ -12,7 +12,7 @@ from scipy import stats
 
 from polyak.algorithms import find, names
 from polyak.drivers.learn import on_policy_batch
-from polyak.interface import Box, Discrete, OnPolicy, Spec, Transition
+from polyak.interface import Box, Discrete, Spec, Transition
 from polyak.parts.policies import FullGaussian, Softmax, build_policy
 
 SPEC = Spec(Box((3,)), Box((3,), -1.0, 1.0), time_limit=20, num_envs=2)
@@ -35,7 +35,7 @@ def rollout(algorithm, cfg, state):
 def test_a_full_covariance_is_learned_wherever_sigma_is_chosen(name):
     algorithm = find(name)
     cfg = dataclasses.replace(
-        CASE[name].config(minibatch=8), sigma="full", log_sigma=-0.5, data=OnPolicy(steps=T)
+        CASE[name].config(CASE[name].data({"steps": T}, {}), minibatch=8), sigma="full", log_sigma=-0.5
     )
     state = algorithm.init(cfg, SPEC, jax.random.key(0))
     assert isinstance(state.policy, FullGaussian)

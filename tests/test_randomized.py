@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 import polyak
+from polyak.envs.fields import override
 from polyak.envs.find import find
-from polyak.envs.randomized import override
 from polyak.errors import UserError
 
 RANGE = {"randomize.mass": (0.5, 2.0), "randomize.length": [0.8, 1.2]}

@@ -16,7 +16,8 @@ import numpy as np
 
 from polyak.envs import spaces
 from polyak.envs.calling import calling, passes
-from polyak.envs.randomized import pushed, randomized, refuse_on_host, split_fields
+from polyak.envs.fields import refuse_on_host, split_fields
+from polyak.envs.randomized import pushed, randomized
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
 

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.envs.environment import Environment, Step
+from polyak.envs.fields import PUSH, RANDOMIZE
 from polyak.errors import UserError, nearest
 from polyak.interface import Array, Box, Spec, Tree
 from polyak.pytree import pytree
-
-RANDOMIZE, PUSH = "randomize.", "push."  # before a field's name, on the command line and in `env_fields`
 
 
 @pytree
@@ -101,20 +100,6 @@ class Pushed(Environment):
         return self.env.draw(state)
 
 
-def split_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Fields of the environment itself; ranges of those that are drawn; fields of pushes."""
-    own = {name: x for name, x in fields.items() if not name.startswith((RANDOMIZE, PUSH))}
-    ranges = {name.removeprefix(RANDOMIZE): x for name, x in fields.items() if name.startswith(RANDOMIZE)}
-    pushes = {name.removeprefix(PUSH): x for name, x in fields.items() if name.startswith(PUSH)}
-    return own, ranges, pushes
-
-
-def override(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluation's fields: training's, but what it sets itself is not drawn at random any more."""
-    kept = {name: x for name, x in fields.items() if name.removeprefix(RANDOMIZE) not in own}
-    return kept | dict(own)
-
-
 def randomized(name: str, env: Any, constants: Any, ranges: Mapping[str, Any]) -> Any:
     """The environment with these constants drawn between two bounds each; UserError for what cannot be drawn."""
     valid = {f.name: f for f in dataclasses.fields(constants) if not f.metadata.get("static")}
@@ -156,15 +141,6 @@ def pushed(name: str, env: Any, fields: Mapping[str, Any]) -> Any:
             f"environment {name}: {PUSH}size is a share of the actions' range, which has no bounds here"
         )
     return Pushed(env, **fields)
-
-
-def refuse_on_host(name: str, fields: Mapping[str, Any]) -> None:
-    """UserError where an environment that is not written in JAX is to be randomised or pushed."""
-    for field in fields:
-        if field.startswith((RANDOMIZE, PUSH)):
-            raise UserError(
-                f"environment {name}: {field} is for environments written in JAX, which this one is not"
-            )
 
 
 def _is_pair(given: Any) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyak import algorithms, files
-from polyak.envs.randomized import override
+from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
 from polyak.errors import CheckpointError, UserError, brief, out_of_range
 from polyak.interface import Hindsight, within
