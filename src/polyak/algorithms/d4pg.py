@@ -7,7 +7,8 @@ replay (`data.priority = 0`), and Gaussian exploration (`noise = "ou"`). `--num-
 
 Departures: the actors act in step with the learner and always with its newest weights. Priorities are the critic's
 loss on the row: the KL divergence from the target, or the absolute error of a scalar critic. A warm-up of uniform
-actions comes first. A time limit is bootstrapped through.
+actions comes first. A time limit is bootstrapped through. With `noise = "parameter"` (Plappert et al. 2018) an
+episode's noise is added to the newest weights, which move on meanwhile.
 """
 
 from dataclasses import dataclass, field
