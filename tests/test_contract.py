@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from polyak.algorithms import find, names
 from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data
-from polyak.drivers.learn import on_policy_batch
+from polyak.drivers.learn import check_frozen, on_policy_batch
 from polyak.drivers.padding import padded
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
@@ -41,7 +41,7 @@ from polyak.interface import (
 )
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
-from polyak.wrappers import normalize_obs, normalize_reward
+from polyak.wrappers import freeze, normalize_obs, normalize_reward
 
 OBS = {"dict": {"a": Box((3,)), "b": (Discrete(4), Box((2, 2)))}}
 WRAP = {
@@ -51,6 +51,7 @@ WRAP = {
     "both": lambda algorithm: normalize_reward(normalize_obs(algorithm)),
 }
 T, N, B = 8, 4, 16
+STEP_THEIR_OWN_WAY = {"dpg"}  # no part of their networks can be frozen
 
 
 def compiled(function, **options):
@@ -580,3 +581,26 @@ def test_docstring_says_whose_when_which_lecture_and_what_departs(name):
     assert re.search(r"\bLectures? \d", text)
     for function in ("init", "act", "update"):
         assert getattr(inspect.getmodule(find(name).Config), function).__doc__
+
+
+# ---- frozen networks
+
+
+@each_of_few
+def test_a_frozen_network_keeps_every_bit_or_is_refused(name, kind):
+    c = case(name, kind)
+    plain = state_of(c)
+    for field in [f for f, part in vars(plain).items() if callable(part) and not f.endswith("_target")]:
+        cold = dataclasses.replace(c, algorithm=freeze(c.algorithm, (field,)))
+        try:
+            check_frozen(name, cold.algorithm, cold.cfg, cold.spec)
+        except UserError:
+            assert name in STEP_THEIR_OWN_WAY
+            continue
+        state = state_of(cold)
+        begun = map_seeded(jnp.copy, state)
+        for number in range(2):
+            state = update(cold)(state, batch(cold), jax.random.key(number)).state
+        for a, b in zip(*(jax.tree.leaves(getattr(s, field)) for s in (state, begun)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert name not in STEP_THEIR_OWN_WAY

@@ -1,9 +1,10 @@
 """Optimisers without a learning rate, and the step of gradient descent that applies one."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -25,6 +26,22 @@ class Running(Record):
     """A running statistic in a network: its gradient is what a step takes from it, past optimiser and learning rate."""
 
     value: Array
+
+
+@pytree
+class Frozen(Record):
+    """A part of a network that stays as it is: no gradient reaches it and no step moves it; is called as it."""
+
+    frozen: Tree
+
+    def __call__(self, *args: Any) -> Any:
+        """What the part gives; gradients pass through to `args`."""
+        return jax.lax.stop_gradient(self.frozen)(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(jax.lax.stop_gradient(self.frozen), name)
 
 
 def adam(
@@ -57,19 +74,39 @@ def gradient_step(
     """One step of descent, params - learning_rate * direction; returns (params, opt_state).
 
     learning_rate   a number or a scalar array, traced or not; parameters keep their dtypes
+    opt_state       of the parameters as they are without `Frozen` around some
     """
-    learned = jax.tree.map(lambda g: Running(g.value * 0) if is_running(g) else g, grads, is_leaf=is_running)
-    direction, opt_state = optimizer.update(learned, opt_state, params)
+    learned = jax.tree.map(learnable, grads, is_leaf=is_special)
+    direction, opt_state = optimizer.update(thawed(learned), opt_state, thawed(params))
 
     def descend(p: Tree, d: Tree, g: Tree) -> Tree:
-        return Running(p.value - g.value) if is_running(p) else (p - learning_rate * d).astype(p.dtype)
+        if isinstance(p, Frozen):
+            return p
+        return (
+            Running(p.value - g.value) if isinstance(p, Running) else (p - learning_rate * d).astype(p.dtype)
+        )
 
-    return jax.tree.map(descend, params, direction, grads, is_leaf=is_running), strip_weak_types(opt_state)
+    return jax.tree.map(descend, params, direction, grads, is_leaf=is_special), strip_weak_types(opt_state)
 
 
-def is_running(x: Tree) -> bool:
-    """Whether this is a running statistic."""
-    return isinstance(x, Running)
+def is_special(x: Tree) -> bool:
+    """Whether this part of a network is none that an optimiser moves."""
+    return isinstance(x, Running | Frozen)
+
+
+def learnable(grads: Tree) -> Tree:
+    """The gradient as an optimiser sees it: 0 for what it does not move."""
+    return jax.tree.map(jnp.zeros_like, grads) if is_special(grads) else grads
+
+
+def thawed(tree: Tree) -> Tree:
+    """The same numbers without `Frozen` around any of them."""
+    return jax.tree.map(lambda x: x.frozen if is_frozen(x) else x, tree, is_leaf=is_frozen)
+
+
+def is_frozen(x: Tree) -> bool:
+    """Whether this part of a tree stays as it is."""
+    return isinstance(x, Frozen)
 
 
 def global_norm(tree: Tree) -> jax.Array:

@@ -50,6 +50,12 @@ class Settings:
         None  # hindsight: replace goals of replayed rows by achieved ones, chosen in this way
     )
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+    init: tuple[
+        str, ...
+    ] = ()  # begin with another run's weights: RUN, RUN:FIELD or RUN:FIELD=FIELD, of its state and ours
+    freeze: tuple[
+        str, ...
+    ] = ()  # parts of networks that stay as they begin, by their path in the state: actor/layers/0
     strict_spaces: bool = (
         False  # stop at an observation outside its declared bounds, of which else one warning is said
     )
@@ -75,6 +81,8 @@ class Plan:
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     strict_spaces: bool = False
+    init: dict = field(default_factory=dict)  # what was said of another run -> the digest that it had
+    freeze: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
     eval_env_fields: dict | None = None  # None: as in training
@@ -113,11 +121,13 @@ class Plan:
     def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
         """The plan of a config.json; CheckpointError names what is damaged."""
         names = {f.name for f in dataclasses.fields(cls)}
-        for name in sorted(names - values.keys()):
+        for name in sorted(names - LATER - values.keys()):
             raise CheckpointError(f"{where}: plan has no {name!r}")
         for name in ("algorithm", "env"):
             if not isinstance(values[name], str):
                 raise CheckpointError(f"{where}: plan.{name} is {brief(values[name])}, but must be a name")
+        if any(not isinstance(digest, str) for digest in dict(values.get("init") or {}).values()):
+            raise CheckpointError(f"{where}: plan.init has no digest of each run")
         with files.guarded(Path(where)):
             try:
                 plan = amend(cls("", ""), values)
@@ -136,6 +146,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+LATER = {"init", "freeze"}  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
 
@@ -239,6 +250,15 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
+def digests(texts: tuple[str, ...]) -> dict[str, str]:
+    """The digest of each run whose weights this one begins with, by what was said of it."""
+    if not texts:
+        return {}
+    from polyak.runs import inputs  # which imports JAX
+
+    return inputs.digests(texts)
+
+
 def make_plan(
     algorithm: str,
     env: str,
@@ -297,6 +317,8 @@ def make_plan(
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
         strict_spaces=settings.strict_spaces,
+        init=digests(settings.init),
+        freeze=settings.freeze,
         config=plain(config),
         env_fields=fields,
         eval_env_fields=None if eval_env_fields is None else override(fields, own),

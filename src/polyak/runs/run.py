@@ -23,6 +23,7 @@ from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError, brief
 from polyak.interface import Algorithm, Spec, rows_of
+from polyak.runs import inputs
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, make_plan, plain_fields, preset
@@ -189,6 +190,14 @@ class Run:
     def check_trust(self) -> None:
         """UserError where the run asks for what is not followed from a file alone, and how to allow it."""
         unknown = [name for name in self.plan.to_trust if name not in self.trusted]
+        begins = checkpoint.latest(self.folder.checkpoints) is None
+        runs = [name for name in self.plan.init if begins and name not in self.trusted]
+        if runs:
+            flags = " ".join(f"--trust {shlex.quote(name)}" for name in runs)
+            raise UserError(
+                f"{self.path} has no checkpoint yet and begins with weights of {', '.join(runs)}; if you trust it, "
+                f"add {flags}, or give the command that made it again"
+            )
         if not unknown:
             return
         settings = [name for name in unknown if name.startswith(("env.", "eval-env.")) and ":" not in name]
@@ -403,6 +412,7 @@ def plan_run(
     session = Session(plan, given)
     session.check()
     session.check_budget()
+    inputs.check(session)
     return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
 
 
@@ -457,7 +467,7 @@ def train(
     set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
-    trusted = {"env": env, "algorithm": algorithm, "trust": session.plan.to_trust}
+    trusted = {"env": env, "algorithm": algorithm, "trust": [*session.plan.to_trust, *session.plan.init]}
     name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
     with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
         terminal = Terminal() if verbose else silent()

@@ -33,7 +33,7 @@ from polyak.parts import replay
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes
 from polyak.runs.spec import show_space
-from polyak.wrappers import WRAPPERS, draw_noise
+from polyak.wrappers import WRAPPERS, draw_noise, freeze
 
 
 @dataclass
@@ -266,6 +266,7 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
 def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
     algorithm = draw_noise(algorithms.find(plan.algorithm))
+    algorithm = freeze(algorithm, plan.freeze) if plan.freeze else algorithm
     for name in reversed(plan.wrap):
         algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
     return algorithm
