@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from polyak.algorithms import find, names
 from polyak.drivers.act import row_shape
 from polyak.drivers.check import check_data
-from polyak.drivers.learn import check_frozen, on_policy_batch
+from polyak.drivers.learn import on_policy_batch
 from polyak.drivers.padding import padded
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
 from polyak.envs.environment import flat_actions
@@ -41,6 +41,7 @@ from polyak.interface import (
 )
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
+from polyak.runs.inputs import check_frozen
 from polyak.wrappers import freeze, normalize_obs, normalize_reward
 
 OBS = {"dict": {"a": Box((3,)), "b": (Discrete(4), Box((2, 2)))}}
@@ -51,7 +52,6 @@ WRAP = {
     "both": lambda algorithm: normalize_reward(normalize_obs(algorithm)),
 }
 T, N, B = 8, 4, 16
-STEP_THEIR_OWN_WAY = {"dpg"}  # no part of their networks can be frozen
 
 
 def compiled(function, **options):
@@ -595,7 +595,7 @@ def test_a_frozen_network_keeps_every_bit_or_is_refused(name, kind):
         try:
             check_frozen(name, cold.algorithm, cold.cfg, cold.spec)
         except UserError:
-            assert name in STEP_THEIR_OWN_WAY
+            assert not CASE[name].freezes
             continue
         state = state_of(cold)
         begun = map_seeded(jnp.copy, state)
@@ -603,4 +603,4 @@ def test_a_frozen_network_keeps_every_bit_or_is_refused(name, kind):
             state = update(cold)(state, batch(cold), jax.random.key(number)).state
         for a, b in zip(*(jax.tree.leaves(getattr(s, field)) for s in (state, begun)), strict=True):
             np.testing.assert_array_equal(a, b)
-        assert name not in STEP_THEIR_OWN_WAY
+        assert CASE[name].freezes

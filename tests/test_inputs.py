@@ -27,7 +27,8 @@ from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
 from polyak.wrappers.freeze import changed
 
-DDPG = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8}
+TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
+PPO = {"hidden": [8, 8], "data.steps": 8, "minibatch": 8, "epochs": 1}
 SMALL = {"preset": False, "verbose": False, "eval_every": 0}
 
 
@@ -43,18 +44,16 @@ def _compile_quickly():
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A run of DDPG on the pendulum that learned a little."""
+    """A run of TD3 on the pendulum that learned a little."""
     out = str(tmp_path_factory.mktemp("runs"))
-    return train(
-        "ddpg", "jax:Pendulum-v1", steps=40, seed=5, config=DDPG, out=out, name="first", **SMALL
-    ).path
+    return train("td3", "jax:Pendulum-v1", steps=40, seed=5, config=TD3, out=out, name="first", **SMALL).path
 
 
-def session(algorithm="ddpg", env="jax:Pendulum-v1", config=DDPG, **settings):
+def session(algorithm="td3", env="jax:Pendulum-v1", config=TD3, **settings):
     plan = make_plan(
         algorithm, env, Settings(preset=False, **settings), config, in_graph=env.startswith("jax:")
     )
-    made = Session(plan)
+    made = Session(inputs.recorded(plan))
     inputs.check(made)
     return made
 
@@ -75,16 +74,16 @@ def test_a_run_begins_with_all_that_another_learned_but_its_own_clock_and_optimi
     made = session(init=(str(first),))
     state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
     assert state is not None
-    for name in ("actor", "critic"):
+    for name, optimizer in (("actor", "actor_opt_state"), ("critics", "critic_opt_state")):
         assert_equal(getattr(state, name), getattr(theirs, name))
         assert_equal(getattr(state, f"{name}_target"), getattr(theirs, name))  # targets start as copies
-        assert_equal(getattr(state, f"{name}_opt_state"), getattr(fresh, f"{name}_opt_state"))
+        assert_equal(getattr(state, optimizer), getattr(fresh, optimizer))
     assert_equal(state.clock, fresh.clock)
     assert int(theirs.clock.updates) > 0
 
 
 def test_a_part_is_copied_to_where_it_is_said_and_its_target_follows(first):
-    made = session("td3", init=(f"{first}:actor_target/layers/1=actor/layers/1",))
+    made = session(init=(f"{first}:actor_target/layers/1=actor/layers/1",))
     state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
     assert state is not None
     for actor in (state.actor, state.actor_target):
@@ -93,6 +92,14 @@ def test_a_part_is_copied_to_where_it_is_said_and_its_target_follows(first):
     assert_equal((state.critics, state.clock), (fresh.critics, fresh.clock))
     sources = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.actor, state.actor_target))]
     assert len(set(sources)) == len(sources)  # each can be donated
+
+
+def test_a_part_goes_to_another_algorithm(first):
+    made = session("ppo", config=PPO, init=(f"{first}:actor/layers/1=policy/net/layers/1",))
+    state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
+    assert state is not None
+    assert_equal(state.policy.net.layers[1], theirs.actor.layers[1])
+    assert_equal((state.policy.net.layers[0], state.critic), (fresh.policy.net.layers[0], fresh.critic))
 
 
 def test_a_part_is_found_inside_wrappers(first):
@@ -110,7 +117,7 @@ def test_each_seed_begins_from_the_only_one_or_from_its_own(first, tmp_path):
     for seed in range(2):
         np.testing.assert_array_equal(state.actor.layers[0].weight[seed], theirs.actor.layers[0].weight[0])
     three = train(
-        "ddpg", "jax:Pendulum-v1", steps=21, seeds=3, config=DDPG, out=str(tmp_path), name="three", **SMALL
+        "td3", "jax:Pendulum-v1", steps=21, seeds=3, config=TD3, out=str(tmp_path), name="three", **SMALL
     )
     state = inputs.states(session(seed=1, seeds=2, init=(str(three.path),)))
     assert state is not None
@@ -126,18 +133,21 @@ def test_each_seed_begins_from_the_only_one_or_from_its_own(first, tmp_path):
             "{run}:actor/layers/1=actor/layers/0",
             r"weight is float32\[8, 8\] in that run and float32\[3, 8\] in this one",
         ),
-        ("{run}:actr=actor", "there is no part 'actr' of a state: did you mean 'actor'"),
-        ("{run}:actor=actor/layrs", "there is no part 'actor/layrs' of a state: did you mean 'actor/layers'"),
+        ("{run}:actr=policy", "there is no part 'actr' of a state: did you mean 'actor'"),
+        (
+            "{run}:actor=critic/layrs",
+            "there is no part 'critic/layrs' of a state: did you mean 'critic/layers'",
+        ),
         ("{run}:actor=clock", "there is no part 'clock' of a state"),
-        ("{run}:actor/layers/1=actor", "layers/0/weight is not there in that run and"),
-        ("{run}", "a run of ddpg, while this is one of td3: say what goes where, as in --init"),
+        ("{run}:actor/layers/1=critic", "layers/0/weight is not there in that run and"),
+        ("{run}", "a run of td3, while this is one of ppo: say what goes where, as in --init"),
         ("{run}/none:actor", "is not a run folder: it has no config.json"),
         (":actor", "must be RUN, RUN:FIELD or RUN:FIELD=FIELD"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(first, said, message):
     with pytest.raises(UserError, match=message) as error:
-        session("td3", init=(said.format(run=first),))
+        session("ppo", config=PPO, init=(said.format(run=first),))
     assert "\n" not in str(error.value)
 
 
@@ -166,21 +176,21 @@ def test_no_code_that_the_other_run_names_is_imported(first, tmp_path):
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_the_same_again(first, tmp_path):
     given = {
         "steps": 40,
-        "config": DDPG,
+        "config": TD3,
         "out": str(tmp_path),
         "init": (str(first),),
         "name": "second",
         **SMALL,
     }
-    run = train("ddpg", "jax:Pendulum-v1", **given)
+    run = train("td3", "jax:Pendulum-v1", **given)
     digest = run.digest()
     assert run.config["plan"]["init"] == {str(first): Run(first).digest()}
     shutil.rmtree(run.path / "checkpoints")
     with pytest.raises(UserError, match="no checkpoint yet and begins with weights of"):
         load(run.path).resume()  # no path that only a file names is followed
     assert load(run.path, trust=[str(first)]).resume().digest() == digest
-    assert train("ddpg", "jax:Pendulum-v1", **given).digest() == digest  # finished: nothing happens
-    plain = train("ddpg", "jax:Pendulum-v1", **{**given, "init": (), "name": "plain"})
+    assert train("td3", "jax:Pendulum-v1", **given).digest() == digest  # finished: nothing happens
+    plain = train("td3", "jax:Pendulum-v1", **{**given, "init": (), "name": "plain"})
     assert plain.digest() != digest
 
 
@@ -194,7 +204,7 @@ def test_a_run_is_not_begun_from_what_became_of_another_meanwhile(first, tmp_pat
 
 @pytest.mark.parametrize("env", ["jax:Pendulum-v1", "Pendulum-v1"])
 def test_both_drivers_and_agents_begin_with_the_weights(first, env):
-    agent = Agent("ddpg", env, config=DDPG, preset=False, init=(str(first),))
+    agent = Agent("td3", env, config=TD3, preset=False, init=(str(first),))
     obs = np.array([0.6, 0.8, 1.0], np.float32)
     np.testing.assert_array_equal(agent.predict(obs)[0], load(first).policy()(obs)[0])
 
@@ -257,19 +267,19 @@ def test_the_target_of_a_frozen_layer_keeps_every_bit():
 def test_a_run_with_a_frozen_part_is_resumed_and_begun_from(first, tmp_path):
     given = {
         "steps": 60,
-        "config": DDPG,
+        "config": TD3,
         "out": str(tmp_path),
-        "freeze": ("actor/layers/0", "critic"),
+        "freeze": ("actor/layers/0", "critics"),
         **SMALL,
     }
-    run = train("ddpg", "jax:Pendulum-v1", init=(str(first),), name="frozen", **given)
+    run = train("td3", "jax:Pendulum-v1", init=(str(first),), name="frozen", **given)
     state, theirs = run.state(), Run(first).state()
     assert_equal(state.actor.layers[0].frozen, theirs.actor.layers[0])
     assert_equal(state.actor_target.layers[0].frozen, theirs.actor.layers[0])
-    assert_equal((state.critic.frozen, state.critic_target.frozen), (theirs.critic, theirs.critic))
+    assert_equal((state.critics.frozen, state.critics_target.frozen), (theirs.critics, theirs.critics))
     assert (np.asarray(state.actor.layers[1].weight) != np.asarray(theirs.actor.layers[1].weight)).any()
     digest = run.digest()
-    half = train("ddpg", "jax:Pendulum-v1", init=(str(first),), name="half", **{**given, "steps": 30})
+    half = train("td3", "jax:Pendulum-v1", init=(str(first),), name="half", **{**given, "steps": 30})
     assert half.resume(steps=60).digest() == digest
     begun = inputs.states(session(init=(str(run.path),)))  # marks are not copied
     assert begun is not None

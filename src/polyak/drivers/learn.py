@@ -199,28 +199,6 @@ def check_priority(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> Non
         )
 
 
-def check_frozen(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
-    """UserError where learning takes a state whose networks are frozen in parts for another; found by tracing it."""
-
-    def learned(key: Array) -> tuple[Tree, Tree]:
-        state = algorithm.init(cfg, spec, key)
-        row = row_shape(algorithm, cfg, spec, state)
-        rows = rows_of(cfg.data, spec.time_limit)
-        rollout = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), row)
-        buffer = replay.index.empty(row, cfg.data.steps, cfg.data) if cfg.data.replays else ()
-        return state, learn(algorithm, cfg, spec, state, buffer, rollout, key)[0]
-
-    try:
-        before, after = jax.eval_shape(learned, jax.random.key(0))
-        same = jax.tree.structure(before) == jax.tree.structure(after)
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise UserError(
-            f"--freeze: {name} moves its networks in a way of its own, which can leave no part of them out"
-        )
-
-
 # ---- with what a run begins
 
 

@@ -39,6 +39,7 @@ class Frozen(Record):
         return jax.lax.stop_gradient(self.frozen)(*args)
 
     def __getattr__(self, name: str) -> Any:
+        """An attribute of the part, as a layer of it."""
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(jax.lax.stop_gradient(self.frozen), name)
@@ -55,17 +56,24 @@ def adam(
     direction = optax.scale_by_adam(b1, b2, eps)
     if max_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
-    return Optimizer(*direction)
+    return of_what_moves(*direction)
 
 
 def sgd(max_norm: ArrayLike | None = None) -> Optimizer:
     """The gradient itself, scaled down to the global norm `max_norm` where that is given (Robbins & Monro 1951)."""
-    return Optimizer(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
+    return of_what_moves(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
 
 
 def rule(name: Rule) -> Optimizer:
     """How a gradient becomes a direction: by Adam's rule, or as it is."""
     return adam() if name == "adam" else sgd()
+
+
+def of_what_moves(init: Callable, update: Callable) -> Optimizer:
+    """An optimiser that looks through `Frozen`: its state is that of the same network without."""
+    return Optimizer(
+        lambda params: init(thawed(params)), lambda grads, *rest: update(thawed(grads), *map(thawed, rest))
+    )
 
 
 def gradient_step(
@@ -74,17 +82,14 @@ def gradient_step(
     """One step of descent, params - learning_rate * direction; returns (params, opt_state).
 
     learning_rate   a number or a scalar array, traced or not; parameters keep their dtypes
-    opt_state       of the parameters as they are without `Frozen` around some
     """
     learned = jax.tree.map(learnable, grads, is_leaf=is_special)
-    direction, opt_state = optimizer.update(thawed(learned), opt_state, thawed(params))
+    direction, opt_state = optimizer.update(learned, opt_state, params)
 
     def descend(p: Tree, d: Tree, g: Tree) -> Tree:
-        if isinstance(p, Frozen):
-            return p
-        return (
-            Running(p.value - g.value) if isinstance(p, Running) else (p - learning_rate * d).astype(p.dtype)
-        )
+        if is_special(p):
+            return p if is_frozen(p) else Running(p.value - g.value)
+        return (p - learning_rate * d).astype(p.dtype)
 
     return jax.tree.map(descend, params, direction, grads, is_leaf=is_special), strip_weak_types(opt_state)
 

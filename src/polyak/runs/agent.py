@@ -227,14 +227,16 @@ class Agent:
             settings = dataclasses.replace(settings, steps=more)
         kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
         plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
-        if self.training is not None and self.training.iteration:  # shares of the steps stay what they were
-            plan = dataclasses.replace(plan, config=self.training.session.plan.config)
-        session = Session(plan, self._given)
-        session.check()
-        if self.training is None:
-            inputs.check(session)
-        else:  # the runs that it began from may have gone on
+        if self.training is not None:  # the runs that it began from may have gone on
             plan = dataclasses.replace(plan, init=self.training.session.plan.init)
+            if self.training.iteration:  # shares of the steps stay what they were
+                plan = dataclasses.replace(plan, config=self.training.session.plan.config)
+            Session(plan, self._given).check()
+        else:
+            session = Session(inputs.recorded(plan), self._given)
+            session.check()
+            inputs.check(session)
+            plan = session.plan
         return plan if steps is None else dataclasses.replace(plan, steps=steps)
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:

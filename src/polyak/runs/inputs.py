@@ -4,6 +4,7 @@ What is read of the other run are arrays, held against this run's shapes; no cod
 run has a checkpoint of its own, the other one is not looked at any more.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polyak.drivers.learn import check_frozen, initial_states
+from polyak.drivers.act import row_shape
+from polyak.drivers.learn import initial_states, learn
 from polyak.drivers.program import is_shared
 from polyak.errors import CheckpointError, UserError, brief, nearest
-from polyak.interface import Tree
+from polyak.interface import Algorithm, Array, Spec, Tree, rows_of
+from polyak.parts import replay
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import STATE
@@ -62,9 +65,9 @@ def read_source(text: str) -> Source:
     return Source(text, Path(path), field, target or field)
 
 
-def digests(texts: Iterable[str]) -> dict[str, str]:
-    """The digest of each run that is begun from, by what was said of it; UserError where there is none."""
-    return {text: digest_of(read_source(text)) for text in texts}
+def recorded(plan: Plan) -> Plan:
+    """The plan with the digest of each run that it begins from; UserError where there is none."""
+    return dataclasses.replace(plan, init={text: digest_of(read_source(text)) for text in plan.init})
 
 
 def digest_of(source: Source) -> str:
@@ -86,6 +89,28 @@ def check(session: Session) -> None:
         copies(plan, shapes_of(session))
     if plan.freeze:
         check_frozen(plan.algorithm, session.algorithm, session.cfg, session.spec)
+
+
+def check_frozen(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
+    """UserError where learning takes a state whose networks are frozen in parts for another; found by tracing it."""
+
+    def learned(key: Array) -> tuple[Tree, Tree]:
+        state = algorithm.init(cfg, spec, key)
+        row = row_shape(algorithm, cfg, spec, state)
+        rows = rows_of(cfg.data, spec.time_limit)
+        rollout = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), row)
+        buffer = replay.index.empty(row, cfg.data.steps, cfg.data) if cfg.data.replays else ()
+        return state, learn(algorithm, cfg, spec, state, buffer, rollout, key)[0]
+
+    try:
+        before, after = jax.eval_shape(learned, jax.random.key(0))
+        same = jax.tree.structure(before) == jax.tree.structure(after)
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise UserError(
+            f"--freeze: {name} moves its networks in a way of its own, which can leave no part of them out"
+        )
 
 
 def states(session: Session) -> Tree | None:

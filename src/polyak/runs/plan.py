@@ -81,7 +81,9 @@ class Plan:
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     strict_spaces: bool = False
-    init: dict = field(default_factory=dict)  # what was said of another run -> the digest that it had
+    init: dict = field(
+        default_factory=dict
+    )  # what was said of another run -> its digest, "" until it is looked up
     freeze: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
@@ -250,15 +252,6 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
-def digests(texts: tuple[str, ...]) -> dict[str, str]:
-    """The digest of each run whose weights this one begins with, by what was said of it."""
-    if not texts:
-        return {}
-    from polyak.runs import inputs  # which imports JAX
-
-    return inputs.digests(texts)
-
-
 def make_plan(
     algorithm: str,
     env: str,
@@ -317,7 +310,7 @@ def make_plan(
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
         strict_spaces=settings.strict_spaces,
-        init=digests(settings.init),
+        init=dict.fromkeys(settings.init, ""),
         freeze=settings.freeze,
         config=plain(config),
         env_fields=fields,

@@ -409,7 +409,7 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(plan, given)
+    session = Session(inputs.recorded(plan), given)
     session.check()
     session.check_budget()
     inputs.check(session)
