@@ -228,9 +228,10 @@ class Agent:
         kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
         plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
         if self.training is not None:  # the runs that it began from may have gone on
-            plan = dataclasses.replace(plan, init=self.training.session.plan.init)
+            before = self.training.session.plan
+            plan = dataclasses.replace(plan, init=before.init, use=before.use)
             if self.training.iteration:  # shares of the steps stay what they were
-                plan = dataclasses.replace(plan, config=self.training.session.plan.config)
+                plan = dataclasses.replace(plan, config=before.config)
             Session(plan, self._given).check()
         else:
             session = Session(inputs.recorded(plan), self._given)

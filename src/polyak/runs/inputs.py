@@ -1,7 +1,7 @@
-"""Inputs of a run from other runs: `--init` begins with another run's weights.
+"""Inputs of a run from other runs: `--init` begins with another's weights, `--use` gives the algorithm its policy.
 
-What is read of the other run are arrays, held against this run's shapes; no code that it names is imported. Once this
-run has a checkpoint of its own, the other one is not looked at any more.
+What is read of the other run are its settings and arrays, held against this run's shapes; no code that it names is
+imported. Once this run has a checkpoint of its own, the other one is not looked at any more.
 """
 
 import dataclasses
@@ -15,14 +15,16 @@ import numpy as np
 
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import initial_states, learn
-from polyak.drivers.program import is_shared
+from polyak.drivers.program import is_shared, map_seeded
 from polyak.errors import CheckpointError, UserError, brief, nearest
-from polyak.interface import Algorithm, Array, Spec, Tree, rows_of
+from polyak.interface import Algorithm, Array, Given, Spec, Tree, rows_of
 from polyak.parts import replay
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
-from polyak.runs.reading import STATE
-from polyak.runs.session import Session
+from polyak.runs.reading import STATE, state_shapes
+from polyak.runs.session import Session, wrapped
+from polyak.runs.spec import read_spec, shapes, show_space
+from polyak.runs.values import plain
 from polyak.store import checkpoint, storage
 from polyak.store.storage import Field
 from polyak.wrappers.freeze import TARGET
@@ -66,29 +68,66 @@ def read_source(text: str) -> Source:
 
 
 def recorded(plan: Plan) -> Plan:
-    """The plan with the digest of each run that it begins from; UserError where there is none."""
-    return dataclasses.replace(plan, init={text: digest_of(read_source(text)) for text in plan.init})
+    """The plan with the digest of each run that it begins from, and how it acts; UserError where there is none."""
+    init = {text: digest_of(f"--init {text}", read_source(text).path) for text in plan.init}
+    use = {}
+    for name, said in plan.use.items():
+        path = Path(said["run"])
+        digest = digest_of(f"--use {name}={path}", path)
+        use[name] = said | {"digest": digest, "plan": plain(RunFolder(path).plan())}
+    return dataclasses.replace(plan, init=init, use=use)
 
 
-def digest_of(source: Source) -> str:
+def digest_of(where: str, path: Path) -> str:
     """The digest of a run: of all that its newest checkpoint holds."""
     try:
-        RunFolder(source.path).config()
-        return checkpoint.digest(source.path)
+        RunFolder(path).config()
+        return checkpoint.digest(path)
     except CheckpointError as error:
-        raise CheckpointError(f"--init {source.text}: {error}") from error
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def check_digest(where: str, path: Path, digest: str) -> None:
+    """UserError where a run is another by now."""
+    if digest_of(where, path) != digest:
+        raise UserError(f"{where}: {path} has gone on since this run was planned: its digest is another")
 
 
 # ---- what goes where
 
 
 def check(session: Session) -> None:
-    """UserError, one line, where weights do not fit, or where what is to be frozen is not there."""
+    """UserError, one line, where inputs do not fit, or where what is to be frozen is not there."""
     plan = session.plan
+    check_use(session)
     if plan.init or plan.freeze:
         copies(plan, shapes_of(session))
     if plan.freeze:
         check_frozen(plan.algorithm, session.algorithm, session.cfg, session.spec)
+
+
+def check_use(session: Session) -> None:
+    """UserError where a policy is given that the algorithm does not ask for, or one of another world."""
+    plan = session.plan
+    for name, said in plan.use.items():
+        where = f"--use {name}={said['run']}"
+        if name not in session.algorithm.uses:
+            asked = nearest(name, session.algorithm.uses) or "it uses none"
+            raise UserError(f"{where}: {plan.algorithm} does not ask for a policy {name!r}: {asked}")
+        if "normalize_obs" in plan.wrap:
+            raise UserError(
+                f"{where}: sees the environment's own observations, not those that are normalised: drop --wrap"
+            )
+        path, manifest = checkpoint.describe(Path(said["run"]) / "checkpoints")
+        theirs, mine = read_spec(manifest.extra, path), session.env_spec
+        for what, there, here in (
+            ("observations", theirs.obs, mine.obs),
+            ("actions", theirs.action, mine.action),
+        ):
+            if shapes(there) != shapes(here):
+                raise UserError(
+                    f"{where}: its {what} are {show_space(there)}, and here they are {show_space(here)}"
+                )
 
 
 def check_frozen(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
@@ -114,23 +153,35 @@ def check_frozen(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
 
 
 def states(session: Session) -> Tree | None:
-    """The states [S, ...] that a run begins with; None where they are those of the algorithm's `init`."""
+    """The states [S, ...] that a run begins with; None where they are those of the algorithm's `init` alone."""
     plan = session.plan
-    if not plan.init:
+    if not (plan.init or plan.use):
         return None
     found, arrays = copies(plan, shapes_of(session)), {}
     for text, digest in plan.init.items():
         source = read_source(text)
-        if source.path not in arrays and digest_of(source) != digest:
-            raise UserError(
-                f"--init {text}: {source.path} has gone on since this run was planned: its digest is another"
-            )
+        check_digest(f"--init {text}", source.path, digest)
         arrays[source.path] = checkpoint.read(source.path / "checkpoints")[0]
-    begun = initial_states(session.algorithm, session.cfg, session.spec, list(plan.all_seeds))
+    known = dataclasses.replace(session.spec, given=policies(session))
+    begun = initial_states(session.algorithm, session.cfg, known, list(plan.all_seeds))
     leaves = storage.flatten(begun)
     for name, copy in found.items():
         leaves[name] = np.take(arrays[copy.path][copy.name], copy.seeds, axis=0)
     return jax.tree.map(jnp.array, storage.unflatten(begun, leaves))
+
+
+def policies(session: Session) -> dict[str, Given]:
+    """The policies that a plan uses, with what they learned: those of each run's first seed."""
+    found = {}
+    for name, policy in session.spec.given.items():
+        path, digest = Path(session.plan.use[name]["run"]), session.plan.use[name]["digest"]
+        check_digest(f"--use {name}={path}", path, digest)
+        theirs, (arrays, manifest) = RunFolder(path).plan(), checkpoint.read(path / "checkpoints")
+        template = state_shapes(theirs, read_spec(manifest["extra"], path), storage.fields(arrays), path)
+        own = {n.removeprefix(STATE): value for n, value in arrays.items() if n.startswith(STATE)}
+        state = map_seeded(lambda x: x[0], storage.unflatten(template, own, path))
+        found[name] = policy._replace(actor=wrapped(theirs).actor(jax.tree.map(jnp.array, state)))
+    return found
 
 
 def shapes_of(session: Session) -> Tree:
