@@ -13,11 +13,10 @@ import pytest
 from auditing import QUICK
 from oracles import Adam
 
-from polyak.algorithms import rollout_planning
 from polyak.drivers import program
 from polyak.drivers.learn import initial_states
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Box, Shown
+from polyak.interface import Box
 from polyak.parts.networks import mlp
 from polyak.parts.optimize import Frozen, adam, gradient_step
 from polyak.parts.targets import polyak_average
@@ -131,7 +130,7 @@ def test_each_seed_begins_from_the_only_one_or_from_its_own(first, tmp_path):
     ("said", "message"),
     [
         (
-            "{run}:actor/layers/1=actor/layers/0",
+            "{run}:actor/layers/1=critic/layers/0",
             r"weight is float32\[8, 8\] in that run and float32\[3, 8\] in this one",
         ),
         ("{run}:actr=policy", "there is no part 'actr' of a state: did you mean 'actor'"),
@@ -301,76 +300,3 @@ def test_what_cannot_be_frozen_is_refused_in_one_line(path, message):
     with pytest.raises(UserError, match=message) as error:
         session(freeze=(path,))
     assert "\n" not in str(error.value)
-
-
-# ---- --use
-
-ROLLOUTS = {"rollouts": 4, "lookahead": 5, "improve": False}
-
-
-@pytest.fixture(scope="module")
-def balancing(tmp_path_factory):
-    """A run of PPO on the pole that has not learned, with a policy of its own all the same."""
-    agent = Agent("ppo", "jax:CartPole-v1", config=PPO, preset=False, seed=3)
-    return agent.save(tmp_path_factory.mktemp("runs") / "balancing")
-
-
-def test_a_planner_acts_as_the_policy_that_it_is_given(balancing, tmp_path):
-    given = {"use": (f"base={balancing}",), "preset": False, "config": ROLLOUTS}
-    agent = Agent("rollout_planning", "jax:CartPole-v1", **given)
-    policy, theirs = agent.policy(), load(balancing).policy()
-    obs = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-    state = {"obs": obs, "state": obs}
-    key = jax.random.key(0)
-    action, _, _ = policy.algorithm.act(policy.cfg, policy.flat, policy.actor, (), Shown(**state), key, False)
-    want = theirs(obs)[0]
-    np.testing.assert_array_equal(action, want)
-    assert 0 < np.mean(want) < 1
-    assert all(np.isnan(x).all() for x in jax.tree.leaves(policy.flat.given["base"].actor))
-    saved = load(agent.save(tmp_path / "planner"))
-    shutil.move(balancing, tmp_path / "gone")  # all that is needed is in the run by now
-    try:
-        np.testing.assert_array_equal(saved.evaluate(2).returns, load(tmp_path / "gone").evaluate(2).returns)
-    finally:
-        shutil.move(tmp_path / "gone", balancing)
-
-
-def test_rollouts_go_on_as_the_given_policy_does(balancing):
-    made = session(
-        "rollout_planning", "jax:CartPole-v1", ROLLOUTS | {"improve": True}, use=(f"base={balancing}",)
-    )
-    state = inputs.states(made)
-    assert state is not None
-    base = jax.tree.map(lambda x: x[0], state.base)
-    world, key = jnp.asarray([0.0, 0.0, 0.1, 0.8]), jax.random.key(1)
-    values = rollout_planning.action_values(made.cfg, made.spec, base, (), world, key)
-    theirs, model = load(balancing).policy(), made.spec.model
-    for action in range(2):
-        at, move, total = world, action, 0.0
-        for _ in range(5):  # nothing is drawn: one rollout is all of them
-            step = model.step(at, jnp.int32(move), jax.random.key(0))
-            at, total = step.state, total + float(step.reward)
-            if step.terminated:
-                break
-            move = int(theirs(np.asarray(step.obs))[0])
-        np.testing.assert_allclose(values[action], total, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("said", "env", "message"),
-    [
-        ("teacher={run}", "jax:CartPole-v1", "does not ask for a policy 'teacher': Valid: base"),
-        ("base={run}", "jax:Acrobot-v1", r"its observations are Box\[4\], and here they are Box\[6\]"),
-        ("base={run}/none", "jax:CartPole-v1", "is not a run folder: it has no config.json"),
-        ("base", "jax:CartPole-v1", "must be NAME=RUN"),
-    ],
-)
-def test_a_policy_that_does_not_fit_is_refused_in_one_line(balancing, said, env, message):
-    with pytest.raises(UserError, match=message) as error:
-        session("rollout_planning", env, ROLLOUTS, use=(said.format(run=balancing),))
-    assert "\n" not in str(error.value)
-
-
-def test_an_algorithm_that_uses_no_policy_is_given_none(balancing):
-    with pytest.raises(UserError, match="ppo does not ask for a policy 'base': it uses none"):
-        session("ppo", "jax:CartPole-v1", PPO, use=(f"base={balancing}",))
