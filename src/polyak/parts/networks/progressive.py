@@ -38,7 +38,7 @@ class Adapter(Record):
 class Progressive(Record):
     """A new column of layers beside a frozen one, whose units reach all but its lowest layer through adapters."""
 
-    first: Frozen  # an MLP
+    first: Layer  # an MLP, frozen
     layers: tuple[Layer, ...]
     adapters: tuple[Layer, ...]  # of all layers but the lowest
     layout: Layout = static()
@@ -69,7 +69,7 @@ def progressive(
     key_first, key_second, *keys = jax.random.split(key, 2 + len(hidden))
     first, second = (mlp(k, space, out, hidden, activation, init, scale) for k in (key_first, key_second))
     layer, adapters = chosen(INITS, init, "init"), []
-    gains = [None] * (len(hidden) - 1) + [scale]
+    gains = [*[None] * len(hidden), scale][1:]
     for key_adapter, units, after, gain in zip(keys, hidden, (*hidden[1:], out), gains, strict=True):
         key_alpha, key_down, key_up = jax.random.split(key_adapter, 3)
         alpha = jax.random.uniform(key_alpha, (), jnp.float32, 0.0, SMALL)
