@@ -33,19 +33,14 @@ class Pair(NamedTuple):
     settings: Mapping[str, Any]
 
 
-SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.005}
-RING = {"data.capacity": 20_000, "data.warmup": 500, "data.uniform": False}
-DDPG = {"preset": False, "config": SMALL | RING}
+SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3}
+RING = {"data.capacity": 20_000, "data.batch_size": 64, "data.warmup": 500, "data.uniform": False}
+TD3 = {"preset": False, "config": {"gamma": 0.98, **SMALL, **RING}}
 PAIRS = {
     "pendulum": Pair(
         "mass and length",
-        "ddpg",
-        "jax:Pendulum-v1",
-        {},
-        {"mass": 1.3, "length": 1.2},
-        (6_000, 6_000),
-        250,
-        DDPG,
+        *("td3", "jax:Pendulum-v1", {}, {"mass": 1.3, "length": 1.2}, (6_000, 6_000)),
+        *(250, TD3),
     ),
     "cartpole": Pair(
         "pole and motor",
@@ -54,8 +49,8 @@ PAIRS = {
     ),
     "reach": Pair(
         "goals",
-        *("ddpg", "jax:Reach", {"goals": "training"}, {"goals": "held_out"}, (15_000, 15_000), 1_000),
-        {**DDPG, "her": "future", "config": DDPG["config"] | {"gamma": 0.95}},
+        *("td3", "jax:Reach", {"goals": "training"}, {"goals": "held_out"}, (12_000, 12_000)),
+        *(1_000, {**TD3, "her": "future"}),
     ),
 }
 REVERSED = Pair(

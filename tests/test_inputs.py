@@ -13,6 +13,7 @@ import pytest
 from auditing import QUICK
 from oracles import Adam
 
+from polyak import flags
 from polyak.drivers import program
 from polyak.drivers.learn import initial_states
 from polyak.errors import CheckpointError, UserError
@@ -92,6 +93,12 @@ def test_a_part_is_copied_to_where_it_is_said_and_its_target_follows(first):
     assert_equal((state.critics, state.clock), (fresh.critics, fresh.clock))
     sources = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.actor, state.actor_target))]
     assert len(set(sources)) == len(sources)  # each can be donated
+
+
+def test_it_may_be_said_several_times():
+    said = flags.read(["--init", "runs/a:x=y", "--init", "runs/b", "--freeze", "x,y/0"], Settings(), 0)
+    typed = flags.typed(Settings(), said)
+    assert (typed.init, typed.freeze) == (("runs/a:x=y", "runs/b"), ("x", "y/0"))
 
 
 def test_a_part_goes_to_another_algorithm(first):

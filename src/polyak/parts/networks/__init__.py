@@ -14,6 +14,7 @@ from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.progressive import Progressive, progressive
 from polyak.parts.networks.threshold import Threshold, threshold
+from polyak.parts.networks.two_depths import TwoDepths, two_depths
 
 __all__ = [
     "CNN",
@@ -25,6 +26,7 @@ __all__ = [
     "LinearNetwork",
     "Progressive",
     "Threshold",
+    "TwoDepths",
     "batch_norm",
     "build",
     "cnn",
@@ -37,6 +39,7 @@ __all__ = [
     "num_features",
     "progressive",
     "threshold",
+    "two_depths",
 ]
 
 BUILDERS: dict[str, Callable[..., Tree]] = {
@@ -48,6 +51,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "cnn": cnn,
     "progressive": progressive,
     "threshold": threshold,
+    "two_depths": two_depths,
 }
 
 
