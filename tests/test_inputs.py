@@ -13,11 +13,11 @@ import pytest
 from auditing import QUICK
 from oracles import Adam
 
-from polyak.algorithms import rollout_planning
+from polyak import flags
 from polyak.drivers import program
 from polyak.drivers.learn import initial_states
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Box, Shown
+from polyak.interface import Box
 from polyak.parts.networks import mlp
 from polyak.parts.optimize import Frozen, adam, gradient_step
 from polyak.parts.targets import polyak_average
@@ -26,6 +26,7 @@ from polyak.runs.agent import Agent
 from polyak.runs.plan import Settings, make_plan
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
+from polyak.store import checkpoint
 from polyak.wrappers.freeze import changed
 
 TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
@@ -95,6 +96,12 @@ def test_a_part_is_copied_to_where_it_is_said_and_its_target_follows(first):
     assert len(set(sources)) == len(sources)  # each can be donated
 
 
+def test_it_may_be_said_several_times():
+    said = flags.read(["--init", "runs/a:x=y", "--init", "runs/b", "--freeze", "x,y/0"], Settings(), 0)
+    typed = flags.typed(Settings(), said)
+    assert (typed.init, typed.freeze) == (("runs/a:x=y", "runs/b"), ("x", "y/0"))
+
+
 def test_a_part_goes_to_another_algorithm(first):
     made = session("ppo", config=PPO, init=(f"{first}:actor/layers/1=policy/net/layers/1",))
     state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
@@ -131,7 +138,7 @@ def test_each_seed_begins_from_the_only_one_or_from_its_own(first, tmp_path):
     ("said", "message"),
     [
         (
-            "{run}:actor/layers/1=actor/layers/0",
+            "{run}:actor/layers/1=critic/layers/0",
             r"weight is float32\[8, 8\] in that run and float32\[3, 8\] in this one",
         ),
         ("{run}:actr=policy", "there is no part 'actr' of a state: did you mean 'actor'"),
@@ -303,74 +310,62 @@ def test_what_cannot_be_frozen_is_refused_in_one_line(path, message):
     assert "\n" not in str(error.value)
 
 
-# ---- --use
-
-ROLLOUTS = {"rollouts": 4, "lookahead": 5, "improve": False}
+# ---- --data
 
 
-@pytest.fixture(scope="module")
-def balancing(tmp_path_factory):
-    """A run of PPO on the pole that has not learned, with a policy of its own all the same."""
-    agent = Agent("ppo", "jax:CartPole-v1", config=PPO, preset=False, seed=3)
-    return agent.save(tmp_path_factory.mktemp("runs") / "balancing")
+def rows_of_ring(run):
+    """The rows [T, N] that a run's newest checkpoint holds, in the order of time."""
+    found = checkpoint.newest_rows(checkpoint.latest(run.path / "checkpoints"), 10_000)
+    return {name: x[0] for name, x in found.items()}
 
 
-def test_a_planner_acts_as_the_policy_that_it_is_given(balancing, tmp_path):
-    given = {"use": (f"base={balancing}",), "preset": False, "config": ROLLOUTS}
-    agent = Agent("rollout_planning", "jax:CartPole-v1", **given)
-    policy, theirs = agent.policy(), load(balancing).policy()
-    obs = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-    state = {"obs": obs, "state": obs}
-    key = jax.random.key(0)
-    action, _, _ = policy.algorithm.act(policy.cfg, policy.flat, policy.actor, (), Shown(**state), key, False)
-    want = theirs(obs)[0]
-    np.testing.assert_array_equal(action, want)
-    assert 0 < np.mean(want) < 1
-    assert all(np.isnan(x).all() for x in jax.tree.leaves(policy.flat.given["base"].actor))
-    saved = load(agent.save(tmp_path / "planner"))
-    shutil.move(balancing, tmp_path / "gone")  # all that is needed is in the run by now
-    try:
-        np.testing.assert_array_equal(saved.evaluate(2).returns, load(tmp_path / "gone").evaluate(2).returns)
-    finally:
-        shutil.move(tmp_path / "gone", balancing)
-
-
-def test_rollouts_go_on_as_the_given_policy_does(balancing):
-    made = session(
-        "rollout_planning", "jax:CartPole-v1", ROLLOUTS | {"improve": True}, use=(f"base={balancing}",)
-    )
-    state = inputs.states(made)
-    assert state is not None
-    base = jax.tree.map(lambda x: x[0], state.base)
-    world, key = jnp.asarray([0.0, 0.0, 0.1, 0.8]), jax.random.key(1)
-    values = rollout_planning.action_values(made.cfg, made.spec, base, (), world, key)
-    theirs, model = load(balancing).policy(), made.spec.model
-    for action in range(2):
-        at, move, total = world, action, 0.0
-        for _ in range(5):  # nothing is drawn: one rollout is all of them
-            step = model.step(at, jnp.int32(move), jax.random.key(0))
-            at, total = step.state, total + float(step.reward)
-            if step.terminated:
-                break
-            move = int(theirs(np.asarray(step.obs))[0])
-        np.testing.assert_allclose(values[action], total, rtol=1e-6)
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["jax:Pendulum-v1", "Pendulum-v1"])
+def test_a_replay_begins_with_the_rows_of_another(first, tmp_path, env):
+    """None is collected again, the warm-up is theirs, and no window runs from their rows into the new ones."""
+    given = {"config": TD3, "out": str(tmp_path), "wrap": ("normalize_obs",), **SMALL}
+    run = train("td3", env, steps=8, data=str(first), name="more", **given)
+    theirs, rows = rows_of_ring(Run(first)), rows_of_ring(run)
+    assert len(theirs["reward"]) == 40
+    assert len(rows["reward"]) == 48
+    for name, array in theirs.items():
+        want = array.copy()
+        if name == "truncated":
+            assert not want[-1]
+            want[-1] = True
+        np.testing.assert_array_equal(rows[name][:40], want)
+    state = run.state()
+    assert int(state.inner.clock.updates) == 8  # 20 steps of warm-up were in the data
+    assert int(state.inner.clock.low) == 8
+    seen = np.concatenate([theirs["obs"], rows["obs"][40:]])[:, 0]
+    np.testing.assert_allclose(state.moments.mean[0][0], seen.mean(axis=0), rtol=1e-4, atol=1e-5)
+    assert run.config["plan"]["data"] == {"run": str(first), "digest": Run(first).digest(), "rows": 40}
+    assert [line["updates"] for line in run.metrics][-1] == 8
+    digest = run.digest()
+    half = train("td3", env, steps=4, data=str(first), name="half", **given)
+    assert half.resume(steps=8).digest() == digest
 
 
 @pytest.mark.parametrize(
-    ("said", "env", "message"),
+    ("config", "env", "settings", "message"),
     [
-        ("teacher={run}", "jax:CartPole-v1", "does not ask for a policy 'teacher': Valid: base"),
-        ("base={run}", "jax:Acrobot-v1", r"its observations are Box\[4\], and here they are Box\[6\]"),
-        ("base={run}/none", "jax:CartPole-v1", "is not a run folder: it has no config.json"),
-        ("base", "jax:CartPole-v1", "must be NAME=RUN"),
+        (TD3, "jax:Pendulum-v1", {"num_envs": 2}, "--num-envs is 2, and that run has 1"),
+        (
+            TD3,
+            "jax:MountainCarContinuous-v0",
+            {},
+            r"its observations are Box\[3\], and here they are Box\[2\]",
+        ),
+        (PPO, "jax:Pendulum-v1", {}, "ppo learns from each rollout once and keeps none"),
     ],
 )
-def test_a_policy_that_does_not_fit_is_refused_in_one_line(balancing, said, env, message):
+def test_rows_that_do_not_fit_are_refused_in_one_line(first, config, env, settings, message):
     with pytest.raises(UserError, match=message) as error:
-        session("rollout_planning", env, ROLLOUTS, use=(said.format(run=balancing),))
+        session("ppo" if config is PPO else "td3", env, config, data=str(first), **settings)
     assert "\n" not in str(error.value)
 
 
-def test_an_algorithm_that_uses_no_policy_is_given_none(balancing):
-    with pytest.raises(UserError, match="ppo does not ask for a policy 'base': it uses none"):
-        session("ppo", "jax:CartPole-v1", PPO, use=(f"base={balancing}",))
+def test_a_run_without_a_replay_has_no_rows_to_give(tmp_path):
+    folder = Agent("ppo", "jax:Pendulum-v1", config=PPO, preset=False).save(tmp_path / "ppo")
+    with pytest.raises(UserError, match="a run of ppo, which has no replay"):
+        session(data=str(folder))

@@ -52,6 +52,7 @@ class Settings:
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
     init: tuple[str, ...] = ()  # begin with another run's weights: RUN, RUN:FIELD or RUN:FIELD=FIELD
     use: tuple[str, ...] = ()  # give the algorithm another run's policy: NAME=RUN, as base=runs/first
+    data: str | None = None  # fill the replay with what this run's replay holds, before anything is collected
     freeze: tuple[str, ...] = ()  # parts of networks that stay as they begin: paths, as actor/layers/0
     strict_spaces: bool = (
         False  # stop at an observation outside its declared bounds, of which else one warning is said
@@ -82,6 +83,9 @@ class Plan:
         default_factory=dict
     )  # what was said of another run -> its digest, "" until it is looked up
     use: dict = field(default_factory=dict)  # name -> run, its digest, and the plan that says how it acts
+    data: dict = field(
+        default_factory=dict
+    )  # run, its digest, and how many rows of time it fills the ring with
     freeze: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
@@ -120,7 +124,8 @@ class Plan:
     @property
     def begins_with(self) -> list[str]:
         """What was said of the runs that it reads before its first checkpoint."""
-        return [*self.init, *(f"{name}={said['run']}" for name, said in self.use.items())]
+        used = (f"{name}={said['run']}" for name, said in self.use.items())
+        return [*self.init, *used, *([self.data["run"]] if self.data else [])]
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
@@ -135,6 +140,8 @@ class Plan:
             raise CheckpointError(f"{where}: plan.init has no digest of each run")
         if not all(map(is_use, dict(values.get("use") or {}).values())):
             raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
+        if not is_data(values.get("data") or {}):
+            raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
         with files.guarded(Path(where)):
             try:
                 plan = amend(cls("", ""), values)
@@ -149,6 +156,13 @@ def is_use(said: Any) -> bool:
     """Whether a value is what a plan keeps of a run whose policy it uses."""
     kinds = {"run": str, "digest": str, "plan": dict}
     return isinstance(said, dict) and {name: type(value) for name, value in said.items()} == kinds
+
+
+def is_data(said: Any) -> bool:
+    """Whether a value is what a plan keeps of a run whose replay it begins with, or that there is none."""
+    kinds = {"run": str, "digest": str, "rows": int}
+    fits = isinstance(said, dict) and {name: type(value) for name, value in said.items()} in ({}, kinds)
+    return fits and said.get("rows", 0) >= 0
 
 
 def named_runs(texts: tuple[str, ...]) -> dict[str, dict]:
@@ -172,7 +186,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-LATER = {"init", "use", "freeze"}  # settings that a plan may be without, from before there were such
+LATER = {"init", "use", "data", "freeze"}  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
 
@@ -336,6 +350,7 @@ def make_plan(
         strict_spaces=settings.strict_spaces,
         init=dict.fromkeys(settings.init, ""),
         use=named_runs(settings.use),
+        data={"run": settings.data, "digest": "", "rows": 0} if settings.data else {},
         freeze=settings.freeze,
         config=plain(config),
         env_fields=fields,

@@ -150,12 +150,17 @@ class Session:
 
     def check_budget(self) -> None:
         """UserError, one line, where the run would end before its first update."""
-        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
+        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.seen):
             raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
+
+    @property
+    def seen(self) -> int:
+        """Steps of each seed in the end, those that another run made for it included."""
+        return self.plan.steps + self.plan.data.get("rows", 0) * self.plan.num_envs
 
     def cautions(self) -> list[str]:
         """Lines that a person should read before the run begins."""
-        budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
+        budget = check.wrong_budget(self.cfg.data, self.spec, self.seen)
         return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
 
     @cached_property

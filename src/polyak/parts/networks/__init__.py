@@ -12,7 +12,9 @@ from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
+from polyak.parts.networks.progressive import Progressive, progressive
 from polyak.parts.networks.threshold import Threshold, threshold
+from polyak.parts.networks.two_depths import TwoDepths, two_depths
 
 __all__ = [
     "CNN",
@@ -22,7 +24,9 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "Progressive",
     "Threshold",
+    "TwoDepths",
     "batch_norm",
     "build",
     "cnn",
@@ -33,7 +37,9 @@ __all__ = [
     "mlp",
     "noisy",
     "num_features",
+    "progressive",
     "threshold",
+    "two_depths",
 ]
 
 BUILDERS: dict[str, Callable[..., Tree]] = {
@@ -43,7 +49,9 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "cnn": cnn,
+    "progressive": progressive,
     "threshold": threshold,
+    "two_depths": two_depths,
 }
 
 
