@@ -120,9 +120,21 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, corridor, counting, games, goals, linear, mazes, probes
+    from polyak.envs.worlds import (
+        arm,
+        car_on_hill,
+        classic_control,
+        corridor,
+        counting,
+        gait,
+        games,
+        goals,
+        linear,
+        mazes,
+        probes,
+    )
 
-    worlds = classic_control, corridor, games, goals, linear, mazes, probes, counting
+    worlds = classic_control, corridor, car_on_hill, arm, gait, games, goals, linear, mazes, probes, counting
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 
