@@ -279,6 +279,15 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="guided_policy_search",
+        small={
+            **{**SMALL, "regression": 3, "minibatch": 8, "inner": 1, "bisections": 5},
+            "data": OnPolicy(episodes=2, common=2),
+        },
+        episodes=2,
+        bootstraps=False,
+    ),
+    Case(
         name="hill_climbing",
         value=None,
         learns={**SEARCH, "sigma": 0.5},
@@ -286,6 +295,17 @@ CASES = [
         small={**SMALL, "population": 4, "sigma": 0.01},
         at_once={"sigma": 3.0},
         episodes=2,
+        bootstraps=False,
+    ),
+    Case(
+        name="kohl_stone",
+        value=None,
+        learns={**SEARCH, "scale": 1.0, "epsilon": 0.3, "eta": 0.3},
+        rungs=60,
+        small={"population": 4, "epsilon": 0.01, "eta": 0.01},
+        at_once={"epsilon": 1.0},
+        episodes=2,
+        squashed=True,
         bootstraps=False,
     ),
     Case(
