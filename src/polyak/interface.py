@@ -72,6 +72,7 @@ class Spec:
     model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
     goal        how hindsight asks again; None where there is no goal
     measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
+    ratios      and of all episodes together: name -> two measures, the sum of the one over the sum of the other
     """
 
     obs: Space
@@ -82,6 +83,7 @@ class Spec:
     model: Any = None
     goal: Goal | None = None
     measures: Mapping[str, str] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 # ---- the data that an algorithm asks for: values that a driver reads
