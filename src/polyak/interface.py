@@ -80,6 +80,7 @@ class Spec:
     model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
     goal        how hindsight asks again; None where there is no goal
     measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
+    ratios      and of all episodes together: name -> two measures, the sum of the one over the sum of the other
     given       policies of other runs, by the names of `Algorithm.uses`
     """
 
@@ -91,6 +92,7 @@ class Spec:
     model: Any = None
     goal: Goal | None = None
     measures: Mapping[str, str] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     given: Mapping[str, Given] = field(default_factory=dict)
 
 

@@ -36,6 +36,7 @@ WORLDS = (
     "arm",
     "gait",
     "games",
+    "lane",
     "goals",
     "linear",
     "mazes",

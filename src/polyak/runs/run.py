@@ -45,6 +45,12 @@ class Evaluation:
     lengths: np.ndarray
     measures: dict[str, np.ndarray]
     seeds: list[int]
+    ratios: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)  # as of `Spec`
+
+    def ratio(self, name: str) -> tuple[float, float, float]:
+        """A ratio over all episodes, NaN where it is one by nothing; the sum above, the sum below."""
+        above, below = (float(self.measures[part].sum()) for part in self.ratios[name])
+        return above / below if below else float("nan"), above, below
 
     def summary(self) -> dict[str, Any]:
         """One JSON object: over all episodes, and for each seed."""
@@ -62,6 +68,7 @@ class Evaluation:
             "episodes": int(self.returns.size),
             "env_steps": int(self.lengths.sum()),
             **{name: float(value.mean()) for name, value in self.measures.items()},
+            **{name: self.ratio(name)[0] for name in self.ratios},
             "per_seed": per_seed,
         }
 
@@ -352,7 +359,8 @@ def play(
     assert played is not None  # nobody stops it
     if played.cut:
         warn(f"{played.cut} episodes were cut at {evaluator.limit:,} steps (--limit)")
-    return Evaluation(played.total, played.length, played.measures, list(session.plan.all_seeds))
+    seeds, ratios = list(session.plan.all_seeds), session.env_spec.ratios
+    return Evaluation(played.total, played.length, played.measures, seeds, ratios)
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
