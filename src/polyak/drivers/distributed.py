@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polyak.drivers import program
 from polyak.drivers.act import actors
 from polyak.drivers.driver import Left
-from polyak.drivers.episodes_host import word
+from polyak.drivers.episodes_host import HostEpisodes, word
 from polyak.drivers.host import LOOK_SECONDS, ActInput, ActState, Host, HostRun, Learner
 from polyak.drivers.lanes import (
     Begun,
@@ -70,14 +71,17 @@ LOCAL = {  # read when Ray is imported: what listens, listens on loopback, and t
 # ---- Ray
 
 
-def check_ray() -> None:
-    """UserError, one line, where Ray is not installed, or was imported in a way that leaves its ports open."""
+def check_ray(address: str | None = None) -> None:
+    """UserError, one line, where Ray is not installed, or was imported in a way that leaves its ports open.
+
+    address  of a cluster that is there, whose ports are its own business
+    """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--driver ray needs Ray, which is not installed: pip install 'polyak[ray]'")
     ours = (
         all(os.environ.get(name) == value for name, value in LOCAL.items()) and "RAY_AUTH_TOKEN" in os.environ
     )
-    if "ray" in sys.modules and not ours:
+    if "ray" in sys.modules and not ours and address is None:
         raise UserError(
             "ray is already imported in this process, so that its ports would be open to others: "
             "start the run in a process that has not imported it, or before it is imported"
@@ -106,7 +110,7 @@ class Cluster:
 
     def __init__(self, workers: int, address: str | None = None):
         self.folder, self.own = "", False
-        check_ray()
+        check_ray(address)
         if address is not None:
             check_address(address)
         os.environ.update(SILENT)
@@ -116,6 +120,8 @@ class Cluster:
         with undisturbed():
             import ray
 
+            # what its daemons have to say of a worker goes to stdout otherwise, whatever is asked for
+            ray._private.worker.print_to_stdstream = lambda *args, **more: None
             if ray.is_initialized():
                 return
             self.own = True
@@ -180,19 +186,21 @@ class Part(NamedTuple):
     strict: bool
     place: Place
     modes: Mapping[str, Any]  # of JAX
+    options: Mapping[str, Any]  # of its compiler
 
 
 class Worker:
     """A process with environments. Its calls are done one after the other."""
 
-    def __init__(self, part: Part):
+    def look_in(self, paths: Sequence[str]) -> None:
+        """Find modules where the one who learns finds them; called before anything of a user's arrives."""
+        sys.path += [path for path in paths if path not in sys.path]
+
+    def go_on(self, part: Part, number: int, episodes: Any, memory: Any) -> tuple[int, Begun]:
+        """Make the environments, and be where a carry is; the number of this process too."""
         for name, value in part.modes.items():
             jax.config.update(name, value)
-        self.part = part
-
-    def go_on(self, number: int, episodes: Any, memory: Any) -> tuple[int, Begun]:
-        """Make the environments, and be where a carry is; the number of this process too."""
-        part = self.part
+        program.COMPILER_OPTIONS.update(part.options)
         envs = part.world.make(len(part.seeds) * part.place.count, False)
         given = part.algorithm, part.cfg, envs, part.spec, part.seeds, part.strict
         self.lanes = Lanes(*given, part.place.worker, part.place.first)
@@ -219,6 +227,13 @@ class Call(NamedTuple):
     actor: Any = None  # where the actor's arrays are
 
 
+class Given(NamedTuple):
+    """A rollout that a worker gave for a ticket."""
+
+    ticket: Ticket
+    rollout: Rollout
+
+
 @dataclass
 class Hand:
     """A worker as this process sees it."""
@@ -228,8 +243,9 @@ class Hand:
     pid: int = 0  # of a worker on this machine
     calls: deque[Call] = field(default_factory=deque)
     since: float = 0.0  # when the first of these calls began
-    given: deque[Rollout] = field(default_factory=deque)  # in the order of its tickets
-    failures: int = 0  # since it last gave a rollout
+    given: deque[Given] = field(default_factory=deque)  # not accepted yet, in the order of its tickets
+    next: int = 0  # number of the ticket that is accepted next
+    failures: int = 0  # since one was
 
 
 @dataclass
@@ -268,24 +284,29 @@ class Distributed(Host):
         address: str | None = None,
     ):
         elsewhere: Any = SimpleNamespace(exact_reset=True, masked=False, close=lambda: None)
-        super().__init__(algorithm, cfg, elsewhere, spec, seeds, strict)
-        self.world, self.workers, self.lag = world, workers, lag
+        super().__init__(algorithm, *self.of_rollout(cfg, spec, workers, elsewhere), seeds, strict)
+        self.all, self.world, self.workers, self.lag = spec, world, workers, lag
         self.deadline, self.address = deadline, address
         self.places = places(spec.num_envs, workers)
         self.hands = [Hand(place) for place in self.places]
         self.ledger = Ledger()
         self.cluster: Cluster | None = None
 
+    @staticmethod
+    def of_rollout(cfg: Any, spec: Spec, workers: int, elsewhere: Any) -> tuple[Any, Any, Spec]:
+        """Settings, environments and spec as what is learned from at once has them: of all workers."""
+        return cfg, elsewhere, spec
+
     def start(self) -> WorkersRun:
         """A run that has not stepped."""
         carries = self._carries()
-        self._hire(carries, 0)
+        self._hire(carries, [0] * self.workers)
         states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         parts = map(Flattened, self.begin(states, self.seed_array))
         episodes: Any = carries
         run = WorkersRun(*parts, episodes, self._no_sums(), 0, 0)
         run.ahead = run.act_input.tree.actor
-        self._until(run, lambda hand: not hand.calls)
+        self._until(run, self._all_there)
         return run
 
     def compile(self, warm: bool) -> None:
@@ -310,8 +331,7 @@ class Distributed(Host):
         """Everything a checkpoint holds: arrays, and plain values."""
         assert isinstance(run, WorkersRun)
         tree, extra = super().pack(run)
-        carries: Any = run.episodes
-        memory = jax.tree.unflatten(jax.tree.structure(tree["memory"]), carries.pack_memory())
+        memory = jax.tree.unflatten(jax.tree.structure(tree["memory"]), self.carries.pack_memory())
         return tree | {"memory": memory} | ({"ahead": run.ahead} if self.lag else {}), extra
 
     def template(self, extra: dict) -> Tree:
@@ -322,9 +342,10 @@ class Distributed(Host):
     def unpack(self, tree: Tree, extra: dict) -> WorkersRun:
         """The run that was packed: workers play the running episodes again."""
         tree, carries, iteration = dict(tree), self._carries(), int(extra["iteration"])
+        numbers = tree.pop("tickets", np.full(self.workers, iteration)).tolist()
         carries.unpack(tree.pop("episodes"), flat(tree.pop("memory")))
         sums = {name: np.array(value) for name, value in tree.pop("sums").items()}
-        self._hire(carries, iteration)
+        self._hire(carries, numbers)
         device = jax.tree.map(jnp.array, tree)
         ahead = device.pop("ahead", None)
         learner, act_state = Learner(**device), ActState(*zeros(tuple(vars(self._shapes.act_state).values())))
@@ -334,7 +355,7 @@ class Distributed(Host):
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
         run = WorkersRun(*parts, episodes, sums, iteration, iteration, ahead=ahead)
         self.inexact = []
-        self._until(run, lambda hand: not hand.calls)
+        self._until(run, self._all_there)
         return run
 
     def close(self) -> None:
@@ -352,46 +373,57 @@ class Distributed(Host):
         assert isinstance(run, WorkersRun)
         newest = run.act_input.tree.actor
         self._order(Ticket(run.iteration, warm), run.ahead if self.lag else newest)
-        self._until(run, lambda hand: bool(hand.given))
-        given = [hand.given.popleft() for hand in self.hands]
-        self.ledger.accepted += len(given)
-        carries: Any = run.episodes
+        self._until(run, lambda: all(hand.given for hand in self.hands))
+        given = [self._accept(hand).rollout for hand in self.hands]
         rollout = joined_rollout(self._rollout.structure, given, len(self.seeds))
-        for hand, one in zip(self.hands, given, strict=True):
-            hand.failures = 0
-            carries.follow(hand.place.worker, one, one.rows[self._action_leaf])
-            self.notes = one.notes | self.notes
-        self._add_ended(run, joined_ended(given, carries.slots))
-        extras = [np.concatenate(xs, axis=2) for xs in zip(*(one.extras for one in given), strict=True)]
-        act_state = run.act_state.tree
-        run.act_state.tree = act_state.replace(
-            extras=jax.tree.unflatten(jax.tree.structure(act_state.extras), extras)
+        self._add_ended(run, joined_ended(given, self.carries.slots))
+        self._remember(
+            run, [np.concatenate(xs, 2) for xs in zip(*(one.extras for one in given), strict=True)]
         )
         if self.lag:
             run.ahead = newest
             self._order(Ticket(run.iteration + 1, run.iteration + 1 < self.warmup), newest)
         return rollout
 
+    def _accept(self, hand: Hand) -> Given:
+        """The next rollout of a worker: from here on it is part of the run."""
+        given = hand.given.popleft()
+        assert given.ticket.number == hand.next
+        hand.next, hand.failures = hand.next + 1, 0
+        self.ledger.accepted += 1
+        action = given.rollout.rows[len(jax.tree.leaves(self.spec.obs))]
+        self.carries.follow(hand.place.worker, given.rollout, action)
+        self.notes = given.rollout.notes | self.notes
+        return given
+
+    def _remember(self, run: HostRun, extras: Sequence[np.ndarray]) -> None:
+        """Put what `act` remembered where `learn` finds it."""
+        act_state = run.act_state.tree
+        extras = jax.tree.unflatten(jax.tree.structure(act_state.extras), extras)
+        run.act_state.tree = act_state.replace(extras=extras)
+
     def _validate(self, run: HostRun, rollout: Transition) -> None:
         """Nothing: workers have."""
 
-    @property
-    def _action_leaf(self) -> int:
-        """Which leaf of a rollout the actions are."""
-        return len(jax.tree.leaves(self.spec.obs))
+    def _episodes(self) -> HostEpisodes:
+        return HostEpisodes(self.envs, self.all, self.seeds)
 
     def _carries(self) -> Carries:
-        return Carries(self.spec, len(self.seeds), self.places)
+        return Carries(self.all, len(self.seeds), self.places)
+
+    def _all_there(self) -> bool:
+        return not any(hand.calls for hand in self.hands)
 
     # ---- workers
 
-    def _hire(self, carries: Carries, number: int) -> None:
-        """Start all workers, each where its carry is before the rollout of this number."""
+    def _hire(self, carries: Carries, numbers: Sequence[int]) -> None:
+        """Start all workers, each where its carry is before its rollout of this number."""
         if self.cluster is None:
             self.cluster = Cluster(self.workers, self.address)
-        self.carries, self.number = carries, number
-        for hand in self.hands:
+        self.carries = carries
+        for hand, number in zip(self.hands, numbers, strict=True):
             self._dismiss(hand)
+            hand.next, hand.failures = number, 0
             hand.given.clear()
             self._begin_hand(hand)
 
@@ -401,14 +433,16 @@ class Distributed(Host):
         names = ("jax_cpu_enable_async_dispatch", "jax_compilation_cache_dir")
         names += ("jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
         modes = {"jax_platforms": "cpu"} | {name: jax.config.values[name] for name in names}
-        spec = _of_lanes(self.spec, hand.place)
-        part = Part(self.algorithm, self.cfg, self.world, spec, self.seeds, self.strict, hand.place, modes)
+        spec = _of_lanes(self.all, hand.place)
+        given = self.algorithm, self.cfg, self.world, spec, self.seeds, self.strict
+        part = Part(*given, hand.place, modes, program.COMPILER_OPTIONS)
         made = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Worker)
         with undisturbed():
-            hand.process, hand.pid = made.remote(part), 0
+            hand.process, hand.pid = made.remote(), 0
             worker = hand.place.worker
             carry = self.carries.of(worker), self.carries.memory[worker]
-            ref = hand.process.go_on.remote(self.number, *carry)
+            hand.process.look_in.remote(sys.path)
+            ref = hand.process.go_on.remote(part, hand.next, *carry)
         hand.calls.append(Call(ref, START_SECONDS + self.deadline))
         hand.since = monotonic()
 
@@ -416,26 +450,27 @@ class Distributed(Host):
         """Give every worker this ticket that does not have it."""
         import ray
 
-        self.number = ticket.number
         waiting = [hand for hand in self.hands if not hand.calls and not hand.given]
         if not waiting:
             return
         where = ray.put(tuple(np.asarray(x) for x in flat(actor)))
         for hand in waiting:
-            self.ledger.issued += 1
             self._call(hand, ticket, where)
 
     def _call(self, hand: Hand, ticket: Ticket, actor: Any) -> None:
+        self.ledger.issued += 1
         if not hand.calls:
             hand.since = monotonic()
         hand.calls.append(Call(hand.process.play.remote(ticket, actor), self.deadline, ticket, actor))
 
-    def _until(self, run: WorkersRun, done: Callable[[Hand], bool]) -> None:
-        """Wait until this is so of every worker, and replace those that are lost. Raises Left."""
+    def _until(self, run: WorkersRun, done: Callable[[], bool]) -> None:
+        """Wait until this is so, and replace workers that are lost. Raises Left."""
         import ray
 
         due = monotonic() + LOOK_SECONDS
-        while waiting := [hand for hand in self.hands if not done(hand)]:
+        while not done():
+            waiting = [hand for hand in self.hands if hand.calls and not hand.given]
+            waiting.sort(key=lambda hand: hand.next)  # who has given least is heard first
             first = {hand.calls[0].ref: hand for hand in waiting}
             ready, _ = ray.wait(list(first), timeout=LOOK_SECONDS)
             for ref in ready:
@@ -466,7 +501,7 @@ class Distributed(Host):
         hand.calls.popleft()
         hand.since = monotonic()
         if call.ticket is not None:
-            hand.given.append(given)
+            hand.given.append(Given(call.ticket, given))
             return
         pid, begun = given
         hand.pid = pid if self.address is None else 0
@@ -497,7 +532,6 @@ class Distributed(Host):
         self._begin_hand(hand)
         for call in again:
             self.ledger.void += 1
-            self.ledger.issued += 1
             assert call.ticket is not None
             self._call(hand, call.ticket, call.actor)
 

@@ -238,10 +238,11 @@ class Host:
     def _cut(self, run: HostRun, slots: list[int]) -> None:
         """End what the replay has of the running episodes in these slots, which begin anew without an end."""
         if self.cfg.data.replays:
-            mask, learner = np.isin(np.arange(self.count), slots), run.learner.tree
+            learner, seeds = run.learner.tree, len(self.seeds)
+            lanes = learner.buffer.rows.reward.shape[2]
+            mask = np.isin(np.arange(seeds * lanes), slots).reshape(seeds, lanes)
             cut = Program(lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,))
-            buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
-            run.learner.tree = learner.replace(buffer=buffer)
+            run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
 
     def report(self, run: HostRun) -> tuple[HostRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""

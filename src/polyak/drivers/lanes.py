@@ -40,13 +40,14 @@ class Ticket(NamedTuple):
 
     number: int  # of the rollout, as this worker's are counted
     warm: bool  # it belongs to the warm-up
+    version: int = 0  # of the actor: rollouts that were learned from before
 
 
 class Rollout(NamedTuple):
     """A worker's answer to a ticket, and its carry from there on; NumPy arrays."""
 
     rows: Leaves  # [T, S n, ...] of a Transition without extras
-    extras: Leaves  # [S, T, n, ...]
+    extras: Leaves  # [S, T, n, ...], likewise
     when: np.ndarray  # [K] rows of this rollout after which an episode ended
     ended: Ended  # [K]
     episodes: dict[str, Any]  # the running ones, but for the actions that `rows` have

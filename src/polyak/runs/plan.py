@@ -35,6 +35,9 @@ class Settings:
     actors: int | None = within(
         None, 1
     )  # the same as --num-envs: lanes of a seed, which --driver ray shares out among its workers
+    lockstep: bool = (
+        True  # learn from a rollout of all workers at once; no: from each as it arrives, for replay
+    )
     lag: int = within(0, 0, 1)  # rollouts that workers play ahead of what is learned: 0 waits for it
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
     vectorization: Literal["sync", "async"] = (
@@ -75,7 +78,8 @@ class Plan:
     seeds: int = within(1, 1, 10_000)
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host", "ray"] = "host"
-    workers: int = within(0, 0, 100_000)
+    workers: int = within(1, 1)
+    lockstep: bool = True
     lag: int = within(0, 0, 1)
     vectorization: Literal["sync", "async"] = "sync"
     eval_every: int = within(5_000, 0)
@@ -158,6 +162,7 @@ MOST_TEXT = 4_096  # characters
 MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
+    "workers": 4_096,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,
@@ -261,12 +266,13 @@ def lanes(settings: Settings) -> int | None:
 
 
 def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) -> int:
-    """Number of workers that play so many environments, all of them as many; 0 where there are none."""
+    """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
     if driver != "ray":
-        for name in ("workers", "actors", "lag", "address"):
-            if getattr(settings, name):
-                raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
-        return 0
+        said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
+        said["no-lockstep"] = not settings.lockstep
+        for name in (name for name, value in said.items() if value):
+            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
+        return 1
     if in_graph:
         raise UserError(
             "--driver ray steps Gymnasium environments, but this one is in JAX: use --driver graph"
@@ -275,6 +281,8 @@ def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) 
         raise UserError(
             f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
         )
+    if not settings.lockstep and settings.lag:
+        raise UserError("--lag is for lock-step: with --no-lockstep no worker waits anyway")
     if settings.workers is None:
         return max(w for w in range(1, min(cores(), num_envs) + 1) if num_envs % w == 0)
     if num_envs % settings.workers:
@@ -341,6 +349,7 @@ def make_plan(
         num_envs=num_envs,
         driver=driver,
         workers=workers,
+        lockstep=settings.lockstep,
         lag=settings.lag,
         vectorization=settings.vectorization,
         eval_every=eval_every,

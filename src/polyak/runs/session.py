@@ -109,7 +109,11 @@ class Session:
         if self.plan.driver == "ray":
             from polyak.drivers.distributed import check_ray
 
-            check_ray()
+            check_ray(self.address)
+        if not self.plan.lockstep:
+            from polyak.drivers.arrival import check_arrival
+
+            check_arrival(self.cfg.data, self.plan.wrap)
         if isinstance(self.world, OneGymnasium):
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
@@ -206,12 +210,12 @@ class Session:
         return Host(*given, self.plan.strict_spaces)
 
     def _distributed(self) -> Driver:
+        from polyak.drivers.arrival import Arrival
         from polyak.drivers.distributed import Distributed
 
         plan, given = self.plan, (self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
-        return Distributed(
-            *given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address
-        )
+        driver = Distributed if self.plan.lockstep else Arrival
+        return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
 
     def make_envs(self, world: Any, slots: int) -> HostEnvs:
         """So many environments on the host, in this process or, where the run is asynchronous, in others."""
