@@ -211,36 +211,60 @@ def test_one_worker_gives_the_bits_of_the_host_driver(cluster, name):
     assert_same_bits(after(crew(algorithm, cfg, world, (0, 5), workers=1), 9), want)
 
 
-def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(cluster, tmp_path):
-    algorithm, cfg = find_algorithm("ppo"), config("ppo")
-    want = after(crew(algorithm, cfg, counting()), 9)
-    world = GymnasiumFactory(
-        "Troubled", {"folder": str(tmp_path), "how": "killed raising hanging"}, entry=TroubledGym
-    )
-    driver = crew(algorithm, cfg, world, deadline=4.0)
-    assert_same_bits(after(driver, 9), want)
-    assert len(list(tmp_path.iterdir())) == 3
-    assert driver.ledger.void == 3
-    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 3
-    assert "worker" in driver.notes["lost"]
-
-
-@pytest.mark.parametrize("lag", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_a_run_that_is_saved_and_loaded_between_rollouts_has_the_same_bits(cluster, tmp_path, lag):
-    algorithm, cfg = find_algorithm("ppo"), config("ppo")
-    driver = crew(algorithm, cfg, counting(), (0, 5), lag=lag)
+@pytest.fixture(scope="module")
+def undisturbed(cluster):
+    """What was saved after 3 rollouts of a run with two workers and two seeds, and every array after 9."""
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), (0, 5))
     run = driver.advance(driver.start(), 3)
     tree, extra = driver.pack(run)
-    kept = jax.tree.map(np.array, tree)
-    want = arrays_of(driver, driver.advance(run, 4))
+    tree = jax.tree.map(np.array, tree)
+    arrays = arrays_of(driver, driver.advance(run, 6))
     driver.close()
-    driver = crew(algorithm, cfg, counting(), (0, 5), lag=lag)
-    got = arrays_of(driver, driver.advance(driver.unpack(kept, extra), 4))
+    return (tree, extra), arrays
+
+
+def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undisturbed, tmp_path):
+    fields = {"folder": str(tmp_path), "how": "killed hanging"}
+    world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=4.0)
+    assert_same_bits(after(driver, 9), undisturbed[1])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert driver.ledger.void == 2
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 2
+    assert "was lost" in driver.notes["lost"]
+
+
+def test_a_run_that_is_loaded_between_rollouts_has_the_same_bits(undisturbed):
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), (0, 5))
+    run = driver.unpack(*undisturbed[0])
+    assert_same_bits(
+        arrays_of(driver, run), {name: value for name, value in packed_arrays(undisturbed[0][0])}
+    )
+    got = arrays_of(driver, driver.advance(run, 6))
     assert driver.inexact == []
     driver.close()
-    assert_same_bits(got, want)
+    assert_same_bits(got, undisturbed[1])
 
 
+def packed_arrays(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path), np.array(leaf)) for path, leaf in leaves]
+
+
+@pytest.mark.long
+def test_workers_that_play_ahead_keep_every_bit_too(cluster):
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), lag=1)
+    run = driver.advance(driver.start(), 3)
+    tree, extra = driver.pack(run)
+    tree = jax.tree.map(np.array, tree)
+    want = arrays_of(driver, driver.advance(run, 4))
+    driver.close()
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), lag=1)
+    assert_same_bits(arrays_of(driver, driver.advance(driver.unpack(tree, extra), 4)), want)
+    driver.close()
+
+
+@pytest.mark.long
 def test_rollouts_have_no_gap_and_no_row_twice(cluster):
     world = counting()
     cfg = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
@@ -256,34 +280,46 @@ def test_rollouts_have_no_gap_and_no_row_twice(cluster):
     driver.close()
 
 
+ARRIVING = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
+
+
 def test_rollouts_that_arrive_in_any_order_make_no_window_of_two_episodes(cluster, tmp_path):
-    data = Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False)
     fields = {"folder": str(tmp_path), "how": "killed", "at": 60}
     world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
-    driver = crew(auditor(COUNTING), AuditConfig(data=data), world, kind=Arrival)
-    run = driver.advance(driver.start(), 8)
-    arrays = arrays_of(driver, run)
-    packed, extra = driver.pack(run)
-    kept = jax.tree.map(np.array, packed)
+    driver = crew(auditor(COUNTING), ARRIVING, world, kind=Arrival)
+    run = driver.advance(driver.start(), 20)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert_sound(driver, run)
     driver.close()
-    driver = crew(auditor(COUNTING), AuditConfig(data=data), world, kind=Arrival)
-    run = driver.unpack(kept, extra)
-    assert_same_bits(arrays_of(driver, run), arrays)
-    run = driver.advance(run, 12)
-    found = state_of(run)
-    assert int(found.rows[0]) == 20 * 5 * LANES
+
+
+def assert_sound(driver, run):
+    """20 rollouts of 5 x 2 rows of two environments, of which none is twice in the ring."""
+    found, ring = state_of(run), run.learner.tree.buffer
+    clock = np.asarray(ring.clock.value)
+    assert int(found.rows[0]) == 20 * 5 * LANES == 2 * clock.sum()
     assert int(found.wrong[0]) == 0
     assert int(found.drawn[0]) == 18 * 16  # batches of 16, after two rollouts of warm-up
-    ring = run.learner.tree.buffer
-    assert (
-        int(np.asarray(ring.clock.value).sum()) == 20 * 5 * 2
-    )  # 20 rollouts of 5 x 2 rows of two environments
-    held = [
-        np.asarray(ring.rows.obs)[0, : min(int(c), 100), 2 * w : 2 * w + 2]
-        for w, c in enumerate(ring.clock.value)
-    ]
+    held = [np.asarray(ring.rows.obs)[0, : min(c, 100), 2 * w : 2 * w + 2] for w, c in enumerate(clock)]
     rows = np.concatenate([rows.reshape(-1, 3) for rows in held])
     assert len(np.unique(rows, axis=0)) == len(rows)
+    out = sum(len(hand.calls) for hand in driver.hands)
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void + out
+
+
+@pytest.mark.long
+def test_a_ring_of_rollouts_that_arrived_is_saved_and_loaded(cluster):
+    driver = crew(auditor(COUNTING), ARRIVING, counting(), kind=Arrival)
+    run = driver.advance(driver.start(), 8)
+    arrays = arrays_of(driver, run)
+    tree, extra = driver.pack(run)
+    tree = jax.tree.map(np.array, tree)
+    driver.close()
+    driver = crew(auditor(COUNTING), ARRIVING, counting(), kind=Arrival)
+    run = driver.unpack(tree, extra)
+    assert_same_bits(arrays_of(driver, run), arrays)
+    run = driver.advance(run, 12)
+    assert_sound(driver, run)
     assert driver.inexact == []
     driver.close()
 
