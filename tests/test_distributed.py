@@ -237,9 +237,7 @@ def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undi
 def test_a_run_that_is_loaded_between_rollouts_has_the_same_bits(undisturbed):
     driver = crew(find_algorithm("ppo"), config("ppo"), counting(), (0, 5))
     run = driver.unpack(*undisturbed[0])
-    assert_same_bits(
-        arrays_of(driver, run), {name: value for name, value in packed_arrays(undisturbed[0][0])}
-    )
+    assert_same_bits(arrays_of(driver, run), dict(packed_arrays(undisturbed[0][0])))
     got = arrays_of(driver, driver.advance(run, 6))
     assert driver.inexact == []
     driver.close()
