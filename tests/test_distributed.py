@@ -328,9 +328,8 @@ def test_a_ring_of_rollouts_that_arrived_is_saved_and_loaded(cluster):
 def test_an_environment_that_fails_for_ever_ends_the_run_with_its_own_words(cluster, monkeypatch, tmp_path):
     monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
     fields = {"folder": str(tmp_path), "how": "raising", "at": 10, "always": True}
-    driver = crew(
-        find_algorithm("ppo"), config("ppo"), GymnasiumFactory("Troubled", fields, entry=TroubledGym)
-    )
+    world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, workers=1)
     run = driver.start()
     with pytest.raises(EnvironmentFault, match=r"environment [0-3], seed 0: .*the plug was pulled") as error:
         driver.advance(run, 4)
