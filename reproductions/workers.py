@@ -36,7 +36,7 @@ def speeds(seconds: float, rounds: int) -> dict[int, list[float]]:
     drivers, runs = {}, {}
     for lanes in LANES:
         asked = settings(lanes, updates=1)
-        config = asked.pop("config") | {"data.warmup": 1_024}
+        config = asked.pop("config") | {"data.warmup": 64}
         session, _ = plan_run("d4pg", "Pendulum-v1", Settings(steps=10**7, eval_every=0, **asked), config)
         driver = drivers[lanes] = session.driver
         runs[lanes] = driver.start()
@@ -136,6 +136,6 @@ def draw(found: dict[int, Sequence[tuple[float, float]]], path: Path = PICTURE) 
 
 if __name__ == "__main__":
     main(
-        {"D14": lambda: filling(seconds=2.0, rounds=3)},
+        {"D14": lambda: filling(seconds=1.5, rounds=3)},
         long={"D14": lambda: curves(steps=20_000, seeds=1)},
     )
