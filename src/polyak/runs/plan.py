@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.resources
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,20 @@ class Settings:
     seed: int = within(0, 0, 2**31 - 1)  # the first seed
     seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
     num_envs: int | None = within(None, 1)  # number of environments of each seed
-    driver: Literal["auto", "graph", "host"] = (
-        "auto"  # where environments step: in one program with JAX ones, else on the host
+    driver: Literal["auto", "graph", "host", "ray"] = (
+        "auto"  # where environments step: in one program with JAX ones, else on the host; ray: in workers
     )
+    workers: int | None = within(
+        None, 1
+    )  # number of processes that play the environments, with --driver ray; usually one for each core
+    actors: int | None = within(
+        None, 1
+    )  # the same as --num-envs: lanes of a seed, which --driver ray shares out among its workers
+    lockstep: bool = (
+        True  # learn from a rollout of all workers at once; no: from each as it arrives, for replay
+    )
+    lag: int = within(0, 0, 1)  # rollouts that workers play ahead of what is learned: 0 waits for it
+    address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
     vectorization: Literal["sync", "async"] = (
         "sync"  # step host environments in this process, or each in its own
     )
@@ -69,7 +81,10 @@ class Plan:
     seed: int = within(0, 0, 2**31 - 1)
     seeds: int = within(1, 1, 10_000)
     num_envs: int = within(1, 1)
-    driver: Literal["graph", "host"] = "host"
+    driver: Literal["graph", "host", "ray"] = "host"
+    workers: int = within(1, 1)
+    lockstep: bool = True
+    lag: int = within(0, 0, 1)
     vectorization: Literal["sync", "async"] = "sync"
     eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
@@ -198,6 +213,7 @@ MOST_TEXT = 4_096  # characters
 MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
+    "workers": 4_096,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,
@@ -290,6 +306,48 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
+def lanes(settings: Settings) -> int | None:
+    """Number of environments that was said, under either of its names."""
+    if None not in (settings.actors, settings.num_envs) and settings.actors != settings.num_envs:
+        raise UserError(
+            f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
+            "environments: say one"
+        )
+    return settings.actors or settings.num_envs
+
+
+def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) -> int:
+    """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
+    if driver != "ray":
+        said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
+        said["no-lockstep"] = not settings.lockstep
+        for name in (name for name, value in said.items() if value):
+            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
+        return 1
+    if in_graph:
+        raise UserError(
+            "--driver ray steps Gymnasium environments, but this one is in JAX: use --driver graph"
+        )
+    if settings.vectorization != "sync":
+        raise UserError(
+            f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
+        )
+    if not settings.lockstep and settings.lag:
+        raise UserError("--lag is for lock-step: with --no-lockstep no worker waits anyway")
+    if settings.workers is None:
+        return max(w for w in range(1, min(cores(), num_envs) + 1) if num_envs % w == 0)
+    if num_envs % settings.workers:
+        raise UserError(
+            f"--workers is {settings.workers}, which must divide the number of environments ({num_envs}; --actors)"
+        )
+    return settings.workers
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_plan(
     algorithm: str,
     env: str,
@@ -308,6 +366,7 @@ def make_plan(
     """
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
+    num_envs = lanes(settings) or tuned.get("num_envs", 1)
     if config is None or isinstance(config, Mapping):
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
     if settings.her is not None:
@@ -322,6 +381,7 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
+    workers = workers_for(settings, driver, num_envs, in_graph)
     if in_graph and settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
@@ -337,8 +397,11 @@ def make_plan(
         steps=steps,
         seed=settings.seed,
         seeds=settings.seeds,
-        num_envs=settings.num_envs or tuned.get("num_envs", 1),
+        num_envs=num_envs,
         driver=driver,
+        workers=workers,
+        lockstep=settings.lockstep,
+        lag=settings.lag,
         vectorization=settings.vectorization,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,

@@ -297,16 +297,20 @@ class Run:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)
 
-    def resume(self, terminal: Terminal | None = None, steps: int | None = None) -> "Run":
+    def resume(
+        self, terminal: Terminal | None = None, steps: int | None = None, address: str | None = None
+    ) -> "Run":
         """Go on to the end of its budget, bit for bit as if it had never stopped.
 
-        steps  another budget: schedules over the whole run are stretched to it
+        steps    another budget: schedules over the whole run are stretched to it
+        address  HOST:PORT of a Ray cluster that is there
         """
         with self.folder.held() if steps is not None else nullcontext():
             terminal = terminal or silent()
             if steps is not None:
                 self.lengthen(steps, terminal)
             session = self.trust()
+            session.address = address
             if not self.finished:
                 set_up_jax()
                 run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
@@ -418,7 +422,7 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(inputs.recorded(plan), given)
+    session = Session(inputs.recorded(plan), given, settings.address)
     session.check()
     session.check_budget()
     inputs.check(session)

@@ -30,7 +30,7 @@ from polyak.envs.find import find
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
-from polyak.runs.plan import Plan
+from polyak.runs.plan import Plan, cores
 from polyak.runs.setup import check_modes
 from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS, draw_noise, freeze
@@ -40,11 +40,13 @@ from polyak.wrappers import WRAPPERS, draw_noise, freeze
 class Session:
     """Everything that a plan stands for. Making one allocates nothing; it closes what it opened.
 
-    given   the environment itself, where it was not given by name
+    given    the environment itself, where it was not given by name
+    address  of a Ray cluster that is there; never read from a file
     """
 
     plan: Plan
     given: Any = None
+    address: str | None = None
 
     def __post_init__(self) -> None:
         check_modes()
@@ -104,6 +106,14 @@ class Session:
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
+        if self.plan.driver == "ray":
+            from polyak.drivers.distributed import check_ray
+
+            check_ray(self.address)
+        if not self.plan.lockstep:
+            from polyak.drivers.arrival import check_arrival
+
+            check_arrival(self.cfg.data, self.plan.wrap)
         if isinstance(self.world, OneGymnasium):
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
@@ -197,10 +207,20 @@ class Session:
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
                 return InGraph(*given, strict)
             return SideBySide(*given, min(self.plan.seeds, cores()), strict)
+        if self.plan.driver == "ray":
+            return self._distributed()
         slots = self.plan.seeds * self.plan.num_envs
         envs = self.make_envs(self.world, slots)
         given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
         return Host(*given, self.plan.strict_spaces)
+
+    def _distributed(self) -> Driver:
+        from polyak.drivers.arrival import Arrival
+        from polyak.drivers.distributed import Distributed
+
+        plan, given = self.plan, (self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
+        driver = Distributed if self.plan.lockstep else Arrival
+        return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
 
     def make_envs(self, world: Any, slots: int) -> HostEnvs:
         """So many environments on the host, in this process or, where the run is asynchronous, in others."""
@@ -327,11 +347,6 @@ def free_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return shutil.disk_usage(".").free
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gigabytes(count: int) -> str:
