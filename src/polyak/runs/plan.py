@@ -31,6 +31,10 @@ class Settings:
     vectorization: Literal["sync", "async"] = (
         "sync"  # step host environments in this process, or each in its own
     )
+    sync: Literal["lockstep", "async", "hogwild"] | None = (
+        None  # how workers send gradients: all together, with delays that are simulated, or as processes without locks
+    )
+    workers: int | None = within(None, 1)  # number of workers, which share out the environments
     eval_every: int | None = within(
         None, 0
     )  # environment steps between evaluations; usually a twentieth of the run; 0: none
@@ -67,6 +71,8 @@ class Plan:
     num_envs: int = within(1, 1)
     driver: Literal["graph", "host"] = "host"
     vectorization: Literal["sync", "async"] = "sync"
+    sync: Literal["lockstep", "async", "hogwild"] | None = None
+    workers: int = within(1, 1)
     eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
@@ -147,6 +153,7 @@ MOST_TEXT = 4_096  # characters
 MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
+    "workers": 4_096,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,
@@ -239,6 +246,22 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
+def shared_out(settings: Settings, tuned: Mapping[str, Any]) -> tuple[Any, int]:
+    """How gradients are sent, and by how many workers; UserError where these do not fit one another."""
+    sync = settings.sync or tuned.get("sync")
+    if sync is None and settings.workers is not None:
+        raise UserError(
+            f"--workers {settings.workers} send gradients: say how by --sync lockstep, async or hogwild"
+        )
+    workers = 1 if sync is None else settings.workers or tuned.get("workers", 1)
+    if settings.num_envs is not None and settings.num_envs % workers:
+        raise UserError(
+            f"--num-envs {settings.num_envs} cannot be shared out equally among {workers} workers: give a multiple "
+            "of --workers"
+        )
+    return sync, workers
+
+
 def make_plan(
     algorithm: str,
     env: str,
@@ -275,6 +298,7 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
+    sync, workers = shared_out(settings, tuned)
     fields, own = (
         plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
     )
@@ -286,9 +310,11 @@ def make_plan(
         steps=steps,
         seed=settings.seed,
         seeds=settings.seeds,
-        num_envs=settings.num_envs or tuned.get("num_envs", 1),
+        num_envs=settings.num_envs or max(tuned.get("num_envs", 1), workers) // workers * workers,
         driver=driver,
         vectorization=settings.vectorization,
+        sync=sync,
+        workers=workers,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,
