@@ -161,11 +161,11 @@ class Shared:
 
     def close(self, forget: bool = False) -> None:
         """Let go of the memory, and give it back if `forget`."""
+        if forget:
+            self.block.unlink()
         self.views, self.count, self.done = [], np.zeros(3, np.int64), np.zeros(0, np.int64)
-        with contextlib.suppress(BufferError, FileNotFoundError):
+        with contextlib.suppress(BufferError):  # somebody still looks at it; it goes with the process
             self.block.close()
-            if forget:
-                self.block.unlink()
 
 
 # ---- a worker, in its own process
@@ -240,7 +240,8 @@ class Worker:
 
     def template(self, extra: dict) -> Tree:
         """The shapes of what `pack` gave."""
-        return plain(self.driver.template(extra))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.driver.template(extra))
+        return plain(shapes)
 
     def unpack(self, tree: Tree, extra: dict) -> list[int]:
         """Go on from what was packed; the environments that did not come back exactly."""
