@@ -339,6 +339,7 @@ class Hogwild:
         self.notes: dict[str, str] = {}
         self.processes: list[Any] = []
         self.pipes: list[Connection] = []
+        self.number: Any = None  # the lock of the counter of updates
 
     # ---- what the loop calls
 
@@ -486,10 +487,10 @@ class Hogwild:
         if self.processes:
             return
         context = multiprocessing.get_context("spawn")
-        number = context.Lock()
+        self.number = context.Lock()  # kept here until every process has it
         for worker in range(self.workers):
             mine, theirs = context.Pipe()
-            given = self.make, self.cfg, worker, self.workers, self.shared.block.name, number, theirs
+            given = self.make, self.cfg, worker, self.workers, self.shared.block.name, self.number, theirs
             process = context.Process(target=work, args=given, name=f"polyak-worker-{worker}", daemon=True)
             process.start()
             theirs.close()
