@@ -29,7 +29,7 @@ from polyak.drivers.act import row_shape
 from polyak.drivers.asynchronous import MOST_BINS, gradient_and_apply
 from polyak.drivers.learn import initial_states, on_policy_batch, one_step
 from polyak.drivers.program import Program, is_shared, over_seeds
-from polyak.errors import EnvironmentFault, UserError, said_by
+from polyak.errors import CheckpointError, EnvironmentFault, UserError, said_by
 from polyak.interface import WORD, Algorithm, Array, Batch, Clock, Spec, Transition, Tree, Update, rows_of
 from polyak.pytree import Record, pytree
 
@@ -391,27 +391,26 @@ class Hogwild:
             "state": self._states(),
             "buffer": (),
             "episodes": {"length": np.concatenate(length, axis=1)},  # of all, as every driver has it
+            "counts": {"updates": self.shared.count.copy(), "rollouts": self.shared.done.copy()},
             "workers": {str(worker): tree for worker, tree in enumerate(trees)},
         }
-        extra = {
-            "count": self.shared.count.tolist(),
-            "done": self.shared.done.tolist(),
-            "workers": list(extras),
-        }
-        return tree, extra
+        return tree, {"workers": list(extras)}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
         self._begin()
         extras = [dict(each) for each in extra["workers"]]
         if len(extras) != self.workers:
-            raise ValueError(f"{len(extras)} workers, but the run has {self.workers}")
+            raise CheckpointError(
+                f"the checkpoint is of {len(extras)} workers, but the run has {self.workers}"
+            )
         trees = self._ask("template", each=[(one,) for one in extras], seconds=STARTING)
         lanes, length = (len(self.seeds), self.spec.num_envs), trees[0]["episodes"]["length"]
         return {
             "state": self._shapes,
             "buffer": (),
             "episodes": {"length": jax.ShapeDtypeStruct(lanes, length.dtype)},
+            "counts": {"updates": np.zeros(3, np.int64), "rollouts": np.zeros(self.workers, np.int64)},
             "workers": {str(worker): tree for worker, tree in enumerate(trees)},
         }
 
@@ -423,7 +422,7 @@ class Hogwild:
         """The run that was packed: exact where there is one worker, else consistent."""
         self._begin()
         self.shared.write(tree["state"])
-        self.shared.count[:], self.shared.done[:] = extra["count"], extra["done"]
+        self.shared.count[:], self.shared.done[:] = tree["counts"]["updates"], tree["counts"]["rollouts"]
         each = [(tree["workers"][str(w)], dict(one)) for w, one in enumerate(extra["workers"])]
         own, self.inexact = self.spec.num_envs // self.workers, []
         for worker, slots in enumerate(self._ask("unpack", each=each, seconds=STARTING)):
