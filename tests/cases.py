@@ -152,12 +152,35 @@ CASES = [
         small=SMALL,
     ),
     Case(
+        name="a3c",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={
+            **{"lr": 0.02, "lr_end": 0.1, "horizon": 40_000, "eps": 1e-3, "entropy": 0.0},
+            "data": {"steps": 20},
+        },
+        rungs=500,
+        constant=1000,
+        small=SMALL,
+    ),
+    Case(
         name="actor_critic",
         value=lambda state, obs: state.critic(obs)[..., 0],
         learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
         rungs=150,
         constant=400,
         small={**SMALL, "value_steps": 2},
+    ),
+    Case(
+        name="async_q",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={
+            **{"rule": "adam", "lr": 3e-3, "lr_end": 1.0, "period": 4, **WIDE},
+            **{"epsilon": 0.5, "epsilon_ends": (0.5,), "chances": (), "data": {"steps": 4}},
+        },
+        rungs=3000,
+        constant=10_000,
+        small={**SMALL, "period": 3, "lr": 1e-3},
+        at_once={"period": 1},
     ),
     Case(
         name="cma_es",

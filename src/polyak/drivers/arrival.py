@@ -55,10 +55,10 @@ class Arrival(Distributed):
         """Go on under other settings, which change no shape."""
         super().refit(self.of_rollout(cfg, self.all, self.workers, None)[0])
 
-    def start(self) -> WorkersRun:
+    def start(self, states: Tree | None = None) -> WorkersRun:
         """A run that has not stepped."""
         self.versions = np.zeros(len(self.seeds))  # sum of lags since the last report
-        return super().start()
+        return super().start(states)
 
     def report(self, run: HostRun) -> tuple[HostRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report."""

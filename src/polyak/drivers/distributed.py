@@ -297,11 +297,12 @@ class Distributed(Host):
         """Settings, environments and spec as what is learned from at once has them: of all workers."""
         return cfg, elsewhere, spec
 
-    def start(self) -> WorkersRun:
+    def start(self, states: Tree | None = None) -> WorkersRun:
         """A run that has not stepped."""
         carries = self._carries()
         self._hire(carries, [0] * self.workers)
-        states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+        if states is None:
+            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         parts = map(Flattened, self.begin(states, self.seed_array))
         episodes: Any = carries
         run = WorkersRun(*parts, episodes, self._no_sums(), 0, 0)

@@ -17,6 +17,7 @@ from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
 from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
@@ -112,6 +113,7 @@ class Host:
         self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
         self.begin = Program(self._begin)
         self.row_keys = Program(self._row_keys)
+        self.read = actors(algorithm)
         self.memory = HostMemory(algorithm, cfg, spec, seeds, worker, first)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # slots that a resume could not bring back
@@ -250,7 +252,7 @@ class Host:
         learner = run.learner.tree
         sums, run.sums = run.sums, self._no_sums()
         sums = sums | {"updates": np.array(learner.updates)}
-        sums |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
+        sums |= {metric_name(name): np.array(value) for name, value in learner.metrics.items()}
         updates, metrics = zeros((learner.updates, learner.metrics))
         run.learner.tree = learner.replace(updates=updates, metrics=metrics)
         return run, sums
@@ -258,6 +260,16 @@ class Host:
     def actor(self, run: HostRun) -> Tree:
         """The newest actor, [S, ...]."""
         return run.act_input.tree.actor
+
+    def learned(self, run: HostRun) -> Tree:
+        """The algorithm's state, [S, ...]."""
+        return run.learner.tree.state
+
+    def with_learned(self, run: HostRun, state: Tree) -> HostRun:
+        """The run with another state, which its next rollout is acted with."""
+        run.learner.tree = run.learner.tree.replace(state=state)
+        run.act_input.tree = run.act_input.tree.replace(actor=self.read(state))
+        return run
 
     def close(self) -> None:
         """Release the environments."""

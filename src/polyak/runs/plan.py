@@ -31,7 +31,7 @@ class Settings:
     )
     workers: int | None = within(
         None, 1
-    )  # number of processes that play the environments, with --driver ray; usually one for each core
+    )  # number of workers that share out the environments, with --driver ray or --sync
     actors: int | None = within(
         None, 1
     )  # the same as --num-envs: lanes of a seed, which --driver ray shares out among its workers
@@ -42,6 +42,9 @@ class Settings:
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
     vectorization: Literal["sync", "async"] = (
         "sync"  # step host environments in this process, or each in its own
+    )
+    sync: Literal["lockstep", "async", "hogwild"] | None = (
+        None  # how workers send gradients: all together, with delays that are simulated, or as processes without locks
     )
     eval_every: int | None = within(
         None, 0
@@ -86,6 +89,7 @@ class Plan:
     lockstep: bool = True
     lag: int = within(0, 0, 1)
     vectorization: Literal["sync", "async"] = "sync"
+    sync: Literal["lockstep", "async", "hogwild"] | None = None
     eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
@@ -306,27 +310,52 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
-def lanes(settings: Settings) -> int | None:
-    """Number of environments that was said, under either of its names."""
+def shared_out(
+    settings: Settings, tuned: Mapping[str, Any], driver: str, in_graph: bool
+) -> tuple[int, Any, int]:
+    """Number of environments, how gradients are sent, and number of workers that play as many environments each."""
+    said = settings.actors or settings.num_envs
     if None not in (settings.actors, settings.num_envs) and settings.actors != settings.num_envs:
         raise UserError(
             f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
             "environments: say one"
         )
-    return settings.actors or settings.num_envs
-
-
-def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) -> int:
-    """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
-    if driver != "ray":
-        said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
-        said["no-lockstep"] = not settings.lockstep
-        for name in (name for name, value in said.items() if value):
+    num_envs = said or tuned.get("num_envs", 1)
+    if driver == "ray":
+        return num_envs, None, ray_workers(settings, num_envs, in_graph)
+    for name, given in (
+        ("actors", settings.actors),
+        ("lag", settings.lag),
+        ("address", settings.address),
+        ("no-lockstep", not settings.lockstep),
+    ):
+        if given:
             raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
-        return 1
+    sync = settings.sync or tuned.get("sync")
+    if sync is None and settings.workers is not None:
+        raise UserError(
+            f"--workers {settings.workers}: say what they do, by --driver ray (they play, one process learns) or by "
+            "--sync lockstep, async or hogwild (they send gradients)"
+        )
+    workers = 1 if sync is None else settings.workers or tuned.get("workers", 1)
+    if said is None:
+        return max(num_envs, workers) // workers * workers, sync, workers
+    if said % workers:
+        raise UserError(
+            f"--num-envs {said} cannot be shared out equally among {workers} workers: give a multiple of --workers"
+        )
+    return said, sync, workers
+
+
+def ray_workers(settings: Settings, num_envs: int, in_graph: bool) -> int:
+    """Number of Ray's workers that play so many environments, all of them as many."""
     if in_graph:
         raise UserError(
             "--driver ray steps Gymnasium environments, but this one is in JAX: use --driver graph"
+        )
+    if settings.sync is not None:
+        raise UserError(
+            f"--sync {settings.sync} sends gradients, but the workers of --driver ray send what they played: say one"
         )
     if settings.vectorization != "sync":
         raise UserError(
@@ -366,7 +395,6 @@ def make_plan(
     """
     check_ranges(settings)
     tuned = preset(algorithm, env) if settings.preset else {}
-    num_envs = lanes(settings) or tuned.get("num_envs", 1)
     if config is None or isinstance(config, Mapping):
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
     if settings.her is not None:
@@ -381,11 +409,11 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
-    workers = workers_for(settings, driver, num_envs, in_graph)
     if in_graph and settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
+    num_envs, sync, workers = shared_out(settings, tuned, driver, in_graph)
     fields, own = (
         plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
     )
@@ -403,6 +431,7 @@ def make_plan(
         lockstep=settings.lockstep,
         lag=settings.lag,
         vectorization=settings.vectorization,
+        sync=sync,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,

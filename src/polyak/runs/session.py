@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,9 +15,11 @@ import numpy as np
 from polyak import algorithms
 from polyak.drivers import check
 from polyak.drivers.act import row_shape
+from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
+from polyak.drivers.hogwild import Hogwild, finder, own_seed
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
@@ -30,8 +32,9 @@ from polyak.envs.find import find
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
+from polyak.parts.networks.noisy import is_noisy
 from polyak.runs.plan import Plan, cores
-from polyak.runs.setup import check_modes
+from polyak.runs.setup import check_modes, set_up_jax
 from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS, draw_noise, freeze
 
@@ -201,6 +204,10 @@ class Session:
     @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
+        if self.plan.sync == "hogwild":
+            self._check_processes()
+            given = self.algorithm, self.cfg, self.spec, self.plan.all_seeds, self.plan.workers
+            return Hogwild(*given, partial(worker_driver, self.plan), self.plan.deadline)
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             strict = self.plan.strict_spaces
@@ -221,6 +228,23 @@ class Session:
         plan, given = self.plan, (self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
         driver = Distributed if self.plan.lockstep else Arrival
         return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
+
+    def _check_processes(self) -> None:
+        """UserError for what workers that are processes cannot do."""
+        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
+        wrong = {
+            "makes its environments in other processes: give the environment by name, not as an object": self.given
+            is not None,
+            f"shares no statistics of observations and rewards: leave --wrap {' '.join(self.plan.wrap)} out": bool(
+                self.plan.wrap
+            ),
+            "has a process for each worker already: leave --vectorization at sync": self.plan.vectorization
+            != "sync",
+            "draws no noise for noisy networks: choose another --config.network": is_noisy(states),
+        }
+        for line, found in wrong.items():
+            if found:
+                raise UserError(f"--sync hogwild {line} (or --sync async)")
 
     def make_envs(self, world: Any, slots: int) -> HostEnvs:
         """So many environments on the host, in this process or, where the run is asynchronous, in others."""
@@ -290,7 +314,11 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
 
 def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
-    algorithm = draw_noise(algorithms.find(plan.algorithm))
+    algorithm = algorithms.find(plan.algorithm)
+    if plan.sync is not None:
+        check_gradients(plan, algorithm)
+        algorithm = SYNC.get(plan.sync, lambda each, workers: each)(algorithm, plan.workers)
+    algorithm = draw_noise(algorithm)
     algorithm = freeze(algorithm, plan.freeze) if plan.freeze else algorithm
     for name in reversed(plan.wrap):
         algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
@@ -330,6 +358,32 @@ def given(name: str, said: Mapping[str, Any], spec: Spec) -> Given:
 
     shapes = jax.eval_shape(lambda key: algorithm.actor(algorithm.init(cfg, spec, key)), jax.random.key(0))
     return Given(jax.tree.map(unknown, shapes), memory, act)
+
+
+def worker_driver(plan: Plan, cfg: Any, worker: int) -> tuple[Algorithm, Driver]:
+    """The algorithm and the driver of one worker of a plan, in the process of its own that this is called in."""
+    set_up_jax()
+    session = Session(dataclasses.replace(plan, sync=None, workers=1, num_envs=plan.num_envs // plan.workers))
+    algorithm = finder(session.algorithm, worker * session.plan.num_envs)
+    seeds = [own_seed(seed, worker) for seed in plan.all_seeds]
+    if session.in_graph:
+        return session.algorithm, InGraph(
+            algorithm, cfg, session.world, session.spec, seeds, plan.strict_spaces
+        )
+    envs = session.make_envs(session.world, len(seeds) * session.plan.num_envs)
+    return session.algorithm, Host(algorithm, cfg, envs, session.spec, seeds, plan.strict_spaces)
+
+
+def check_gradients(plan: Plan, algorithm: Algorithm) -> None:
+    """UserError where workers are asked for that an algorithm has no gradients for."""
+    if algorithm.gradient is None or algorithm.apply is None:
+        fitting = [name for name in algorithms.names() if algorithms.find(name).gradient]
+        raise UserError(
+            f"--sync {plan.sync}: {plan.algorithm} has no gradient that workers could send: {', '.join(fitting)} "
+            "have one"
+        )
+    if plan.num_envs % plan.workers:
+        raise UserError(f"num_envs is {plan.num_envs}, but must be a multiple of workers, {plan.workers}")
 
 
 def free_memory() -> int:
