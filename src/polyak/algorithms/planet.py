@@ -146,22 +146,24 @@ def plan(cfg: Config, spec: Spec, model: Model, latent: Latent, key: Array) -> A
     """The first action [N, A] of the mean that the cross-entropy method ends with (Algorithm 2)."""
     key_search, key_noise = jax.random.split(key)
     num_envs, size = len(latent.h), spec.action.size
+    shape = cfg.lookahead, cfg.samples, num_envs, cfg.stochastic
+    noise = jax.random.normal(key_noise, shape)  # of one way for each plan
 
     def worth(plans: Array) -> Array:
-        """R of plans [J, N, H * A], each along one drawn way, [J, N]."""
+        """R of plans [J, N, H * A], [J, N]."""
         actions = jnp.moveaxis(plans.reshape(*plans.shape[:2], cfg.lookahead, size), 2, 0)
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(plans), *x.shape)), latent)
 
         def imagine(carry: tuple, now: tuple) -> tuple[tuple, None]:
-            latent, total, weight = carry
-            action, key = now
+            (latent, total, weight), (action, noise) = carry, now
             h = model.memory.advance(latent, action)
-            latent = Latent(h, model.memory.prior(h).sample(key))
+            prior = model.memory.prior(h)
+            latent = Latent(h, prior.mean + prior.std * noise)  # s_tau ~ p(s_tau | s_{tau-1}, a_{tau-1})
             total = total + weight * model.reward(latent.features)[..., 0]  # E[p(r_tau | s_tau)]
             return (latent, total, weight * cfg.gamma), None
 
         carry = start, jnp.zeros(plans.shape[:2]), jnp.ones(())
-        return jax.lax.scan(imagine, carry, (actions, jax.random.split(key_noise, cfg.lookahead)))[0][1]
+        return jax.lax.scan(imagine, carry, (actions, noise))[0][1]
 
     shape = num_envs, cfg.lookahead * size
     search = cfg.samples, cfg.elites, cfg.iterations
@@ -201,7 +203,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         surprise = posterior.kl(prior)
         paid = jnp.maximum(surprise, cfg.free_nats)
         if cfg.overshooting > 1:
-            paid = (paid + overshoot(cfg, model, latent, posterior, before, known, key_shoot)) / cfg.overshooting
+            paid = (
+                paid + overshoot(cfg, model, latent, posterior, before, known, key_shoot)
+            ) / cfg.overshooting
         total = (batch.weight.T * (seeing + cfg.reward_scale * gaining + paid)).mean()
         return total, {
             "loss": total,  # minus the bound, mean over the rows

@@ -120,7 +120,17 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, corridor, counting, games, goals, linear, mazes, pixels, probes
+    from polyak.envs.worlds import (
+        classic_control,
+        corridor,
+        counting,
+        games,
+        goals,
+        linear,
+        mazes,
+        pixels,
+        probes,
+    )
 
     worlds = classic_control, corridor, games, goals, linear, mazes, pixels, probes, counting
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from polyak.interface import Array, Box, Space

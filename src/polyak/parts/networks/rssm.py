@@ -54,7 +54,7 @@ class RSSM(Record):
     posterior_net: MLP
 
     def advance(self, latent: Latent, action: Float[Array, "*batch A"]) -> Float[Array, "*batch D"]:
-        """h after an action."""
+        """The next h, after an action."""
         x = jax.nn.relu(self.inputs(jnp.concatenate([latent.s, action], axis=-1)))
         return self.unit(x, latent.h)
 
