@@ -23,7 +23,7 @@ def test_values_are_the_means_of_rollouts_one_by_one():
     cfg = rollout_planning.Config(gamma=0.9, rollouts=4, lookahead=6)
     world, key = (jnp.int32(3), jnp.int32(0)), jax.random.key(1)
     values = jax.jit(
-        lambda key: rollout_planning.action_values(cfg, SPEC, world, key), compiler_options=QUICK
+        lambda key: rollout_planning.action_values(cfg, SPEC, (), (), world, key), compiler_options=QUICK
     )
     got = values(jax.random.clone(key))
     after = successors(SMALL)
