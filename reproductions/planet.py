@@ -24,7 +24,10 @@ from polyak.parts.maximizers import cross_entropy_method
 from polyak.parts.networks.rssm import Latent
 from reproductions.finding import Finding, main, train
 
-WORLDS: dict[str, Any] = {"PixelPendulum": PixelPendulum(size=8), "PixelCartPoleSwingUp": PixelCartPoleSwingUp(size=8)}
+WORLDS: dict[str, Any] = {
+    "PixelPendulum": PixelPendulum(size=8),
+    "PixelCartPoleSwingUp": PixelCartPoleSwingUp(size=8),
+}
 LOOKAHEAD, ITERATIONS, SAMPLES, ELITES = 12, 10, 1000, 100  # of the paper
 SHOWN, AHEAD, FILMED = 5, 20, 50  # frames that the model sees, frames that it expects then, episodes
 PUBLISHED = 850.0  # CEM with the true simulator on cartpole swing-up, the paper's table 1
@@ -34,7 +37,9 @@ EPISODES = 100
 def true_returns(name: str, count: int = 5) -> np.ndarray:
     """Returns [count] of planning with the true simulator."""
     env = WORLDS[name]
-    step = jax.vmap(lambda state, action: env.step(state, to_bounds(env.spec.action, action), jax.random.key(0)))
+    step = jax.vmap(
+        lambda state, action: env.step(state, to_bounds(env.spec.action, action), jax.random.key(0))
+    )
 
     def decide(state: Array, key: Array) -> tuple[Array, Array]:
         def worth(plans: Array) -> Array:
@@ -53,7 +58,9 @@ def true_returns(name: str, count: int = 5) -> np.ndarray:
 
     key_start, key_plan = jax.random.split(jax.random.key(0))
     start, _ = jax.vmap(env.reset)(jax.random.split(key_start, count))
-    return np.asarray(jax.jit(partial(jax.lax.scan, decide))(start, jax.random.split(key_plan, env.time_limit))[1].sum(0))
+    return np.asarray(
+        jax.jit(partial(jax.lax.scan, decide))(start, jax.random.split(key_plan, env.time_limit))[1].sum(0)
+    )
 
 
 def random_returns(name: str, count: int = 100) -> np.ndarray:
@@ -136,7 +143,14 @@ SMALL = {"filters": 8, "deterministic": 64, "stochastic": 16, "hidden": 64, "fre
 def short() -> Finding:
     """The reference, and a model of the pixel pendulum from twenty random episodes."""
     reference = true_returns("PixelCartPoleSwingUp").mean()
-    data = {"capacity": 2_000, "batch_size": 16, "length": 20, "warmup": 2_000, "steps": 100, "updates": 2_000}
+    data = {
+        "capacity": 2_000,
+        "batch_size": 16,
+        "length": 20,
+        "warmup": 2_000,
+        "steps": 100,
+        "updates": 2_000,
+    }
     run = train(
         "planet", "jax:PixelPendulum", steps=2_001, env_fields={"size": 16},
         config={**SMALL, "samples": 20, "elites": 5, "iterations": 2, "data": data},
@@ -161,12 +175,20 @@ def long() -> Finding:
     """PlaNet for a hundred episodes of each world, as a share of planning with the true simulator."""
     claims, said = {}, []
     for name, env in WORLDS.items():
-        run = train("planet", f"jax:{name}", steps=EPISODES * env.time_limit, env_fields={"size": 32}, eval_episodes=10)
+        run = train(
+            "planet",
+            f"jax:{name}",
+            steps=EPISODES * env.time_limit,
+            env_fields={"size": 32},
+            eval_episodes=10,
+        )
         found = run.evaluate(episodes=10).summary()["mean_return"]
         low, high = random_returns(name).mean(), true_returns(name).mean()
         share = (found - low) / (high - low)
         guess, still = prediction(run, env.replace(size=32), f"runs/planet-{name}.gif")
-        claims[f"{name}: at least 0.7 of the way from random to the true simulator (found {share:.2f})"] = share >= 0.7
+        claims[f"{name}: at least 0.7 of the way from random to the true simulator (found {share:.2f})"] = (
+            share >= 0.7
+        )
         said.append(
             f"{name} {found:.0f} (random {low:.0f}, true simulator {high:.0f}; share {share:.2f}; frames "
             f"{guess:.4f}, if nothing moved {still:.4f})"

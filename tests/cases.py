@@ -349,7 +349,7 @@ CASES = [
         small={
             **{"deterministic": 4, "stochastic": 2, "hidden": 8, "filters": 2, "overshooting": 2},
             **{"lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
-            "data": {"capacity": 200, "batch_size": 8, "length": 4, "warmup": 16, "steps": 4, "updates": 1},
+            "data": Replay(length=4),
         },
         squashed=True,
         bootstraps=False,

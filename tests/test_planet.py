@@ -16,7 +16,7 @@ from oracles import Adam, finite_differences, float64, mlp
 from polyak.algorithms import planet
 from polyak.envs.worlds.pixels import CartPoleSwingUp, PixelCartPoleSwingUp, PixelPendulum
 from polyak.interface import Box, Replay, Spec
-from polyak.parts.networks.images import decoder, encoder
+from polyak.parts.networks.images import coarse, decoder, encoder, fine, squares
 from polyak.parts.networks.rssm import Latent
 
 SPEC = Spec(obs=Box((2,)), action=Box((1,), -2.0, 2.0))
@@ -74,7 +74,7 @@ class Slow:
     def update(self, batch, key):
         self.clock[0] += 1
         _, key_infer, key_shoot = jax.random.split(key, 3)
-        eps = [np.asarray(jax.random.normal(k, (B, S)), float) for k in jax.random.split(key_infer, L)]
+        eps = np.asarray(jax.random.normal(key_infer, (L, B, S)), float)
         shots = {
             d: np.asarray(jax.random.normal(jax.random.fold_in(key_shoot, d), (L, B, S)), float)
             for d in range(1, self.cfg.overshooting + 1)
@@ -225,7 +225,11 @@ def test_filters_are_those_of_scipy():
     net = encoder(jax.random.key(0), 8, 2, 3)
     image = np.random.default_rng(0).normal(size=(5, 2, 8, 8, 2)).astype(np.float32)
     padded = np.pad(image[3, 1], ((1, 1), (1, 1), (0, 0)))
-    weight = np.asarray(net.layers[0].weight)
+    weight = np.zeros((4, 4, 2, 3))  # the layer's own order: squares of 2 x 2, and in each of 2 x 2 again
+    for (i, j, y, x), part in zip(
+        np.ndindex(2, 2, 2, 2), np.asarray(net.layers[0].weight).reshape(16, 2, 3), strict=True
+    ):
+        weight[2 * i + y, 2 * j + x] = part
     want = [
         sum(scipy.signal.correlate(padded[..., c], weight[..., c, f], "valid") for c in range(2))[::2, ::2]
         for f in range(3)
@@ -233,6 +237,17 @@ def test_filters_are_those_of_scipy():
     want = np.maximum(np.stack(want, axis=-1) + np.asarray(net.layers[0].bias), 0)
     assert net(image).shape == (5, 2, net.size)
     np.testing.assert_allclose(net(image)[3, 1], want.ravel(), atol=1e-5)
+
+
+def test_a_layer_of_the_decoder_is_the_transpose_of_one_of_the_encoder():
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.normal(size=(8, 8, 2)), rng.normal(size=(4, 4, 3))
+    weight = rng.normal(size=(2, 2, 2, 2, 2, 3))  # of the encoder: square, place in it, channel, filter
+    halved = coarse(jnp.asarray(wide)) @ weight.reshape(32, 3)
+    turned = weight[::-1, ::-1].transpose(0, 1, 5, 2, 3, 4).reshape(12, 8)  # a place is in four squares
+    doubled = fine(squares(jnp.asarray(narrow), edge=1) @ turned)[1:-1, 1:-1]
+    assert doubled.shape == wide.shape
+    np.testing.assert_allclose((halved * narrow).sum(), (doubled * wide).sum(), rtol=1e-4)
 
 
 def test_a_decoder_makes_images_of_the_encoders_size():

@@ -30,9 +30,10 @@ from polyak.interface import (
 )
 from polyak.parts.distributions import Normal
 from polyak.parts.maximizers import cross_entropy_method
-from polyak.parts.networks import MLP, features, mlp, num_features
+from polyak.parts.networks import features, mlp, num_features
 from polyak.parts.networks.images import decoder, encoder, is_image
-from polyak.parts.networks.rssm import RSSM, Latent, rssm
+from polyak.parts.networks.layers import Layer
+from polyak.parts.networks.rssm import Latent, rssm
 from polyak.parts.optimize import adam, gradient_step
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree, select
@@ -44,10 +45,10 @@ class Config:
 
     gamma: float = within(1.0, 0, 1)  # discount of one step of a plan; the paper has none
     lr: float = within(1e-3, 0)  # alpha, Adam's learning rate
-    epsilon: float = within(1e-4, 0)  # of Adam
+    epsilon: float = within(1e-4, 0)  # what keeps Adam's step small where gradients are
     max_norm: float = within(1000.0, 0)  # gradients are scaled down to this global norm
-    deterministic: int = within(200, 1)  # numbers of h
-    stochastic: int = within(30, 1)  # numbers of s
+    deterministic: int = within(200, 1)  # numbers of h, the part of a state that remembers
+    stochastic: int = within(30, 1)  # numbers of s, the part of a state that is drawn
     hidden: int = within(200, 1)  # units of every other layer
     filters: int = within(32, 1)  # of the first layer on an image; twice as many in each that follows
     bits: int = within(5, 1, 8)  # of each colour of an image that are seen
@@ -70,10 +71,10 @@ class Config:
 class Model(Record):
     """theta: what encodes, remembers, and predicts."""
 
-    encoder: Tree
-    memory: RSSM
-    decoder: Tree  # mean of p(o_t | h_t, s_t)
-    reward: MLP  # mean of p(r_t | h_t, s_t)
+    encoder: Layer
+    memory: Layer  # an RSSM
+    decoder: Layer  # mean of p(o_t | h_t, s_t)
+    reward: Layer  # mean of p(r_t | h_t, s_t)
 
 
 @pytree
@@ -182,19 +183,21 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     gained = jnp.roll(reward, 1, axis=0)  # r_t
     view = seen(cfg, spec, obs, key_see)
     image = view if is_image(spec.obs) else features(spec.obs, view)
-    keys = jax.random.split(key_infer, len(fresh))
+    noise = jax.random.normal(key_infer, (*fresh.shape, cfg.stochastic))
 
     def loss(model: Model) -> tuple[Array, dict[str, Array]]:
         def infer(latent: Latent, now: tuple) -> tuple[Latent, tuple]:
-            fresh, action, embedding, key = now
+            fresh, action, embedding, noise = now
             latent = select(fresh, nothing(cfg, len(fresh)), latent)
             h = model.memory.advance(latent, action)
             prior, posterior = model.memory.prior(h), model.memory.posterior(h, embedding)
-            latent = Latent(h, posterior.sample(key))
+            latent = Latent(h, posterior.mean + posterior.std * noise)  # s_t ~ q(s_t | o_<=t, a_<t)
             return latent, (latent, prior, posterior)
 
         start = nothing(cfg, fresh.shape[1])
-        _, (latent, prior, posterior) = jax.lax.scan(infer, start, (fresh, before, model.encoder(view), keys))
+        _, (latent, prior, posterior) = jax.lax.scan(
+            infer, start, (fresh, before, model.encoder(view), noise)
+        )
 
         # -ln p(o_t | s_t) - ln p(r_t | s_t) + KL(q(s_t | o_<=t, a_<t) || p(s_t | s_{t-1}, a_{t-1}))       eq. 3
         axes = tuple(range(2, image.ndim))

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from polyak.interface import Array, Box
 from polyak.parts.distributions import Normal
-from polyak.parts.networks.layers import INITS, Linear
-from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.layers import INITS, Layer
+from polyak.parts.networks.mlp import mlp
 from polyak.pytree import Record, pytree
 
 LEAST = 0.1  # standard deviation, of prior and posterior
@@ -34,8 +34,8 @@ class Latent(NamedTuple):
 class GRU(Record):
     """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078)."""
 
-    gates: Linear  # of (x, h), to the logits of reset and update
-    candidate: Linear  # of (x, reset h)
+    gates: Layer  # of (x, h), to the logits of reset and update
+    candidate: Layer  # of (x, reset h)
 
     def __call__(self, x: Float[Array, "*batch X"], h: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """The state after x."""
@@ -48,10 +48,10 @@ class GRU(Record):
 class RSSM(Record):
     """h_t = f(h_{t-1}, s_{t-1}, a_{t-1}), a prior p(s_t | h_t) and a posterior q(s_t | h_t, o_t)."""
 
-    inputs: Linear  # of (s, a), before the recurrent unit
-    unit: GRU
-    prior_net: MLP
-    posterior_net: MLP
+    inputs: Layer  # of (s, a), before the recurrent unit
+    unit: Layer
+    prior_net: Layer
+    posterior_net: Layer
 
     def advance(self, latent: Latent, action: Float[Array, "*batch A"]) -> Float[Array, "*batch D"]:
         """The next h, after an action."""
