@@ -137,7 +137,15 @@ def prediction(run: polyak.Run, env: Any, path: str) -> tuple[float, float]:
     return off(guess[:, SHOWN:]), off(still)
 
 
-SMALL = {"filters": 8, "deterministic": 64, "stochastic": 16, "hidden": 64, "free_nats": 0.5}
+SMALL = {
+    "filters": 8,
+    "deterministic": 64,
+    "stochastic": 16,
+    "hidden": 64,
+    "lr": 3e-3,
+    "free_nats": 0.5,
+    "image_scale": 16.0,
+}
 
 
 def short() -> Finding:

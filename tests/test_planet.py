@@ -22,7 +22,7 @@ from polyak.parts.networks.rssm import Latent
 SPEC = Spec(obs=Box((2,)), action=Box((1,), -2.0, 2.0))
 B, L, D, S = 2, 5, 3, 2
 CFG = planet.Config(
-    deterministic=D, stochastic=S, hidden=3, lr=1e-2, free_nats=0.3, reward_scale=2.0, max_norm=0.5,
+    deterministic=D, stochastic=S, hidden=3, lr=1e-2, free_nats=0.3, reward_scale=2.0, image_scale=1.5, max_norm=0.5,
     samples=12, elites=3, iterations=2, lookahead=3, gamma=0.9, data=Replay(length=L, batch_size=B),
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ class Slow:
                         )
                 if cfg.overshooting > 1:
                     paid /= cfg.overshooting
-                total += batch.weight[b, t] * (seeing + cfg.reward_scale * gaining + paid)
+                total += batch.weight[b, t] * (cfg.image_scale * seeing + cfg.reward_scale * gaining + paid)
         return total / (B * L)
 
     def shot(self, model, batch, rows, b, t, d, shots):

@@ -53,6 +53,7 @@ class Config:
     filters: int = within(32, 1)  # of the first layer on an image; twice as many in each that follows
     bits: int = within(5, 1, 8)  # of each colour of an image that are seen
     free_nats: float = within(3.0, 0)  # what a posterior may know at no cost
+    image_scale: float = within(1.0, 0)  # weight of the observation's likelihood
     reward_scale: float = within(10.0, 0)  # weight of the reward's likelihood
     overshooting: int = within(0, 0)  # D, steps over which priors are held to later posteriors; 0: only one
     exploration: float = within(0.3, 0)  # standard deviation of the noise on actions
@@ -209,7 +210,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
             paid = (
                 paid + overshoot(cfg, model, latent, posterior, before, known, key_shoot)
             ) / cfg.overshooting
-        total = (batch.weight.T * (seeing + cfg.reward_scale * gaining + paid)).mean()
+        total = (batch.weight.T * (cfg.image_scale * seeing + cfg.reward_scale * gaining + paid)).mean()
         return total, {
             "loss": total,  # minus the bound, mean over the rows
             "image_loss": seeing.mean(),  # half the squared error of an observation, summed over its numbers
