@@ -388,6 +388,16 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="planet",
+        small={
+            **{"deterministic": 4, "stochastic": 2, "hidden": 8, "filters": 2, "overshooting": 2},
+            **{"lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
+            "data": Replay(length=4),
+        },
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
         name="ppo",
         value=lambda state, obs: state.critic(obs)[..., 0],
         learns={

@@ -41,6 +41,7 @@ WORLDS = (
     "linear",
     "mazes",
     "parkour",
+    "pixels",
     "probes",
     "counting",
 )
