@@ -21,7 +21,7 @@ from polyak.envs.environment import to_bounds
 from polyak.envs.worlds.pixels import PixelCartPoleSwingUp, PixelPendulum
 from polyak.interface import Array, Spec
 from polyak.parts.maximizers import cross_entropy_method
-from polyak.parts.networks.rssm import Latent
+from polyak.parts.networks.rssm import Latent, WorldModel
 from reproductions.finding import Finding, main, train
 
 WORLDS: dict[str, Any] = {
@@ -98,9 +98,9 @@ def frames(env: Any, key: Array) -> tuple[Array, Array]:
     return jax.lax.scan(one, (state, first, jnp.zeros(1)), keys)[1]
 
 
-def expected(cfg: planet.Config, spec: Spec, model: planet.Model, pictures: Array, actions: Array) -> Array:
+def expected(cfg: planet.Config, spec: Spec, model: WorldModel, pictures: Array, actions: Array) -> Array:
     """Pictures [T, S, S, 3] that the model sees, and from row SHOWN on expects, by its means."""
-    seen = planet.seen(cfg, spec, pictures, jax.random.key(0))
+    seen = model.seen(pictures, jax.random.key(0), cfg.bits)
 
     def one(carry: tuple, now: tuple) -> tuple[tuple, Array]:
         (latent, before), (image, action, shown) = carry, now
@@ -110,7 +110,7 @@ def expected(cfg: planet.Config, spec: Spec, model: planet.Model, pictures: Arra
         return (latent, action), model.decoder(latent.features)
 
     shown = jnp.arange(len(actions)) < SHOWN
-    start = planet.nothing(cfg), jnp.zeros(spec.action.size)
+    start = Latent(jnp.zeros(cfg.deterministic), jnp.zeros(cfg.stochastic)), jnp.zeros(spec.action.size)
     return jnp.clip(jax.lax.scan(one, start, (seen, actions, shown))[1] + 0.5, 0.0, 1.0)
 
 
@@ -205,4 +205,4 @@ def long() -> Finding:
 
 
 if __name__ == "__main__":
-    main({"G13": short}, {"G13": long})
+    main({"G13": short}, long={"G13": long})

@@ -28,12 +28,9 @@ from polyak.interface import (
     count_steps,
     within,
 )
-from polyak.parts.distributions import Normal
 from polyak.parts.maximizers import cross_entropy_method
-from polyak.parts.networks import features, mlp, num_features
-from polyak.parts.networks.images import decoder, encoder, is_image
-from polyak.parts.networks.layers import Layer
-from polyak.parts.networks.rssm import Latent, rssm
+from polyak.parts.networks.images import is_image
+from polyak.parts.networks.rssm import Latent, WorldModel, nothing, world_model
 from polyak.parts.optimize import adam, gradient_step
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree, select
@@ -69,20 +66,10 @@ class Config:
 
 
 @pytree
-class Model(Record):
-    """theta: what encodes, remembers, and predicts."""
-
-    encoder: Layer
-    memory: Layer  # an RSSM
-    decoder: Layer  # mean of p(o_t | h_t, s_t)
-    reward: Layer  # mean of p(r_t | h_t, s_t)
-
-
-@pytree
 class State(Record):
     """The model and its optimiser."""
 
-    model: Model
+    model: WorldModel  # theta
     opt_state: Tree
     clock: Clock
 
@@ -94,47 +81,26 @@ def optimizer(cfg: Config) -> Tree:
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Initialise parameters theta at random."""
-    key_encoder, key_memory, key_decoder, key_reward = jax.random.split(key, 4)
-    hidden, size = cfg.hidden, cfg.deterministic + cfg.stochastic
-    if is_image(spec.obs):
-        side, _, channels = spec.obs.shape
-        encode = encoder(key_encoder, side, channels, cfg.filters)
-        decode = decoder(key_decoder, size, side, channels, cfg.filters)
-        embedding = encode.size
-    else:
-        encode = mlp(key_encoder, spec.obs, hidden, (hidden,))
-        decode = mlp(key_decoder, Box((size,)), num_features(spec.obs), (hidden,))
-        embedding = hidden
-    memory = rssm(key_memory, cfg.deterministic, cfg.stochastic, spec.action.size, embedding, hidden)
-    model = Model(encode, memory, decode, mlp(key_reward, Box((size,)), 1, (hidden, hidden)))
+    sizes = cfg.deterministic, cfg.stochastic, cfg.hidden, cfg.filters
+    model = world_model(key, spec.obs, spec.action.size, *sizes)
     return State(model, optimizer(cfg).init(model), start_clock())
-
-
-def seen(cfg: Config, spec: Spec, obs: Tree, key: Array) -> Tree:
-    """What the model sees: an image in [-0.5, 0.5] by `bits` bits, with noise below the last one; else as it is."""
-    if not is_image(spec.obs):
-        return obs
-    levels = 2**cfg.bits
-    level = jnp.floor(jnp.asarray(obs, jnp.float32) * levels / 256)
-    return (level + jax.random.uniform(key, level.shape)) / levels - 0.5
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> tuple[Latent, Array]:
     """The belief before an episode, and the action before it: both nothing."""
-    return nothing(cfg, len(env_ids)), jnp.zeros((len(env_ids), spec.action.size))
+    return nothing(len(env_ids), cfg.deterministic, cfg.stochastic), jnp.zeros(
+        (len(env_ids), spec.action.size)
+    )
 
 
-def nothing(cfg: Config, *lead: int) -> Latent:
-    """The belief where nothing was seen."""
-    return Latent(jnp.zeros((*lead, cfg.deterministic)), jnp.zeros((*lead, cfg.stochastic)))
-
-
-def act(cfg: Config, spec: Spec, actor: Model, memory: tuple, obs: Tree, key: Array, explore: bool) -> tuple:
+def act(
+    cfg: Config, spec: Spec, actor: WorldModel, memory: tuple, obs: Tree, key: Array, explore: bool
+) -> tuple:
     """Infer the belief over the current state from the history, plan in it, and add noise to the first action."""
     key_see, key_infer, key_plan, key_noise = jax.random.split(key if explore else jax.random.key(0), 4)
     rules, (latent, action) = actor.memory, memory
     h = rules.advance(latent, action)
-    belief = rules.posterior(h, actor.encoder(seen(cfg, spec, obs, key_see)))  # q(s_t | o_<=t, a_<t)
+    belief = rules.posterior(h, actor.encoder(actor.seen(obs, key_see, cfg.bits)))  # q(s_t | o_<=t, a_<t)
     latent = Latent(h, belief.sample(key_infer) if explore else belief.mode())
 
     action = plan(cfg, spec, actor, latent, key_plan)
@@ -144,7 +110,7 @@ def act(cfg: Config, spec: Spec, actor: Model, memory: tuple, obs: Tree, key: Ar
     return action, (latent, action), ()
 
 
-def plan(cfg: Config, spec: Spec, model: Model, latent: Latent, key: Array) -> Array:
+def plan(cfg: Config, spec: Spec, model: WorldModel, latent: Latent, key: Array) -> Array:
     """The first action [N, A] of the mean that the cross-entropy method ends with (Algorithm 2)."""
     key_search, key_noise = jax.random.split(key)
     num_envs, size = len(latent.h), spec.action.size
@@ -182,23 +148,21 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     known = 1.0 - fresh
     before = jnp.roll(action, 1, axis=0) * known[..., None]  # a_{t-1}
     gained = jnp.roll(reward, 1, axis=0)  # r_t
-    view = seen(cfg, spec, obs, key_see)
-    image = view if is_image(spec.obs) else features(spec.obs, view)
+    image = state.model.seen(obs, key_see, cfg.bits)
     noise = jax.random.normal(key_infer, (*fresh.shape, cfg.stochastic))
+    start = nothing(fresh.shape[1], cfg.deterministic, cfg.stochastic)
 
-    def loss(model: Model) -> tuple[Array, dict[str, Array]]:
+    def loss(model: WorldModel) -> tuple[Array, dict[str, Array]]:
         def infer(latent: Latent, now: tuple) -> tuple[Latent, tuple]:
             fresh, action, embedding, noise = now
-            latent = select(fresh, nothing(cfg, len(fresh)), latent)
+            latent = select(fresh, start, latent)
             h = model.memory.advance(latent, action)
             prior, posterior = model.memory.prior(h), model.memory.posterior(h, embedding)
             latent = Latent(h, posterior.mean + posterior.std * noise)  # s_t ~ q(s_t | o_<=t, a_<t)
             return latent, (latent, prior, posterior)
 
-        start = nothing(cfg, fresh.shape[1])
-        _, (latent, prior, posterior) = jax.lax.scan(
-            infer, start, (fresh, before, model.encoder(view), noise)
-        )
+        rows = fresh, before, model.encoder(image), noise
+        _, (latent, prior, posterior) = jax.lax.scan(infer, start, rows)
 
         # -ln p(o_t | s_t) - ln p(r_t | s_t) + KL(q(s_t | o_<=t, a_<t) || p(s_t | s_{t-1}, a_{t-1}))       eq. 3
         axes = tuple(range(2, image.ndim))
@@ -207,9 +171,10 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         surprise = posterior.kl(prior)
         paid = jnp.maximum(surprise, cfg.free_nats)
         if cfg.overshooting > 1:
-            paid = (
-                paid + overshoot(cfg, model, latent, posterior, before, known, key_shoot)
-            ) / cfg.overshooting
+            shot = model.memory.overshoot(latent, before, known > 0, cfg.overshooting, key_shoot)
+            fixed = jax.lax.stop_gradient(posterior)  # eq. 7
+            paid += sum(there * jnp.maximum(fixed.kl(prior), cfg.free_nats) for prior, there in shot)
+            paid /= cfg.overshooting
         total = (batch.weight.T * (cfg.image_scale * seeing + cfg.reward_scale * gaining + paid)).mean()
         return total, {
             "loss": total,  # minus the bound, mean over the rows
@@ -221,23 +186,6 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     grads, metrics = jax.grad(loss, has_aux=True)(state.model)
     model, opt_state = gradient_step(optimizer(cfg), grads, state.opt_state, state.model, cfg.lr)
     return Update(State(model, opt_state, state.clock.updated()), metrics)
-
-
-def overshoot(
-    cfg: Config, model: Model, latent: Latent, posterior: Normal, before: Array, known: Array, key: Array
-) -> Array:
-    """KL(q(s_t) || p(s_t | s_{t-d})), summed over d = 2 .. D, [L, B]; posteriors are held fixed (eq. 7)."""
-    q = jax.lax.stop_gradient(posterior)
-    total, connected, shot = jnp.zeros(known.shape), known, latent
-    for d in range(1, cfg.overshooting + 1):  # row t now holds what was believed d steps before t
-        shot = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), shot)
-        h = model.memory.advance(shot, before)
-        prior = model.memory.prior(h)
-        shot = Latent(h, prior.sample(jax.random.fold_in(key, d)))
-        if d > 1:
-            total = total + connected * jnp.maximum(q.kl(prior), cfg.free_nats)
-        connected = known * jnp.roll(connected, 1, axis=0)
-    return total
 
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:

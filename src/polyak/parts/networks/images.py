@@ -77,6 +77,13 @@ def fine(image: Float[Array, "*batch S S D"]) -> Float[Array, "*batch T T C"]:
     return image.reshape(*lead, 2 * high, 2 * wide, depth // 4)
 
 
+def dequantised(image: Array, key: Array, bits: int) -> Float[Array, "*batch S S C"]:
+    """An image of bytes in [-0.5, 0.5], so many bits of it, and noise below the last (Kingma & Dhariwal 2018)."""
+    levels = 2**bits
+    level = jnp.floor(jnp.asarray(image, jnp.float32) * levels / 256)
+    return (level + jax.random.uniform(key, level.shape)) / levels - 0.5
+
+
 def is_image(space: Space) -> bool:
     """Whether points of this space are images that can be halved: square, with a side of 8, 16, .. 256."""
     if not isinstance(space, Box) or len(space.shape) != 3:
