@@ -265,7 +265,7 @@ def lanes(settings: Settings) -> int | None:
     return settings.actors or settings.num_envs
 
 
-def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) -> int:
+def workers_for(settings: Settings, driver: str, num_envs: int) -> int:
     """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
     if driver != "ray":
         said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
@@ -273,10 +273,6 @@ def workers_for(settings: Settings, driver: str, num_envs: int, in_graph: bool) 
         for name in (name for name, value in said.items() if value):
             raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
         return 1
-    if in_graph:
-        raise UserError(
-            "--driver ray steps Gymnasium environments, but this one is in JAX: use --driver graph"
-        )
     if settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
@@ -330,7 +326,7 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
-    workers = workers_for(settings, driver, num_envs, in_graph)
+    workers = workers_for(settings, driver, num_envs)
     if in_graph and settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
