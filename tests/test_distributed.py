@@ -29,6 +29,8 @@ from polyak.drivers.arrival import Arrival
 from polyak.drivers.distributed import Cluster, Distributed
 from polyak.drivers.lanes import joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
+from polyak.envs.on_host import OnHost
+from polyak.envs.worlds.counting import Counting
 from polyak.errors import EnvironmentFault
 from polyak.interface import Replay, Transition
 from polyak.parts import replay
@@ -198,6 +200,41 @@ def test_a_cut_ends_the_newest_row_of_each_clock():
     ring, _ = filled([0, 1, 1], Replay())
     after = replay.index.cut(ring, np.array([True, False, True, False, True, False]))
     assert [tuple(place) for place in np.argwhere(np.asarray(after.rows.truncated))] == [(3, 0), (7, 2)]
+
+
+# ---- environments in JAX
+
+
+def test_an_environment_in_jax_is_stepped_like_others():
+    """Episodes are functions of their seeds, end at the time limit, and begin anew where asked."""
+    world = OnHost(Counting(max_length=9, time_limit=5))
+    three, alone = world.make(3), world.make(1)
+    obs, own = three.reset([0, 1, 2], [11, 12, 13]), alone.reset([0], [13])
+    for t in range(5):
+        assert np.array_equal(obs[2:], own)
+        assert obs[:, 2].tolist() == [t, t, t]
+        given, single = three.step(np.zeros(3, np.int32)), alone.step(np.zeros(1, np.int32))
+        for x, y in zip(given[:4], single[:4], strict=True):
+            assert np.array_equal(x[2:], y)
+        assert given.reward.dtype == np.float64
+        assert given.reward.tolist() == [t + 1] * 3
+        assert not (given.terminated & given.truncated).any()
+        obs, own = given.obs, single.obs
+    assert (given.terminated | given.truncated).all()
+    after = three.reset([1], [99])
+    assert np.array_equal(after[[0, 2]], obs[[0, 2]])
+    assert after[1, 2] == 0
+    assert not np.array_equal(after[1, :2], obs[1, :2])
+
+
+@pytest.mark.long
+def test_workers_play_environments_in_jax_without_a_gap(cluster):
+    cfg = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
+    driver = crew(auditor(COUNTING), cfg, OnHost(Counting(max_length=20)))
+    found = state_of(driver.advance(driver.start(), 20))
+    assert int(found.rows[0]) == 20 * 5 * LANES
+    assert int(found.gaps[0]) == int(found.wrong[0]) == 0
+    driver.close()
 
 
 # ---- the same bits

@@ -22,7 +22,7 @@ from polyak.drivers.program import over_seeds
 from polyak.errors import UserError
 from polyak.interface import Array, Spec, Transition, Tree
 from polyak.parts.replay import Ring
-from polyak.pytree import Counter, flat
+from polyak.pytree import Counter
 
 IN_FLIGHT = 2  # tickets of each worker
 
@@ -112,13 +112,11 @@ class Arrival(Distributed):
 
     def _keep_busy(self, run: HostRun) -> None:
         """Give tickets to workers that have not enough, those with the fewest first."""
-        import ray
-
         where = None
         out = sum(len(hand.calls) for hand in self.hands)
         while hand := min(filter(self._idle, self.hands), key=lambda hand: len(hand.calls), default=None):
             if where is None:
-                where = ray.put(tuple(np.asarray(x) for x in flat(run.act_input.tree.actor)))
+                where = self._send(run.act_input.tree.actor)
             ticket = Ticket(hand.next + len(hand.calls), run.iteration + out < self.warmup, run.iteration)
             self._call(hand, ticket, where)
             out += 1

@@ -449,14 +449,19 @@ class Distributed(Host):
 
     def _order(self, ticket: Ticket, actor: Tree) -> None:
         """Give every worker this ticket that does not have it."""
-        import ray
-
         waiting = [hand for hand in self.hands if not hand.calls and not hand.given]
         if not waiting:
             return
-        where = ray.put(tuple(np.asarray(x) for x in flat(actor)))
+        where = self._send(actor)
         for hand in waiting:
             self._call(hand, ticket, where)
+
+    @staticmethod
+    def _send(actor: Tree) -> Any:
+        """Where workers find an actor."""
+        import ray
+
+        return ray.put(tuple(np.asarray(x) for x in flat(actor)))
 
     def _call(self, hand: Hand, ticket: Ticket, actor: Any) -> None:
         self.ledger.issued += 1

@@ -320,6 +320,7 @@ def shared_out(
             f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
             "environments: say one"
         )
+<<<<<<< HEAD
     num_envs = said or tuned.get("num_envs", 1)
     if driver == "ray":
         return num_envs, None, ray_workers(settings, num_envs, in_graph)
@@ -357,6 +358,19 @@ def ray_workers(settings: Settings, num_envs: int, in_graph: bool) -> int:
         raise UserError(
             f"--sync {settings.sync} sends gradients, but the workers of --driver ray send what they played: say one"
         )
+=======
+    return settings.actors or settings.num_envs
+
+
+def workers_for(settings: Settings, driver: str, num_envs: int) -> int:
+    """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
+    if driver != "ray":
+        said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
+        said["no-lockstep"] = not settings.lockstep
+        for name in (name for name, value in said.items() if value):
+            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
+        return 1
+>>>>>>> ray
     if settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
@@ -409,6 +423,10 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
+<<<<<<< HEAD
+=======
+    workers = workers_for(settings, driver, num_envs)
+>>>>>>> ray
     if in_graph and settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"

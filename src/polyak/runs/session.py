@@ -29,6 +29,7 @@ from polyak.envs.border import Border
 from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
 from polyak.envs.find import find
+from polyak.envs.on_host import OnHost
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
@@ -71,7 +72,7 @@ class Session:
     @cached_property
     def env_spec(self) -> Spec:
         """The environment's own spaces."""
-        model = rules(self.world) if self.in_graph else None
+        model = rules(self.world) if self.in_graph and self.plan.driver != "ray" else None
         return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=model)
 
     @cached_property
@@ -204,18 +205,21 @@ class Session:
     @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
+<<<<<<< HEAD
         if self.plan.sync == "hogwild":
             self._check_processes()
             given = self.algorithm, self.cfg, self.spec, self.plan.all_seeds, self.plan.workers
             return Hogwild(*given, partial(worker_driver, self.plan), self.plan.deadline)
+=======
+        if self.plan.driver == "ray":
+            return self._distributed()
+>>>>>>> ray
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             strict = self.plan.strict_spaces
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
                 return InGraph(*given, strict)
             return SideBySide(*given, min(self.plan.seeds, cores()), strict)
-        if self.plan.driver == "ray":
-            return self._distributed()
         slots = self.plan.seeds * self.plan.num_envs
         envs = self.make_envs(self.world, slots)
         given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
@@ -225,7 +229,8 @@ class Session:
         from polyak.drivers.arrival import Arrival
         from polyak.drivers.distributed import Distributed
 
-        plan, given = self.plan, (self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds)
+        world = OnHost(self.world) if self.in_graph else self.world
+        plan, given = self.plan, (self.algorithm, self.cfg, world, self.spec, self.plan.all_seeds)
         driver = Distributed if self.plan.lockstep else Arrival
         return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
 
