@@ -15,8 +15,9 @@ import pytest
 import polyak
 from polyak.algorithms import find, names
 from polyak.drivers.hogwild import Shared, own_seed
-from polyak.errors import EnvironmentFault, UserError
+from polyak.errors import CheckpointError, EnvironmentFault, UserError
 from polyak.interface import Clock
+from polyak.runs.reading import read_counts
 
 NAME = next(name for name in names() if find(name).gradient)
 SMALL = {"hidden": (8,), "data": {"steps": 4}}
@@ -245,6 +246,25 @@ def test_what_cannot_be_is_said_in_one_line(algorithm, said, wanted, tmp_path):
     assert "\n" not in str(error.value)
     assert not isinstance(error.value, EnvironmentFault)
     assert not list(tmp_path.glob("*/config.json"))
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        {"workers": 3},
+        {"workers": [3]},
+        {"workers": [{"iteration": 2, "steps": 1, "more": 1}]},
+        {"workers": [{"iteration": 1, "steps": 1}]},
+        {"workers": [{"iteration": 2, "steps": 10**12}]},
+    ],
+)
+def test_counts_of_workers_that_do_not_fit_are_damage(driver):
+    arrays = {"workers/0/episodes/actions": np.zeros((1, 2))}
+    said = {"iteration": 2, "base": 0, "said": [], "inexact": False}
+    fine = {"workers": [{"iteration": 2, "steps": 1}, {}]}
+    assert read_counts({**said, "driver": fine}, 20, arrays, 10, Path("x")).driver == fine
+    with pytest.raises(CheckpointError, match="field 'driver' is missing or wrong"):
+        read_counts({**said, "driver": driver}, 20, arrays, 10, Path("x"))
 
 
 def test_a_plan_keeps_how_workers_meet(tmp_path):
