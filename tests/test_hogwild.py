@@ -106,7 +106,7 @@ def test_one_process_learns_what_no_process_would_bit_for_bit(tmp_path):
         assert got[name].tobytes() == value.tobytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_the_work_are_saved_and_resumed(tmp_path):
     run = trained(tmp_path, "two", num_envs=2, sync="hogwild", workers=2)
     lines = [line for line in run.metrics if "actor/staleness" in line]
@@ -268,7 +268,7 @@ def test_counts_of_workers_that_do_not_fit_are_damage(driver):
 
 
 def test_a_plan_keeps_how_workers_meet(tmp_path):
-    run = trained(tmp_path, "step", num_envs=4, sync="lockstep", workers=2, env="jax:CartPole-v1")
+    run = trained(tmp_path, "step", num_envs=4, sync="lockstep", workers=2, steps=64)
     assert json.loads((run.path / "config.json").read_text())["plan"]["workers"] == 2
     assert run.metrics[-1]["actor/staleness"] == 0
     assert len(run.evaluate(2).returns) == 1
