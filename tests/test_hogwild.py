@@ -15,8 +15,9 @@ import pytest
 import polyak
 from polyak.algorithms import find, names
 from polyak.drivers.hogwild import Shared, own_seed
-from polyak.errors import EnvironmentFault, UserError
+from polyak.errors import CheckpointError, EnvironmentFault, UserError
 from polyak.interface import Clock
+from polyak.runs.reading import read_counts
 
 NAME = next(name for name in names() if find(name).gradient)
 SMALL = {"hidden": (8,), "data": {"steps": 4}}
@@ -105,7 +106,7 @@ def test_one_process_learns_what_no_process_would_bit_for_bit(tmp_path):
         assert got[name].tobytes() == value.tobytes(), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_the_work_are_saved_and_resumed(tmp_path):
     run = trained(tmp_path, "two", num_envs=2, sync="hogwild", workers=2)
     lines = [line for line in run.metrics if "actor/staleness" in line]
@@ -247,8 +248,27 @@ def test_what_cannot_be_is_said_in_one_line(algorithm, said, wanted, tmp_path):
     assert not list(tmp_path.glob("*/config.json"))
 
 
+@pytest.mark.parametrize(
+    "driver",
+    [
+        {"workers": 3},
+        {"workers": [3]},
+        {"workers": [{"iteration": 2, "steps": 1, "more": 1}]},
+        {"workers": [{"iteration": 1, "steps": 1}]},
+        {"workers": [{"iteration": 2, "steps": 10**12}]},
+    ],
+)
+def test_counts_of_workers_that_do_not_fit_are_damage(driver):
+    arrays = {"workers/0/episodes/actions": np.zeros((1, 2))}
+    said = {"iteration": 2, "base": 0, "said": [], "inexact": False}
+    fine = {"workers": [{"iteration": 2, "steps": 1}, {}]}
+    assert read_counts({**said, "driver": fine}, 20, arrays, 10, Path("x")).driver == fine
+    with pytest.raises(CheckpointError, match="field 'driver' is missing or wrong"):
+        read_counts({**said, "driver": driver}, 20, arrays, 10, Path("x"))
+
+
 def test_a_plan_keeps_how_workers_meet(tmp_path):
-    run = trained(tmp_path, "step", num_envs=4, sync="lockstep", workers=2, env="jax:CartPole-v1")
+    run = trained(tmp_path, "step", num_envs=4, sync="lockstep", workers=2, steps=64)
     assert json.loads((run.path / "config.json").read_text())["plan"]["workers"] == 2
     assert run.metrics[-1]["actor/staleness"] == 0
     assert len(run.evaluate(2).returns) == 1

@@ -310,9 +310,7 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
-def shared_out(
-    settings: Settings, tuned: Mapping[str, Any], driver: str, in_graph: bool
-) -> tuple[int, Any, int]:
+def shared_out(settings: Settings, tuned: Mapping[str, Any], driver: str) -> tuple[int, Any, int]:
     """Number of environments, how gradients are sent, and number of workers that play as many environments each."""
     said = settings.actors or settings.num_envs
     if None not in (settings.actors, settings.num_envs) and settings.actors != settings.num_envs:
@@ -320,10 +318,9 @@ def shared_out(
             f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
             "environments: say one"
         )
-<<<<<<< HEAD
     num_envs = said or tuned.get("num_envs", 1)
     if driver == "ray":
-        return num_envs, None, ray_workers(settings, num_envs, in_graph)
+        return num_envs, None, ray_workers(settings, num_envs)
     for name, given in (
         ("actors", settings.actors),
         ("lag", settings.lag),
@@ -348,29 +345,12 @@ def shared_out(
     return said, sync, workers
 
 
-def ray_workers(settings: Settings, num_envs: int, in_graph: bool) -> int:
+def ray_workers(settings: Settings, num_envs: int) -> int:
     """Number of Ray's workers that play so many environments, all of them as many."""
-    if in_graph:
-        raise UserError(
-            "--driver ray steps Gymnasium environments, but this one is in JAX: use --driver graph"
-        )
     if settings.sync is not None:
         raise UserError(
             f"--sync {settings.sync} sends gradients, but the workers of --driver ray send what they played: say one"
         )
-=======
-    return settings.actors or settings.num_envs
-
-
-def workers_for(settings: Settings, driver: str, num_envs: int) -> int:
-    """Number of workers that play so many environments, all of them as many; 1 where the driver has none."""
-    if driver != "ray":
-        said = {name: getattr(settings, name) for name in ("workers", "actors", "lag", "address")}
-        said["no-lockstep"] = not settings.lockstep
-        for name in (name for name, value in said.items() if value):
-            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
-        return 1
->>>>>>> ray
     if settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
@@ -423,15 +403,11 @@ def make_plan(
         raise UserError(
             f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
         )
-<<<<<<< HEAD
-=======
-    workers = workers_for(settings, driver, num_envs)
->>>>>>> ray
     if in_graph and settings.vectorization != "sync":
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
-    num_envs, sync, workers = shared_out(settings, tuned, driver, in_graph)
+    num_envs, sync, workers = shared_out(settings, tuned, driver)
     fields, own = (
         plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
     )

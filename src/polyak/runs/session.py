@@ -205,15 +205,12 @@ class Session:
     @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
-<<<<<<< HEAD
         if self.plan.sync == "hogwild":
             self._check_processes()
             given = self.algorithm, self.cfg, self.spec, self.plan.all_seeds, self.plan.workers
             return Hogwild(*given, partial(worker_driver, self.plan), self.plan.deadline)
-=======
         if self.plan.driver == "ray":
             return self._distributed()
->>>>>>> ray
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             strict = self.plan.strict_spaces
