@@ -9,13 +9,13 @@ The environment's rules are never asked. At the root, actions may be masked by t
 paper; inside the tree all actions are tried, and no state is an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
-residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps. mctx scales values
-by those of a node and its siblings, where appendix B takes the least and the largest of the whole tree. A time limit is
+residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps. A time limit is
 bootstrapped through, by the network's value of the true successor; what lies behind it is not learned from.
 """
 
 import importlib.util
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -52,7 +52,9 @@ class Config:
     pb_c_base: float = within(19_652.0, 1)  # c_2 of PUCT
     noise: float = within(0.25, 1e-3)  # alpha of the Dirichlet noise at the root, for PUCT
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
-    temperature: float = within(1.0, 0)  # T of N(a)^(1/T), from which PUCT's actions are drawn, at the first step
+    temperature: float = within(
+        1.0, 0
+    )  # T of N(a)^(1/T), from which PUCT's actions are drawn, at the first step
     temperature_end: float = within(0.25, 0)  # T at the horizon
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
@@ -131,7 +133,7 @@ def actor(state: State) -> Actor:
 
 
 def scaled(hidden: Array) -> Array:
-    """s with its least number moved to 0 and its largest to 1      appendix G"""
+    """State s with its least number moved to 0 and its largest to 1: appendix G."""
     low, high = hidden.min(axis=-1, keepdims=True), hidden.max(axis=-1, keepdims=True)
     return (hidden - low) / jnp.maximum(high - low, 1e-5)
 
@@ -205,13 +207,17 @@ def search(
     illegal = obs["legal"] <= 0 if isinstance(obs, dict) and "legal" in obs else None
     root = mctx.RootFnOutput(prior_logits=logits, value=number(cfg, value), embedding=hidden)
     call = actor.model, jax.random.key_data(key), root, inside, cfg.simulations, illegal
+    bounded = cfg.critic == "scalar"  # values are between -1 and 1, which is known and not seen in the tree
     if cfg.search == "gumbel":
-        found = mctx.gumbel_muzero_policy(*call, gumbel_scale=1.0 if explore else 0.0)
+        completed = partial(mctx.qtransform_completed_by_mix_value, rescale_values=not bounded)
+        found = mctx.gumbel_muzero_policy(*call, qtransform=completed, gumbel_scale=1.0 if explore else 0.0)
     else:
+        known = partial(mctx.qtransform_by_min_max, min_value=-1.0, max_value=1.0)
         ends = cfg.temperature, cfg.temperature_end
         temperature = linear_schedule(actor.clock.env_steps, *ends, max(cfg.horizon, 1))
         found = mctx.muzero_policy(
             *call,
+            qtransform=known if bounded else normalized,
             dirichlet_alpha=cfg.noise,
             dirichlet_fraction=cfg.noise_share if explore else 0.0,
             pb_c_init=cfg.pb_c_init,
@@ -221,12 +227,19 @@ def search(
     return found.action.astype(jnp.int32), found.action_weights, found.search_tree.summary().value
 
 
+def normalized(tree: Any, node: Array) -> Array:
+    """Q(s, a) of a node [A], between the least and the largest of the whole tree; 0 where nothing was tried: eq. 5."""
+    tried = tree.children_visits > 0
+    q = tree.children_rewards + tree.children_discounts * tree.children_values
+    low, high = jnp.where(tried, q, jnp.inf).min(), jnp.where(tried, q, -jnp.inf).max()
+    span = jnp.where(high > low, high - low, 1.0)
+    return jnp.where(tried[node], (q[node] - low) / span, 0.0)
+
+
 def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """What the search says; its policy and its value are remembered."""
     # without exploring, ties are broken in the same way always
-    action, policy, value = search(
-        cfg, spec, actor, obs, key if explore else jax.random.key(0), explore
-    )
+    action, policy, value = search(cfg, spec, actor, obs, key if explore else jax.random.key(0), explore)
     return action, memory, {"policy": policy, "value": value}
 
 
