@@ -348,6 +348,13 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="muzero",
+        small={
+            **{**SMALL, "width": 8, "simulations": 4, "unroll": 2, "atoms": 5, "low": -2.0, "high": 4.0},
+            "data": Replay(length=5, uniform=False, self_play=True),
+        },
+    ),
+    Case(
         name="naf",
         value=lambda state, obs: state.q(obs)[..., 0],
         learns={"lr": 3e-3, "tau": 0.3, "sigma": 0.5, "max_norm": 1e3, **WIDE, "data": RING},

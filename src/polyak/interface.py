@@ -359,6 +359,9 @@ class Algorithm(NamedTuple):
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
     observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
     simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
+    plays: bool = (
+        False  # one policy can play both sides of a game without its rules, where `data.self_play` is set
+    )
     learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
     uses: tuple[str, ...] = ()  # names by which it can be given policies of other runs, as "base"
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
