@@ -158,6 +158,11 @@ CASES = [
         small={**SMALL, "value_steps": 2},
     ),
     Case(
+        name="alphazero",
+        small={**SMALL, "simulations": 4},
+        bootstraps=False,
+    ),
+    Case(
         name="cma_es",
         value=None,
         learns={**SEARCH, "sigma": 1.0},

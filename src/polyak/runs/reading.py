@@ -4,6 +4,7 @@ A run folder may come from a stranger, or from a disk that forgot. A plan that a
 arrays hold, and a value that no run ever had, are a CheckpointError, one line that names the file and the field.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 from polyak import algorithms, files
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import flat_actions
+from polyak.envs.environment import flat_actions, rules
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Algorithm, Spec
 from polyak.runs.plan import Plan
@@ -43,7 +44,8 @@ def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any]:
     try:
         algorithm = wrapped(plan)
         cfg = plan.settle(algorithm.Config())
-        check_data(plan.algorithm, algorithm, cfg, flat_actions(spec), algorithms.fitting)
+        ruled = dataclasses.replace(flat_actions(spec), model=rules)  # which a run had and no file holds
+        check_data(plan.algorithm, algorithm, cfg, ruled, algorithms.fitting)
     except CheckpointError:
         raise
     except UserError as error:

@@ -12,6 +12,7 @@ from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
+from polyak.parts.networks.residual import ResNet, residual
 from polyak.parts.networks.threshold import Threshold, threshold
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "ResNet",
     "Threshold",
     "batch_norm",
     "build",
@@ -33,6 +35,7 @@ __all__ = [
     "mlp",
     "noisy",
     "num_features",
+    "residual",
     "threshold",
 ]
 
@@ -43,6 +46,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "cnn": cnn,
+    "residual": residual,
     "threshold": threshold,
 }
 
