@@ -38,6 +38,7 @@ class Case:
     squashed    its real actions lie in [-1, 1] by themselves; others are clipped at the border
     bootstraps  it looks beyond the end of a rollout and a time limit, by a value or by a window's last row
     together    all its environments play one policy, with or without exploration: it tries one after another
+    freezes     parts of its networks can be kept from moving; not where it moves them in a way of its own
     tasks       its tasks in tests of drivers, in graph and on the host, where CartPole and Pendulum do not fit it
     few         it is one of the few that stand for all in tests of drivers and runs, in pages and in messages
     """
@@ -54,6 +55,7 @@ class Case:
     squashed: bool = False
     bootstraps: bool = True
     together: bool = False
+    freezes: bool = True
     tasks: tuple[str, str] | None = None
     few: bool = False
 
@@ -224,6 +226,7 @@ CASES = [
     ),
     Case(
         name="dpg",
+        freezes=False,
         value=lambda state, obs: state.value(obs)[..., 0],
         learns={
             **{"actor_lr": 0.05, "advantage_lr": 0.2, "value_lr": 0.2, "sigma": 0.5, "hidden": (32,)},

@@ -41,7 +41,8 @@ from polyak.interface import (
 )
 from polyak.parts import replay
 from polyak.pytree import strip_weak_types
-from polyak.wrappers import normalize_obs, normalize_reward
+from polyak.runs.inputs import check_frozen
+from polyak.wrappers import freeze, normalize_obs, normalize_reward
 
 OBS = {"dict": {"a": Box((3,)), "b": (Discrete(4), Box((2, 2)))}}
 WRAP = {
@@ -580,3 +581,26 @@ def test_docstring_says_whose_when_which_lecture_and_what_departs(name):
     assert re.search(r"\bLectures? \d", text)
     for function in ("init", "act", "update"):
         assert getattr(inspect.getmodule(find(name).Config), function).__doc__
+
+
+# ---- frozen networks
+
+
+@each_of_few
+def test_a_frozen_network_keeps_every_bit_or_is_refused(name, kind):
+    c = case(name, kind)
+    plain, refused = state_of(c), False
+    for field in [f for f, part in vars(plain).items() if callable(part) and not f.endswith("_target")]:
+        cold = dataclasses.replace(c, algorithm=freeze(c.algorithm, (field,)))
+        try:
+            check_frozen(name, cold.algorithm, cold.cfg, cold.spec)
+        except UserError:
+            refused = True
+            continue
+        state = state_of(cold)
+        begun = map_seeded(jnp.copy, state)
+        for number in range(2):
+            state = update(cold)(state, batch(cold), jax.random.key(number)).state
+        for a, b in zip(*(jax.tree.leaves(getattr(s, field)) for s in (state, begun)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert refused != CASE[name].freezes

@@ -62,6 +62,14 @@ class Goal(NamedTuple):
     note: str = ""  # what a person should hear of its cost
 
 
+class Given(NamedTuple):
+    """The policy of another run, of `--use NAME=RUN`. Its actor is known in `init`, which copies it; else it is NaN."""
+
+    actor: Tree
+    memory: Callable  # (env_ids, episode, key) -> [N, ...] carried by environment
+    act: Callable  # (actor, memory, obs, key, explore) -> action, memory; batched over N
+
+
 @dataclass(frozen=True)
 class Spec:
     """Everything that an algorithm may know of its world.
@@ -72,6 +80,7 @@ class Spec:
     model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
     goal        how hindsight asks again; None where there is no goal
     measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
+    given       policies of other runs, by the names of `Algorithm.uses`
     """
 
     obs: Space
@@ -82,6 +91,7 @@ class Spec:
     model: Any = None
     goal: Goal | None = None
     measures: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Given] = field(default_factory=dict)
 
 
 # ---- the data that an algorithm asks for: values that a driver reads
@@ -348,6 +358,7 @@ class Algorithm(NamedTuple):
     observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
     simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
     learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
+    uses: tuple[str, ...] = ()  # names by which it can be given policies of other runs, as "base"
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum

@@ -33,8 +33,11 @@ class Driver(Protocol):
     )  # told a few times a second how many rows a rollout has; true: leave it
     notes: dict[str, str]  # what a person should hear once, by a name that says what it is about
 
-    def start(self) -> Any:
-        """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
+    def start(self, states: Tree | None = None) -> Any:
+        """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's.
+
+        states  of the algorithm [S, ...] to begin with; None: those of its `init`
+        """
         ...
 
     def compile(self, warm: bool) -> None:

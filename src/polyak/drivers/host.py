@@ -121,12 +121,13 @@ class Host:
         limit = self.spec.time_limit if self.cfg.data.episodes else None
         return HostEpisodes(self.envs, self.spec, self.seeds, limit=limit, common=self.cfg.data.common)
 
-    def start(self) -> HostRun:
+    def start(self, states: Tree | None = None) -> HostRun:
         """A run that has not stepped."""
         episodes = self._episodes()
         episodes.begin()
         self._note_mask()
-        states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+        if states is None:
+            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
 

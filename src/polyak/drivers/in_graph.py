@@ -100,10 +100,11 @@ class InGraph:
         other.notes = {}
         return other
 
-    def start(self) -> GraphRun:
+    def start(self, states: Tree | None = None) -> GraphRun:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
         check_environment(self.env, self.spec)
-        states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+        if states is None:
+            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
         return self.begin(states, self.seed_array)
 
     def compile(self, warm: bool) -> None:

@@ -51,12 +51,13 @@ class SideBySide:
         self.notes: dict[str, str] = {}
         self.pool = ThreadPoolExecutor(threads, "polyak-seed")
 
-    def start(self) -> list[GraphRun]:
+    def start(self, states: Tree | None = None) -> list[GraphRun]:
         """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
         every = self.all
         check_environment(every.env, every.spec)
-        drawn = initial_states(every.algorithm, every.cfg, every.spec, every.seed_array)
-        states = jax.tree.map(np.asarray, drawn)
+        if states is None:
+            states = initial_states(every.algorithm, every.cfg, every.spec, every.seed_array)
+        states = jax.tree.map(np.asarray, states)
         return [
             single.begin(share(states, index), single.seed_array) for index, single in enumerate(self.singles)
         ]

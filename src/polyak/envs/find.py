@@ -130,9 +130,19 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import classic_control, corridor, counting, games, goals, linear, mazes, probes
+    from polyak.envs.worlds import (
+        classic_control,
+        corridor,
+        counting,
+        games,
+        goals,
+        linear,
+        mazes,
+        parkour,
+        probes,
+    )
 
-    worlds = classic_control, corridor, games, goals, linear, mazes, probes, counting
+    worlds = classic_control, corridor, games, goals, linear, mazes, parkour, probes, counting
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 

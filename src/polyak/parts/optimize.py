@@ -1,9 +1,10 @@
 """Optimisers without a learning rate, and the step of gradient descent that applies one."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -27,6 +28,23 @@ class Running(Record):
     value: Array
 
 
+@pytree
+class Frozen(Record):
+    """A part of a network that stays as it is: no gradient reaches it and no step moves it; is called as it."""
+
+    frozen: Tree
+
+    def __call__(self, *args: Any) -> Any:
+        """What the part gives; gradients pass through to `args`."""
+        return jax.lax.stop_gradient(self.frozen)(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the part, as a layer of it."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(jax.lax.stop_gradient(self.frozen), name)
+
+
 def adam(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, max_norm: ArrayLike | None = None
 ) -> Optimizer:
@@ -38,17 +56,24 @@ def adam(
     direction = optax.scale_by_adam(b1, b2, eps)
     if max_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
-    return Optimizer(*direction)
+    return of_what_moves(*direction)
 
 
 def sgd(max_norm: ArrayLike | None = None) -> Optimizer:
     """The gradient itself, scaled down to the global norm `max_norm` where that is given (Robbins & Monro 1951)."""
-    return Optimizer(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
+    return of_what_moves(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
 
 
 def rule(name: Rule) -> Optimizer:
     """How a gradient becomes a direction: by Adam's rule, or as it is."""
     return adam() if name == "adam" else sgd()
+
+
+def of_what_moves(init: Callable, update: Callable) -> Optimizer:
+    """An optimiser that looks through `Frozen`: its state is that of the same network without."""
+    return Optimizer(
+        lambda params: init(thawed(params)), lambda grads, *rest: update(thawed(grads), *map(thawed, rest))
+    )
 
 
 def gradient_step(
@@ -58,18 +83,35 @@ def gradient_step(
 
     learning_rate   a number or a scalar array, traced or not; parameters keep their dtypes
     """
-    learned = jax.tree.map(lambda g: Running(g.value * 0) if is_running(g) else g, grads, is_leaf=is_running)
+    learned = jax.tree.map(learnable, grads, is_leaf=is_special)
     direction, opt_state = optimizer.update(learned, opt_state, params)
 
     def descend(p: Tree, d: Tree, g: Tree) -> Tree:
-        return Running(p.value - g.value) if is_running(p) else (p - learning_rate * d).astype(p.dtype)
+        if is_special(p):
+            return p if is_frozen(p) else Running(p.value - g.value)
+        return (p - learning_rate * d).astype(p.dtype)
 
-    return jax.tree.map(descend, params, direction, grads, is_leaf=is_running), strip_weak_types(opt_state)
+    return jax.tree.map(descend, params, direction, grads, is_leaf=is_special), strip_weak_types(opt_state)
 
 
-def is_running(x: Tree) -> bool:
-    """Whether this is a running statistic."""
-    return isinstance(x, Running)
+def is_special(x: Tree) -> bool:
+    """Whether this part of a network is none that an optimiser moves."""
+    return isinstance(x, Running | Frozen)
+
+
+def learnable(grads: Tree) -> Tree:
+    """The gradient as an optimiser sees it: 0 for what it does not move."""
+    return jax.tree.map(jnp.zeros_like, grads) if is_special(grads) else grads
+
+
+def thawed(tree: Tree) -> Tree:
+    """The same numbers without `Frozen` around any of them."""
+    return jax.tree.map(lambda x: x.frozen if is_frozen(x) else x, tree, is_leaf=is_frozen)
+
+
+def is_frozen(x: Tree) -> bool:
+    """Whether this part of a tree stays as it is."""
+    return isinstance(x, Frozen)
 
 
 def global_norm(tree: Tree) -> jax.Array:

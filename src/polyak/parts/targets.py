@@ -8,23 +8,26 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from polyak.interface import Array, Tree
+from polyak.interface import Tree
+from polyak.parts.optimize import is_frozen
 
 
 def polyak_average(online: Tree, target: Tree, tau: ArrayLike) -> Tree:
     """The moving average tau * online + (1 - tau) * target (Lillicrap et al. 2016, arXiv:1509.02971, Alg. 1).
 
-    online, target  trees of arrays of equal structure; the result has target's dtypes, strong
+    online, target  trees of arrays of equal structure; the result has target's dtypes, strong; what is `Frozen` stays
     tau             in [0, 1]; 1 copies, and the copy never aliases `online`
     """
 
-    def average(online: Array, target: Array) -> Array:
+    def average(online: Tree, target: Tree) -> Tree:
+        if is_frozen(target):
+            return target
         if isinstance(tau, int | float) and tau == 1:
             return jnp.array(online, target.dtype, copy=True)
         rate = jnp.asarray(tau)
         return (rate * online + (1 - rate) * target).astype(target.dtype)
 
-    return jax.tree.map(average, online, target)
+    return jax.tree.map(average, online, target, is_leaf=is_frozen)
 
 
 def periodic(online: Tree, target: Tree, updates: ArrayLike, period: ArrayLike) -> Tree:

@@ -12,6 +12,7 @@ from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
 from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
+from polyak.runs import inputs
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
@@ -226,9 +227,17 @@ class Agent:
             settings = dataclasses.replace(settings, steps=more)
         kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
         plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
-        if self.training is not None and self.training.iteration:  # shares of the steps stay what they were
-            plan = dataclasses.replace(plan, config=self.training.session.plan.config)
-        Session(plan, self._given).check()
+        if self.training is not None:  # the runs that it began from may have gone on
+            before = self.training.session.plan
+            plan = dataclasses.replace(plan, init=before.init, use=before.use)
+            if self.training.iteration:  # shares of the steps stay what they were
+                plan = dataclasses.replace(plan, config=before.config)
+            Session(plan, self._given).check()
+        else:
+            session = Session(inputs.recorded(plan), self._given)
+            session.check()
+            inputs.check(session)
+            plan = session.plan
         return plan if steps is None else dataclasses.replace(plan, steps=steps)
 
     def _begin(self, plan: Plan, terminal: Terminal) -> None:

@@ -18,6 +18,7 @@ from polyak.envs.environment import unscaled
 from polyak.errors import EnvironmentFault, UserError, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
+from polyak.runs import inputs
 from polyak.runs.folder import Metrics, RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts, state_shapes
@@ -103,7 +104,8 @@ class Training:
 
     def start(self) -> None:
         """A run at step 0. UserError where its checkpoints could not be written."""
-        self.carry = self.session.driver.start()
+        begun = inputs.states(self.session)
+        self.carry = self.session.driver.start() if begun is None else self.session.driver.start(begun)
         try:
             storage.fields(self.session.driver.pack(self.carry)[0])
         except (TypeError, ValueError) as error:

@@ -50,6 +50,9 @@ class Settings:
         None  # hindsight: replace goals of replayed rows by achieved ones, chosen in this way
     )
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
+    init: tuple[str, ...] = ()  # begin with another run's weights: RUN, RUN:FIELD or RUN:FIELD=FIELD
+    use: tuple[str, ...] = ()  # give the algorithm another run's policy: NAME=RUN, as base=runs/first
+    freeze: tuple[str, ...] = ()  # parts of networks that stay as they begin: paths, as actor/layers/0
     strict_spaces: bool = (
         False  # stop at an observation outside its declared bounds, of which else one warning is said
     )
@@ -75,6 +78,11 @@ class Plan:
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     strict_spaces: bool = False
+    init: dict = field(
+        default_factory=dict
+    )  # what was said of another run -> its digest, "" until it is looked up
+    use: dict = field(default_factory=dict)  # name -> run, its digest, and the plan that says how it acts
+    freeze: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
     eval_env_fields: dict | None = None  # None: as in training
@@ -109,15 +117,24 @@ class Plan:
         own = names_to_trust(self.env, self.eval_env_fields or {}, "eval-env")
         return [*code, *dict.fromkeys(names_to_trust(self.env, self.env_fields) + own)]
 
+    @property
+    def begins_with(self) -> list[str]:
+        """What was said of the runs that it reads before its first checkpoint."""
+        return [*self.init, *(f"{name}={said['run']}" for name, said in self.use.items())]
+
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
         """The plan of a config.json; CheckpointError names what is damaged."""
         names = {f.name for f in dataclasses.fields(cls)}
-        for name in sorted(names - values.keys()):
+        for name in sorted(names - LATER - values.keys()):
             raise CheckpointError(f"{where}: plan has no {name!r}")
         for name in ("algorithm", "env"):
             if not isinstance(values[name], str):
                 raise CheckpointError(f"{where}: plan.{name} is {brief(values[name])}, but must be a name")
+        if not all(isinstance(said, str) for said in dict(values.get("init") or {}).values()):
+            raise CheckpointError(f"{where}: plan.init has no digest of each run")
+        if not all(map(is_use, dict(values.get("use") or {}).values())):
+            raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
         with files.guarded(Path(where)):
             try:
                 plan = amend(cls("", ""), values)
@@ -128,6 +145,25 @@ class Plan:
         return plan
 
 
+def is_use(said: Any) -> bool:
+    """Whether a value is what a plan keeps of a run whose policy it uses."""
+    kinds = {"run": str, "digest": str, "plan": dict}
+    return isinstance(said, dict) and {name: type(value) for name, value in said.items()} == kinds
+
+
+def named_runs(texts: tuple[str, ...]) -> dict[str, dict]:
+    """The entries of `Plan.use` for NAME=RUN, ...; digest and plan are looked up later. UserError for another form."""
+    found = {}
+    for text in texts:
+        name, equals, run = text.partition("=")
+        if not (name.isidentifier() and equals and run):
+            raise UserError(f"--use is {brief(text)}, but must be NAME=RUN")
+        if name in found:
+            raise UserError(f"--use gives {name!r} twice")
+        found[name] = {"run": run, "digest": "", "plan": {}}
+    return found
+
+
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with names like config.data.steps."""
     flat: dict[str, Any] = {}
@@ -136,6 +172,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+LATER = {"init", "use", "freeze"}  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
 
@@ -297,6 +334,9 @@ def make_plan(
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
         strict_spaces=settings.strict_spaces,
+        init=dict.fromkeys(settings.init, ""),
+        use=named_runs(settings.use),
+        freeze=settings.freeze,
         config=plain(config),
         env_fields=fields,
         eval_env_fields=None if eval_env_fields is None else override(fields, own),

@@ -19,7 +19,7 @@ from polyak.envs.environment import flat_actions, rules
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Algorithm, Spec
 from polyak.runs.plan import Plan
-from polyak.runs.session import wrapped
+from polyak.runs.session import with_given, wrapped
 from polyak.runs.spec import read_spec, shapes
 from polyak.store import storage
 from polyak.store.storage import Field
@@ -39,18 +39,19 @@ class Counts(NamedTuple):
     inexact: bool
 
 
-def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any]:
-    """The algorithm of a plan and its Config; CheckpointError where they do not fit each other or the spaces."""
+def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any, Spec]:
+    """The algorithm of a plan, its Config, and what it knows of its world; CheckpointError where they do not fit."""
     try:
         algorithm = wrapped(plan)
         cfg = plan.settle(algorithm.Config())
-        ruled = dataclasses.replace(flat_actions(spec), model=rules)  # which a run had and no file holds
+        known = with_given(plan, flat_actions(spec))
+        ruled = dataclasses.replace(known, model=rules)  # which a run had and no file holds
         check_data(plan.algorithm, algorithm, cfg, ruled, algorithms.fitting)
     except CheckpointError:
         raise
     except UserError as error:
         raise CheckpointError(f"{path / 'config.json'}: {error}") from error
-    return algorithm, cfg
+    return algorithm, cfg, known
 
 
 def state_shapes(plan: Plan, spec: Spec, arrays: Mapping[str, Field], path: Path) -> Any:
@@ -69,9 +70,9 @@ def state_shapes(plan: Plan, spec: Spec, arrays: Mapping[str, Field], path: Path
     lanes = arrays.get(EPISODES)
     if lanes is None or math.prod(lanes.shape) != plan.seeds * plan.num_envs:
         raise files.damaged(where, f"seeds x num_envs is not the size of the checkpoint's {EPISODES!r}")
-    algorithm, cfg = settled(plan, spec, path)
+    algorithm, cfg, known = settled(plan, spec, path)
     seeds = list(plan.all_seeds)
-    template = jax.eval_shape(lambda: initial_states(algorithm, cfg, flat_actions(spec), seeds))
+    template = jax.eval_shape(lambda: initial_states(algorithm, cfg, known, seeds))
     storage.check_fields(own, storage.fields(template), path)
     return template
 

@@ -23,11 +23,12 @@ from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError, brief
 from polyak.interface import Algorithm, Spec, rows_of
+from polyak.runs import inputs
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import train as run_loop
 from polyak.runs.plan import Plan, Settings, make_plan, plain_fields, preset
 from polyak.runs.reading import STATE, state_shapes
-from polyak.runs.session import Session, close, gigabytes, wrapped
+from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
 from polyak.runs.values import amend, whole
@@ -72,7 +73,8 @@ class Policy:
     """
 
     def __init__(self, plan: Plan, spec: Spec, border: Border, state: Any):
-        self.algorithm, self.spec, self.flat, self.border = wrapped(plan), spec, flat_actions(spec), border
+        self.algorithm, self.spec, self.border = wrapped(plan), spec, border
+        self.flat = with_given(plan, flat_actions(spec))
         self.cfg = plan.settle(self.algorithm.Config())
         self.actor = self.algorithm.actor(state)
         self.seed, self.draws = plan.seed, 0
@@ -189,6 +191,14 @@ class Run:
     def check_trust(self) -> None:
         """UserError where the run asks for what is not followed from a file alone, and how to allow it."""
         unknown = [name for name in self.plan.to_trust if name not in self.trusted]
+        begins = checkpoint.latest(self.folder.checkpoints) is None
+        runs = [name for name in self.plan.begins_with if begins and name not in self.trusted]
+        if runs:
+            flags = " ".join(f"--trust {shlex.quote(name)}" for name in runs)
+            raise UserError(
+                f"{self.path} has no checkpoint yet and begins with what other runs learned ({', '.join(runs)}); "
+                f"if you trust it, add {flags}, or give the command that made it again"
+            )
         if not unknown:
             return
         settings = [name for name in unknown if name.startswith(("env.", "eval-env.")) and ":" not in name]
@@ -400,9 +410,10 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(plan, given)
+    session = Session(inputs.recorded(plan), given)
     session.check()
     session.check_budget()
+    inputs.check(session)
     return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
 
 
@@ -457,7 +468,11 @@ def train(
     set_up_jax()
     said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
-    trusted = {"env": env, "algorithm": algorithm, "trust": session.plan.to_trust}
+    trusted = {
+        "env": env,
+        "algorithm": algorithm,
+        "trust": [*session.plan.to_trust, *session.plan.begins_with],
+    }
     name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
     with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
         terminal = Terminal() if verbose else silent()

@@ -28,12 +28,12 @@ from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
 from polyak.envs.find import find
 from polyak.errors import UserError, chosen, printable, said_by
-from polyak.interface import Algorithm, Box, Spec, rows_of
+from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes
 from polyak.runs.spec import show_space
-from polyak.wrappers import WRAPPERS, draw_noise
+from polyak.wrappers import WRAPPERS, draw_noise, freeze
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Session:
     @cached_property
     def spec(self) -> Spec:
         """The world as the algorithm may know it."""
-        return flat_actions(self.env_spec)
+        return with_given(self.plan, flat_actions(self.env_spec))
 
     @cached_property
     def border(self) -> Border:
@@ -266,9 +266,45 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
 def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
     algorithm = draw_noise(algorithms.find(plan.algorithm))
+    algorithm = freeze(algorithm, plan.freeze) if plan.freeze else algorithm
     for name in reversed(plan.wrap):
         algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
     return algorithm
+
+
+def with_given(plan: Plan, spec: Spec) -> Spec:
+    """The spec with the policies of the runs that a plan uses; their actors are NaN."""
+    if not plan.use:
+        return spec
+    return dataclasses.replace(spec, given={name: given(name, said, spec) for name, said in plan.use.items()})
+
+
+def given(name: str, said: Mapping[str, Any], spec: Spec) -> Given:
+    """The policy of one of these: how it acts, from its plan alone."""
+    theirs = Plan.read(said["plan"], f"--use {name}={said['run']}")
+    if theirs.to_trust and ":" in theirs.algorithm:
+        raise UserError(
+            f"--use {name}={said['run']}: names code to import ({theirs.algorithm}), which is not followed"
+        )
+    algorithm = wrapped(theirs)
+    cfg, spec = theirs.settle(algorithm.Config()), with_given(theirs, spec)
+    if cfg.data.simulator:
+        raise UserError(
+            f"--use {name}={said['run']}: plans with the environment's state, which it would not be shown"
+        )
+
+    def memory(env_ids: Any, episode: Any, key: Any) -> Any:
+        return algorithm.memory(cfg, spec, env_ids, episode, key)
+
+    def act(actor: Any, memory: Any, obs: Any, key: Any, explore: bool) -> tuple[Any, Any]:
+        action, memory, _ = algorithm.act(cfg, spec, actor, memory, obs, key, explore)
+        return action, memory
+
+    def unknown(x: Any) -> np.ndarray:
+        return np.full(x.shape, np.nan if np.issubdtype(x.dtype, np.floating) else 0, x.dtype)
+
+    shapes = jax.eval_shape(lambda key: algorithm.actor(algorithm.init(cfg, spec, key)), jax.random.key(0))
+    return Given(jax.tree.map(unknown, shapes), memory, act)
 
 
 def free_memory() -> int:

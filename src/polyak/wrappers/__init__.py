@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from polyak.interface import Algorithm
+from polyak.wrappers.freeze import freeze
 from polyak.wrappers.noise import draw_noise
 from polyak.wrappers.normalize_obs import normalize_obs
 from polyak.wrappers.normalize_reward import normalize_reward
 
-__all__ = ["WRAPPERS", "draw_noise", "normalize_obs", "normalize_reward"]
+__all__ = ["WRAPPERS", "draw_noise", "freeze", "normalize_obs", "normalize_reward"]
 
 WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "normalize_obs": normalize_obs,

@@ -12,8 +12,10 @@ from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
+from polyak.parts.networks.progressive import Progressive, progressive
 from polyak.parts.networks.residual import ResNet, residual
 from polyak.parts.networks.threshold import Threshold, threshold
+from polyak.parts.networks.two_depths import TwoDepths, two_depths
 
 __all__ = [
     "CNN",
@@ -23,8 +25,10 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "Progressive",
     "ResNet",
     "Threshold",
+    "TwoDepths",
     "batch_norm",
     "build",
     "cnn",
@@ -35,8 +39,10 @@ __all__ = [
     "mlp",
     "noisy",
     "num_features",
+    "progressive",
     "residual",
     "threshold",
+    "two_depths",
 ]
 
 BUILDERS: dict[str, Callable[..., Tree]] = {
@@ -46,8 +52,10 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "cnn": cnn,
+    "progressive": progressive,
     "residual": residual,
     "threshold": threshold,
+    "two_depths": two_depths,
 }
 
 

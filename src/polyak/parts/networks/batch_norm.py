@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from polyak.interface import Array, Space, Tree
-from polyak.parts.networks.layers import ACTIVATIONS, Layout, Linear, features_of
+from polyak.parts.networks.layers import ACTIVATIONS, Layer, Layout, features_of
 from polyak.parts.networks.mlp import mlp
 from polyak.parts.optimize import Running
 from polyak.pytree import Record, pytree, static
@@ -65,8 +65,8 @@ normalized.defvjp(by_batch, gradient_of_batch)
 class BatchNormMLP(Record):
     """Linear layers, between each two a batch normalisation and then an activation, on features of an observation."""
 
-    layers: tuple[Linear, ...]
-    norms: tuple[BatchNorm, ...]
+    layers: tuple[Layer, ...]
+    norms: tuple[Layer, ...]
     layout: Layout = static()
     activation: str = static("relu")
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from polyak.errors import UserError, chosen
 from polyak.interface import Array, Box, Space, Tree
-from polyak.parts.networks.layers import ACTIVATIONS, INITS, Linear
-from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer
+from polyak.parts.networks.mlp import mlp
 from polyak.pytree import Record, pytree, static
 
 FILTERS, WIDTH = 16, 3  # of the paper: 16 filters of 3 x 3, one place apart
@@ -21,8 +21,8 @@ FILTERS, WIDTH = 16, 3  # of the paper: 16 filters of 3 x 3, one place apart
 class CNN(Record):
     """Filters over every image of an observation, an activation, and a network on what they say and on the rest."""
 
-    filters: tuple[Linear, ...]  # for each image, in the order of `places`: [9 C, F]
-    head: MLP
+    filters: tuple[Layer, ...]  # for each image, in the order of `places`: [9 C, F]
+    head: Layer
     places: tuple[tuple[Any, ...], ...] = (
         static()
     )  # keys that lead to each image; () where it is all there is
@@ -34,7 +34,7 @@ class CNN(Record):
             point = at(point, place, lambda image, filters=filters: self.convolved(filters, image))
         return self.head(point)
 
-    def convolved(self, filters: Linear, image: Array) -> Float[Array, "*batch D"]:
+    def convolved(self, filters: Layer, image: Array) -> Float[Array, "*batch D"]:
         """What the filters say of an image [..., H, W, C], in one row."""
         x = ACTIVATIONS[self.activation](filters(patches(jnp.asarray(image, jnp.float32))))
         return x.reshape(*x.shape[:-3], -1)

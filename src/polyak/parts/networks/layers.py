@@ -17,6 +17,8 @@ ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "elu": jax.nn.elu, "swish"
 # a space in hashable form: ("box", rank), ("discrete", n), or ("tree", ((key or place, part), ...)) of a dict or tuple
 Layout = tuple
 
+Layer = Any  # a Linear or what stands in for one, as one that is `Frozen`
+
 
 # ---- from a point of a space to the numbers that a network reads
 

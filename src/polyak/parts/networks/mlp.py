@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
-from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layout, Linear, features_of, layout, num_features
+from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer, Layout, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
 
 
@@ -14,7 +14,7 @@ from polyak.pytree import Record, pytree, static
 class MLP(Record):
     """Linear layers with an activation between each two, on the features of a raw observation."""
 
-    layers: tuple[Linear, ...]
+    layers: tuple[Layer, ...]
     layout: Layout = static()
     activation: str = static("relu")
 

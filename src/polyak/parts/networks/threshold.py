@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
-from polyak.parts.networks.layers import INITS, Layout, Linear, features_of, layout, num_features
+from polyak.parts.networks.layers import INITS, Layer, Layout, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
 
 
@@ -18,7 +18,7 @@ class Threshold(Record):
     The derivative is 0 wherever there is one (McCulloch & Pitts 1943; Rosenblatt 1958).
     """
 
-    layers: tuple[Linear, ...]
+    layers: tuple[Layer, ...]
     layout: Layout = static()
 
     def __call__(self, point: Tree) -> Float[Array, "*batch out"]:

@@ -1,0 +1,309 @@
+"""Runs that begin with another run's weights, and parts of networks that stay as they begin."""
+
+import json
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+from auditing import QUICK
+from oracles import Adam
+
+from polyak import flags
+from polyak.drivers import program
+from polyak.drivers.learn import initial_states
+from polyak.errors import CheckpointError, UserError
+from polyak.interface import Box
+from polyak.parts.networks import mlp
+from polyak.parts.optimize import Frozen, adam, gradient_step
+from polyak.parts.targets import polyak_average
+from polyak.runs import inputs
+from polyak.runs.agent import Agent
+from polyak.runs.plan import Settings, make_plan
+from polyak.runs.run import Run, load, train
+from polyak.runs.session import Session
+from polyak.wrappers.freeze import changed
+
+TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
+PPO = {"hidden": [8, 8], "data.steps": 8, "minibatch": 8, "epochs": 1}
+SMALL = {"preset": False, "verbose": False, "eval_every": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    """Of the programs here speed does not matter."""
+    options = dict(program.COMPILER_OPTIONS)
+    program.COMPILER_OPTIONS.update(QUICK)
+    yield
+    program.COMPILER_OPTIONS.clear()
+    program.COMPILER_OPTIONS.update(options)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run of TD3 on the pendulum that learned a little."""
+    out = str(tmp_path_factory.mktemp("runs"))
+    return train("td3", "jax:Pendulum-v1", steps=40, seed=5, config=TD3, out=out, name="first", **SMALL).path
+
+
+def session(algorithm="td3", env="jax:Pendulum-v1", config=TD3, **settings):
+    plan = make_plan(
+        algorithm, env, Settings(preset=False, **settings), config, in_graph=env.startswith("jax:")
+    )
+    made = Session(inputs.recorded(plan))
+    inputs.check(made)
+    return made
+
+
+def own(made):
+    return initial_states(made.algorithm, made.cfg, made.spec, list(made.plan.all_seeds))
+
+
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+# ---- --init
+
+
+def test_a_run_begins_with_all_that_another_learned_but_its_own_clock_and_optimiser(first):
+    made = session(init=(str(first),))
+    state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
+    assert state is not None
+    for name, optimizer in (("actor", "actor_opt_state"), ("critics", "critic_opt_state")):
+        assert_equal(getattr(state, name), getattr(theirs, name))
+        assert_equal(getattr(state, f"{name}_target"), getattr(theirs, name))  # targets start as copies
+        assert_equal(getattr(state, optimizer), getattr(fresh, optimizer))
+    assert_equal(state.clock, fresh.clock)
+    assert int(theirs.clock.updates) > 0
+
+
+def test_a_part_is_copied_to_where_it_is_said_and_its_target_follows(first):
+    made = session(init=(f"{first}:actor_target/layers/1=actor/layers/1",))
+    state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
+    assert state is not None
+    for actor in (state.actor, state.actor_target):
+        assert_equal(actor.layers[1], theirs.actor_target.layers[1])
+        assert_equal((actor.layers[0], actor.layers[2]), (fresh.actor.layers[0], fresh.actor.layers[2]))
+    assert_equal((state.critics, state.clock), (fresh.critics, fresh.clock))
+    sources = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.actor, state.actor_target))]
+    assert len(set(sources)) == len(sources)  # each can be donated
+
+
+def test_it_may_be_said_several_times():
+    said = flags.read(["--init", "runs/a:x=y", "--init", "runs/b", "--freeze", "x,y/0"], Settings(), 0)
+    typed = flags.typed(Settings(), said)
+    assert (typed.init, typed.freeze) == (("runs/a:x=y", "runs/b"), ("x", "y/0"))
+
+
+def test_a_part_goes_to_another_algorithm(first):
+    made = session("ppo", config=PPO, init=(f"{first}:actor/layers/1=policy/net/layers/1",))
+    state, theirs, fresh = inputs.states(made), Run(first).state(), own(made)
+    assert state is not None
+    assert_equal(state.policy.net.layers[1], theirs.actor.layers[1])
+    assert_equal((state.policy.net.layers[0], state.critic), (fresh.policy.net.layers[0], fresh.critic))
+
+
+def test_a_part_is_found_inside_wrappers(first):
+    state = inputs.states(session(wrap=("normalize_obs",), init=(f"{first}:actor",)))
+    assert state is not None
+    assert_equal(state.inner.actor, Run(first).state().actor)
+    assert_equal(state.inner.actor_target, Run(first).state().actor)
+
+
+@pytest.mark.slow
+def test_each_seed_begins_from_the_only_one_or_from_its_own(first, tmp_path):
+    theirs = Run(first).state()
+    state = inputs.states(session(seeds=2, init=(str(first),)))
+    assert state is not None
+    for seed in range(2):
+        np.testing.assert_array_equal(state.actor.layers[0].weight[seed], theirs.actor.layers[0].weight[0])
+    three = train(
+        "td3", "jax:Pendulum-v1", steps=21, seeds=3, config=TD3, out=str(tmp_path), name="three", **SMALL
+    )
+    state = inputs.states(session(seed=1, seeds=2, init=(str(three.path),)))
+    assert state is not None
+    assert_equal(state.actor, jax.tree.map(lambda x: x[1:], three.state().actor))
+    with pytest.raises(UserError, match="has the seeds 0 to 2, this one 2 to 3"):
+        session(seed=2, seeds=2, init=(str(three.path),))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            "{run}:actor/layers/1=critic/layers/0",
+            r"weight is float32\[8, 8\] in that run and float32\[3, 8\] in this one",
+        ),
+        ("{run}:actr=policy", "there is no part 'actr' of a state: did you mean 'actor'"),
+        (
+            "{run}:actor=critic/layrs",
+            "there is no part 'critic/layrs' of a state: did you mean 'critic/layers'",
+        ),
+        ("{run}:actor=clock", "there is no part 'clock' of a state"),
+        ("{run}:actor/layers/1=critic", "layers/0/weight is not there in that run and"),
+        ("{run}", "a run of td3, while this is one of ppo: say what goes where, as in --init"),
+        ("{run}/none:actor", "is not a run folder: it has no config.json"),
+        (":actor", "must be RUN, RUN:FIELD or RUN:FIELD=FIELD"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(first, said, message):
+    with pytest.raises(UserError, match=message) as error:
+        session("ppo", config=PPO, init=(said.format(run=first),))
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_run_is_refused(first, tmp_path):
+    copy = shutil.copytree(first, tmp_path / "copy")
+    arrays = next(copy.glob("checkpoints/0*/arrays.safetensors"))
+    data = bytearray(arrays.read_bytes())
+    data[-1] ^= 1
+    arrays.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"--init .*: its SHA-256 is not the recorded one"):
+        session(init=(str(copy),))
+
+
+def test_no_code_that_the_other_run_names_is_imported(first, tmp_path):
+    copy = shutil.copytree(first, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["plan"] |= {"algorithm": "malicious:algorithm", "env": "malicious:Env"}
+    (copy / "config.json").write_text(json.dumps(config))
+    state = inputs.states(session(init=(f"{copy}:actor",)))
+    assert state is not None
+    assert_equal(state.actor, Run(first).state().actor)
+    assert "malicious" not in sys.modules
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_the_same_again(first, tmp_path):
+    given = {
+        "steps": 40,
+        "config": TD3,
+        "out": str(tmp_path),
+        "init": (str(first),),
+        "name": "second",
+        **SMALL,
+    }
+    run = train("td3", "jax:Pendulum-v1", **given)
+    digest = run.digest()
+    assert run.config["plan"]["init"] == {str(first): Run(first).digest()}
+    shutil.rmtree(run.path / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint yet and begins with what other runs learned"):
+        load(run.path).resume()  # no path that only a file names is followed
+    assert load(run.path, trust=[str(first)]).resume().digest() == digest
+    assert train("td3", "jax:Pendulum-v1", **given).digest() == digest  # finished: nothing happens
+    plain = train("td3", "jax:Pendulum-v1", **{**given, "init": (), "name": "plain"})
+    assert plain.digest() != digest
+
+
+def test_a_run_is_not_begun_from_what_became_of_another_meanwhile(first, tmp_path):
+    copy = shutil.copytree(first, tmp_path / "copy")
+    made = session(init=(str(copy),))
+    load(copy).resume(steps=60)
+    with pytest.raises(UserError, match="has gone on since this run was planned"):
+        inputs.states(made)
+
+
+@pytest.mark.parametrize("env", ["jax:Pendulum-v1", "Pendulum-v1"])
+def test_both_drivers_and_agents_begin_with_the_weights(first, env):
+    agent = Agent("td3", env, config=TD3, preset=False, init=(str(first),))
+    obs = np.array([0.6, 0.8, 1.0], np.float32)
+    np.testing.assert_array_equal(agent.predict(obs)[0], load(first).policy()(obs)[0])
+
+
+# ---- --freeze
+
+
+def frozen_net(freeze):
+    net = mlp(jax.random.key(0), Box((3,)), 2, (4,))
+    for place in freeze:
+        net = changed(net, ["layers", str(place)], Frozen)
+    return net
+
+
+def test_a_frozen_layer_stays_and_the_rest_moves_as_if_it_were_data():
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=(6, 5, 3)).astype(np.float32), rng.normal(size=(6, 5, 2)).astype(np.float32)
+    net = frozen_net([0])
+    optimizer = adam(max_norm=0.5)
+    opt_state = optimizer.init(frozen_net([]))
+    loss = lambda net, x, y: ((net(x) - y) ** 2).mean() + 0.1 * optax.tree.norm(net, squared=True)  # noqa: E731
+    step = jax.jit(
+        lambda net, opt_state, x, y: gradient_step(optimizer, jax.grad(loss)(net, x, y), opt_state, net, 0.1)
+    )
+    params = oracles.float64({"w": net.layers[1].weight, "b": net.layers[1].bias})
+    oracle = Adam(0.1, max_norm=0.5)
+    below = oracles.float64((net.layers[0].frozen.weight, net.layers[0].frozen.bias))
+    start = net
+    for x, y in zip(*batches, strict=True):
+        net, opt_state = step(net, opt_state, x, y)
+        hidden = np.maximum(x @ below[0] + below[1], 0)
+        error = 2 * (hidden @ params["w"] + params["b"] - y) / y.size
+        grads = {"w": hidden.T @ error + 0.2 * params["w"], "b": error.sum(axis=0) + 0.2 * params["b"]}
+        params = oracle.step(params, grads)
+    assert_equal(net.layers[0], start.layers[0])
+    np.testing.assert_allclose(net.layers[1].weight, params["w"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(net.layers[1].bias, params["b"], rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_pass_through_a_frozen_layer_to_what_is_below_it():
+    net, x = frozen_net([1]), jnp.array([0.1, -0.2, 0.3])
+    grads = jax.grad(lambda net: net(x).sum())(net)
+    plain = jax.grad(lambda net: net(x).sum())(frozen_net([]))
+    assert_equal(grads.layers[0], plain.layers[0])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(grads.layers[1]))
+    assert_equal(jax.grad(lambda x: net(x).sum())(x), jax.grad(lambda x: frozen_net([])(x).sum())(x))
+
+
+def test_the_target_of_a_frozen_layer_keeps_every_bit():
+    net = frozen_net([0])
+    target = jax.tree.map(lambda x: x / 3, net)
+    moved = jax.jit(lambda online, target: polyak_average(online, target, 0.3))(net, target)
+    assert_equal(moved.layers[0], target.layers[0])
+    np.testing.assert_allclose(
+        moved.layers[1].weight, 0.3 * net.layers[1].weight + 0.7 * target.layers[1].weight, rtol=1e-6
+    )
+
+
+@pytest.mark.slow
+def test_a_run_with_a_frozen_part_is_resumed_and_begun_from(first, tmp_path):
+    given = {
+        "steps": 60,
+        "config": TD3,
+        "out": str(tmp_path),
+        "freeze": ("actor/layers/0", "critics"),
+        **SMALL,
+    }
+    run = train("td3", "jax:Pendulum-v1", init=(str(first),), name="frozen", **given)
+    state, theirs = run.state(), Run(first).state()
+    assert_equal(state.actor.layers[0].frozen, theirs.actor.layers[0])
+    assert_equal(state.actor_target.layers[0].frozen, theirs.actor.layers[0])
+    assert_equal((state.critics.frozen, state.critics_target.frozen), (theirs.critics, theirs.critics))
+    assert (np.asarray(state.actor.layers[1].weight) != np.asarray(theirs.actor.layers[1].weight)).any()
+    digest = run.digest()
+    half = train("td3", "jax:Pendulum-v1", init=(str(first),), name="half", **{**given, "steps": 30})
+    assert half.resume(steps=60).digest() == digest
+    begun = inputs.states(session(init=(str(run.path),)))  # marks are not copied
+    assert begun is not None
+    assert_equal(begun.actor.layers[0], theirs.actor.layers[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("actr", "there is no part 'actr': did you mean 'actor'"),
+        ("actor/layers/9", "there is no part '9'"),
+        ("actor/layers/0/weight", "is no network and no layer of one"),
+        ("actor_opt_state", "is no network and no layer of one"),
+        ("actor/layout", "there is no part 'layout'"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused_in_one_line(path, message):
+    with pytest.raises(UserError, match=message) as error:
+        session(freeze=(path,))
+    assert "\n" not in str(error.value)
