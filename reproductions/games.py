@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import random
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -220,7 +219,5 @@ def long() -> Finding:
     return connect(4_000_000, (12, 16, 20, 24, 28), 80, 128, 50, 0.95)
 
 
-ROWS: dict[str, Callable[[], Finding]] = {"G11": both}
-
 if __name__ == "__main__":
-    main(ROWS, long={"G11": long})
+    main({"G11": both}, long={"G11": long})

@@ -11,7 +11,16 @@ from jaxtyping import Float
 from polyak.errors import UserError, chosen
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at, images
-from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layout, Linear, features_of, layout, num_features
+from polyak.parts.networks.layers import (
+    ACTIVATIONS,
+    INITS,
+    Layer,
+    Layout,
+    Linear,
+    features_of,
+    layout,
+    num_features,
+)
 from polyak.pytree import Record, pytree, static
 
 PLANES, UNITS = 8, 64  # channels that the tower is read through, and units of the reading's hidden layer
@@ -21,8 +30,8 @@ PLANES, UNITS = 8, 64  # channels that the tower is read through, and units of t
 class Block(Record):
     """x + F(x), with two convolutions of 3 x 3 in F; the second begins at 0, and the block as the identity."""
 
-    first: Linear  # [9 C, C]
-    second: Linear  # [9 C, C]
+    first: Layer  # [9 C, C]
+    second: Layer  # [9 C, C]
 
     def __call__(self, x: Float[Array, "*batch H W C"], activation: str) -> Float[Array, "*batch H W C"]:
         """The activation of what is added and what was there."""
@@ -34,12 +43,12 @@ class Block(Record):
 class ResNet(Record):
     """Convolutions over the board, then a layer over all that it and the rest of the observation say."""
 
-    stem: Linear  # [9 C_in, C]
+    stem: Layer  # [9 C_in, C]
     blocks: tuple[Block, ...]
-    planes: Linear  # [C, 8], a convolution of 1 x 1
-    direct: Linear  # from the planes to the outputs
-    hidden: Linear  # from the planes to a hidden layer,
-    indirect: Linear  # and from there to the outputs, to which it is added
+    planes: Layer  # [C, 8], a convolution of 1 x 1
+    direct: Layer  # from the planes to the outputs
+    hidden: Layer  # from the planes to a hidden layer,
+    indirect: Layer  # and from there to the outputs, to which it is added
     place: tuple[Any, ...] = static()  # keys that lead to the board; () where it is all there is
     layout: Layout = static()  # of the observation with the planes in the board's place
     activation: str = static("relu")
