@@ -141,7 +141,7 @@ def network(cfg, spec=SPEC, seed=0):
 SMALL = alphazero.Config(hidden=(8,), simulations=50)
 BOTH = [
     dataclasses.replace(SMALL, simulations=200),
-    dataclasses.replace(SMALL, search="puct", simulations=100),
+    dataclasses.replace(SMALL, search="puct", simulations=800),
 ]
 HARD = [
     (1, 1, 0, -1, -1, 0, 0, 0, 0),  # wins with 2

@@ -126,6 +126,7 @@ def search(
     scale  [N] of Gumbel's noise at the root
     """
     mctx = searcher()
+    turn = -cfg.gamma if spec.players == 2 else cfg.gamma  # what is good for the next mover is bad now
     logits, value = predict(spec, net, obs.obs)
     root = mctx.RootFnOutput(prior_logits=logits, value=value, embedding=obs.state)  # pyright: ignore
 
@@ -134,40 +135,20 @@ def search(
         keys = jax.random.split(jax.random.wrap_key_data(key), len(action))
         step = jax.vmap(spec.model.step)(state, action, keys)
         logits, value = predict(spec, net, step.obs)
-        # what is good for who moves next is bad for who moves now
-        onward = jnp.where(step.terminated | step.truncated, 0.0, turn(cfg, spec))
-        said = mctx.RecurrentFnOutput(  # pyright: ignore
-            reward=step.reward.astype(jnp.float32), discount=onward, prior_logits=logits, value=value
-        )
-        return said, step.state
+        onward = jnp.where(step.terminated | step.truncated, 0.0, turn)
+        reward = step.reward.astype(jnp.float32)
+        return mctx.RecurrentFnOutput(reward, onward, logits, value), step.state  # pyright: ignore
 
-    given = {
-        "params": net,
-        "rng_key": jax.random.key_data(key),  # mctx uses a key twice, of which it throws one result away
-        "root": root,
-        "recurrent_fn": expand,
-        "num_simulations": cfg.simulations,
-        "invalid_actions": ~legal_in(spec, obs.obs, value.shape),
-    }
+    # mctx uses a key twice, where it throws one of the results away: it gets the key's bare numbers
+    bare, illegal = jax.random.key_data(key), ~legal_in(spec, obs.obs, value.shape)
+    given = net, bare, root, expand, cfg.simulations, illegal
     if cfg.search == "gumbel":
-        found = mctx.gumbel_muzero_policy(
-            **given,
-            max_num_considered_actions=min(cfg.considered, spec.action.n),
-            gumbel_scale=scale[:, None],
-        )
+        most, scale = min(cfg.considered, spec.action.n), scale[:, None]
+        found = mctx.gumbel_muzero_policy(*given, max_num_considered_actions=most, gumbel_scale=scale)
     else:
-        found = mctx.muzero_policy(
-            **given,
-            dirichlet_fraction=cfg.noise if explore else 0.0,
-            dirichlet_alpha=cfg.alpha,
-            pb_c_init=cfg.exploration,
-        )
+        noise = {"dirichlet_fraction": cfg.noise if explore else 0.0, "dirichlet_alpha": cfg.alpha}
+        found = mctx.muzero_policy(*given, **noise, pb_c_init=cfg.exploration)
     return found.action, found.action_weights
-
-
-def turn(cfg: Config, spec: Spec) -> float:
-    """What the return of the next mover is worth to who moves now."""
-    return -cfg.gamma if spec.players == 2 else cfg.gamma
 
 
 def searcher():
@@ -175,37 +156,31 @@ def searcher():
     try:
         import mctx
     except ImportError:
-        raise UserError(
-            "alphazero searches with mctx, which is missing: pip install 'polyak[games]'"
-        ) from None
+        raise UserError("alphazero needs mctx, which is missing: pip install 'polyak[games]'") from None
     return mctx
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
     """One step of descent on moves of finished games [B, ...]."""
-    z, pi = (
-        batch.reward,
-        batch.extras["policy"],
-    )  # how the game ended for who moved, and what the search chose
+    z, pi = batch.reward, batch.extras["policy"]  # how the game ended for who moved; what the search said
 
     # l = (z - v)^2 - pi^T log p + c ||theta||^2      Nature 550, eq. 1
-    def loss(net: Tree) -> tuple[Array, dict[str, Array]]:
+    def loss(net: Tree) -> tuple[Array, tuple[Array, Array]]:
         logits, v = predict(spec, net, batch.obs)
-        log_p = jax.nn.log_softmax(logits)
         value_loss = (batch.weight * (z - v) ** 2).mean()
-        policy_loss = -(batch.weight * (pi * log_p).sum(axis=-1)).mean()
-        metrics = {
-            "value_loss": value_loss,  # (z - v)^2, mean over the mini-batch
-            "policy_loss": policy_loss,  # cross entropy of p from pi, mean over the mini-batch
-            "entropy": -(pi * jnp.log(jnp.maximum(pi, 1e-9)))
-            .sum(axis=-1)
-            .mean(),  # of pi: policy_loss at best
-        }
-        return value_loss + policy_loss + cfg.weight_decay * squared_norm(net), metrics
+        policy_loss = -(batch.weight * (pi * jax.nn.log_softmax(logits)).sum(axis=-1)).mean()
+        return value_loss + policy_loss + cfg.weight_decay * squared_norm(net), (value_loss, policy_loss)
 
-    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.net)
+    (_, (value_loss, policy_loss)), grads = jax.value_and_grad(loss, has_aux=True)(state.net)
     lr = cfg.lr * linear_schedule(state.clock.env_steps, 1.0, cfg.lr_end, max(cfg.horizon, 1))
     net, opt_state = gradient_step(adam(), grads, state.opt_state, state.net, lr)
+    metrics = {
+        "value_loss": value_loss,  # (z - v)^2, mean over the mini-batch
+        "policy_loss": policy_loss,  # cross entropy of p from pi, mean over the mini-batch
+        "entropy": -(pi * jnp.log(jnp.maximum(pi, 1e-9)))
+        .sum(axis=-1)
+        .mean(),  # of pi, which policy_loss nears
+    }
     return Update(State(net, opt_state, state.clock.updated()), metrics)
 
 
@@ -213,7 +188,7 @@ def wrong(cfg: Config, spec: Spec) -> list[str]:
     """What is drawn from games that are not over, or to the end of which a window does not reach."""
     found = []
     if spec.players == 2 and not cfg.data.ended:
-        found.append("data.ended is False, but how a game ended is known once it is over: leave it at True")
+        found.append("data.ended is False, but how a game ended is known once it is over: leave it True")
     if spec.players == 2 and spec.time_limit is not None and cfg.data.n_step < spec.time_limit:
         found.append(
             f"data.n_step is {cfg.data.n_step}, but a game may have {spec.time_limit} moves, and what is learned is "
