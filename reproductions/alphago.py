@@ -452,8 +452,9 @@ def stages(sizes: dict[str, int]) -> tuple[Networks, dict[str, polyak.Run]]:
         **limit,
     )
     runs = {"cloning": first, "policy_selfplay": second, "position_value": third}
-    one, two, three = (jax.tree.map(lambda x: x[0], run.state()) for run in runs.values())
-    return Networks(one.policy, one.rollout, two.policy, three.value), runs
+    one, two, three = (run.state() for run in runs.values())
+    learned = one.policy, one.rollout, two.policy, three.value
+    return Networks(*jax.tree.map(lambda x: x[0], learned)), runs  # of the only seed
 
 
 def ratings(scores: dict[tuple[str, str], Score], names: list[str]) -> dict[str, float]:
