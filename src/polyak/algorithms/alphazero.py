@@ -135,9 +135,9 @@ def search(
         keys = jax.random.split(jax.random.wrap_key_data(key), len(action))
         step = jax.vmap(spec.model.step)(state, action, keys)
         logits, value = predict(spec, net, step.obs)
-        onward = jnp.where(step.terminated | step.truncated, 0.0, turn)
-        reward = step.reward.astype(jnp.float32)
-        return mctx.RecurrentFnOutput(reward, onward, logits, value), step.state  # pyright: ignore
+        said = {"reward": step.reward.astype(jnp.float32), "prior_logits": logits, "value": value}
+        said["discount"] = jnp.where(step.terminated | step.truncated, 0.0, turn)
+        return mctx.RecurrentFnOutput(**said), step.state  # pyright: ignore
 
     # mctx uses a key twice, where it throws one of the results away: it gets the key's bare numbers
     bare, illegal = jax.random.key_data(key), ~legal_in(spec, obs.obs, value.shape)
