@@ -13,7 +13,6 @@ import polyak
 from polyak.algorithms import muzero
 from polyak.envs.find import find
 from polyak.lab import games
-from reproductions.finding import Finding, main, train
 
 SEEDS, WIDTH = 2, 113  # 4,520 boards are 40 times as many
 

@@ -171,6 +171,11 @@ CASES = [
         small={**SMALL, "value_steps": 2},
     ),
     Case(
+        name="alphazero",
+        small={**SMALL, "simulations": 4},
+        bootstraps=False,
+    ),
+    Case(
         name="async_q",
         value=lambda state, obs: state.q(obs).max(axis=-1),
         learns={

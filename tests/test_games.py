@@ -6,6 +6,7 @@ import numpy as np
 
 from polyak.envs.worlds import games as worlds
 from polyak.lab import games
+from polyak.lab.matches import Score, match
 
 
 def test_tic_tac_toe_has_5478_positions_and_is_a_draw():
@@ -78,3 +79,34 @@ def test_what_the_opponent_wins_the_learner_loses():
     assert (float(lost.reward), bool(lost.terminated)) == (-1.0, True)
     won = step(jnp.asarray([1, 1, 0, -1, -1, 0, 0, 0, 0], jnp.int32), 2, jax.random.key(0))
     assert (float(won.reward), bool(won.terminated), float(won.measures["won"])) == (1.0, True, 1.0)
+
+
+def test_a_match_is_played_with_both_colours_and_counted_for_the_first_player():
+    """Who takes the first free field, against who takes the last: both games by hand, from the empty board."""
+    env = worlds.TicTacToe()
+
+    def first_free(state, obs, key):
+        return obs["legal"].argmax(axis=-1).astype(jnp.int32)
+
+    def last_free(state, obs, key):
+        return (8 - obs["legal"][:, ::-1].argmax(axis=-1)).astype(jnp.int32)
+
+    # 0 8 1 7 2: the first player has the upper row; with the colours turned 8 0 7 1 6 has the lower one
+    assert match(env, first_free, last_free, pairs=3, opening=0) == Score(3, 0, 3)
+
+    def wins(state, obs, key):  # by the middle column, where nobody stops it
+        order = jnp.asarray([1, 4, 7, 3, 5, 0, 2, 6, 8])
+        return order[obs["legal"][:, order].argmax(axis=-1)].astype(jnp.int32)
+
+    # against who takes the last: 1 8 4 7 3 6 loses to the lower row as the first, 8 1 7 4 6 as the second player
+    assert match(env, wins, last_free, pairs=2, opening=0) == Score(0, 0, 4)
+    assert match(env, last_free, wins, pairs=2, opening=0) == Score(4, 0, 0)
+
+
+def test_scores_have_intervals_and_ratings():
+    score = Score(60, 20, 20)
+    assert score.mean == 0.7
+    assert abs(score.half - 1.96 * np.std([1] * 60 + [0.5] * 20 + [0] * 20) / 10) < 0.01
+    assert abs(score.elo - 400 * np.log10(0.7 / 0.3)) < 5
+    assert Score(10, 0, 0).half > 0
+    assert Score(5, 3, 5).elo == 0

@@ -21,8 +21,8 @@ from polyak.envs.randomized import pushed, randomized
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
 
-RESERVED = ("brax", "pgx", "playground")  # prefixes that will mean something
-EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]"}
+RESERVED = ("brax", "playground")  # prefixes that will mean something
+EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]", "pgx": "polyak[games]"}
 
 
 OBJECT = "object:"  # before what a run calls an environment that no name brings back
@@ -52,7 +52,7 @@ def find(
 ) -> Any:
     """The environment of this name: an `Environment` in JAX, or a factory of host environments.
 
-    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, envpool:Pong-v5,
+    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, pgx:go_9x9, envpool:Pong-v5,
               my_package.module:MyEnv (a class, instance or function of your own); or such a thing itself,
               a `functools.partial` of it, or Gymnasium's EnvSpec
     fields    its constants or its constructor's keyword arguments
@@ -79,6 +79,11 @@ def find(
         return _with(name, table[rest](), fields, measures)
     if prefix == "gymnax":
         return _gymnax(rest, fields, measures)
+    if prefix == "pgx":
+        _needs("pgx", name)
+        from polyak.envs.adapters import pgx
+
+        return _with(name, pgx.make(rest), fields, measures)
     if prefix == "envpool":
         _needs("envpool", name)
         from polyak.envs.adapters.envpool import EnvPoolFactory
@@ -121,11 +126,16 @@ def names() -> dict[str, list[str]]:
     """All that can be named, by where it comes from; a library that is not installed has none."""
     import gymnasium
 
-    found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry), "gymnax": [], "envpool": []}
+    found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry)}
+    found |= {"gymnax": [], "pgx": [], "envpool": []}
     with contextlib.suppress(ImportError):
         from polyak.envs.adapters import gymnax
 
         found["gymnax"] = gymnax.names()
+    with contextlib.suppress(ImportError):
+        from polyak.envs.adapters import pgx
+
+        found["pgx"] = pgx.names()
     with contextlib.suppress(ImportError):
         import envpool
 
@@ -134,7 +144,7 @@ def names() -> dict[str, list[str]]:
 
 
 def _prefixes() -> str:
-    return "jax:, gymnax:, envpool:, my_package.module:, or none for Gymnasium"
+    return "jax:, gymnax:, pgx:, envpool:, my_package.module:, or none for Gymnasium"
 
 
 def _ours() -> dict[str, type]:
@@ -231,7 +241,7 @@ def _module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise UserError(f"importing {path} failed: {said_by(error)}") from error
-        hint = nearest(path, ("jax", "gymnax", "envpool"))
+        hint = nearest(path, ("jax", "gymnax", "pgx", "envpool"))
         raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
     except BaseException as error:
         if passes(error):

@@ -37,7 +37,7 @@ class TicTacToe(Environment):
 
     def step(self, state: Array, action: Array, key: jax.Array) -> Step:
         """One mark."""
-        mover = self._mover(state)
+        mover = _mover(state)
         legal = state[action] == 0
         board = jnp.where(legal, state.at[action].set(mover), state)
         won = (board[jnp.asarray(LINES)] == mover).all(axis=1).any()
@@ -45,13 +45,68 @@ class TicTacToe(Environment):
         over = won | ~legal | (board != 0).all()
         return Step(board, self._observe(board), reward, over, jnp.array(False))
 
-    def _mover(self, board: Array) -> Array:
-        """1 where the first player is to move, else -1."""
-        return jnp.where((board != 0).sum() % 2 == 0, 1, -1).astype(jnp.int32)
+    def _observe(self, board: Array) -> Tree:
+        mine = (board * _mover(board)).astype(jnp.float32)
+        return {"board": mine, "legal": (board == 0).astype(jnp.float32)}
+
+
+@pytree
+class ConnectFour(Environment):
+    """Four in a row on a board of seven columns and six rows, into which marks fall from above.
+
+    state [6, 7] int8, the lowest row first: 1 and -1 where a player has a mark, 0 where nobody has
+    obs: `board` [6, 7, 2], the marks of who is to move and of the other; `legal` [7], 1 where a column has room
+    action: the column; reward: of who moved: 1 for four in a row, -1 for an illegal move, which ends the game
+    """
+
+    time_limit: int | None = static(default=None)
+
+    @property
+    def spec(self) -> Spec:
+        """Seven columns, two players."""
+        obs = {"board": Box((6, 7, 2), 0.0, 1.0), "legal": Box((7,), 0.0, 1.0)}
+        return Spec(obs, Discrete(7), self.time_limit, players=2)
+
+    def reset(self, key: jax.Array) -> tuple[Array, Tree]:
+        """The empty board."""
+        board = jnp.zeros((6, 7), jnp.int8)
+        return board, self._observe(board)
+
+    def step(self, state: Array, action: Array, key: jax.Array) -> Step:
+        """One mark, on top of those in its column."""
+        mover = _mover(state)
+        column = jnp.arange(7) == action
+        height = ((state != 0) & column).sum()
+        legal = height < 6
+        falls = (jnp.arange(6)[:, None] == height) & column  # nowhere, where the column is full
+        board = jnp.where(falls, mover, state)
+        won = _four_in_a_row(board == mover) & legal
+        reward = jnp.where(legal, won.astype(jnp.float32), -1.0)
+        over = won | ~legal | (board != 0).all()
+        return Step(board, self._observe(board), reward, over, jnp.array(False))
 
     def _observe(self, board: Array) -> Tree:
-        mine = (board * self._mover(board)).astype(jnp.float32)
-        return {"board": mine, "legal": (board == 0).astype(jnp.float32)}
+        mover = _mover(board)
+        planes = jnp.stack([board == mover, board == -mover], axis=-1).astype(jnp.float32)
+        return {"board": planes, "legal": (board[5] == 0).astype(jnp.float32)}
+
+
+def _mover(board: Array) -> Array:
+    """1 where the first player is to move, else -1, in the board's dtype."""
+    return jnp.where((board != 0).sum() % 2 == 0, 1, -1).astype(board.dtype)
+
+
+def _four_in_a_row(marks: Array) -> Array:
+    """Whether marks [H, W] bool hold four in a row: level, upright or on a diagonal."""
+    high, wide = marks.shape
+    found = jnp.array(False)
+    for up, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        line = jnp.array(True)
+        for i in range(4):
+            first = i * right if right >= 0 else 3 + i * right
+            line = line & marks[i * up : high - 3 * up + i * up, first : wide - 3 * abs(right) + first]
+        found = found | line.any()
+    return found
 
 
 Opponent = Callable[[Any, Tree, jax.Array], Array]  # (state, obs, key) -> action
@@ -108,4 +163,16 @@ def versus(game: Environment, opponent: Opponent = uniform) -> Versus:
     return Versus(game, opponent)
 
 
-ENVIRONMENTS = {"TicTacToe": TicTacToe, "TicTacToe-vs-random": Versus}
+@pytree
+class ConnectFourVersus(Versus):
+    """Connect four against uniform moves."""
+
+    game: Environment = ConnectFour()
+
+
+ENVIRONMENTS = {
+    "TicTacToe": TicTacToe,
+    "TicTacToe-vs-random": Versus,
+    "ConnectFour": ConnectFour,
+    "ConnectFour-vs-random": ConnectFourVersus,
+}

@@ -13,6 +13,7 @@ from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.progressive import Progressive, progressive
+from polyak.parts.networks.residual import ResNet, residual
 from polyak.parts.networks.threshold import Threshold, threshold
 from polyak.parts.networks.two_depths import TwoDepths, two_depths
 
@@ -25,6 +26,7 @@ __all__ = [
     "Linear",
     "LinearNetwork",
     "Progressive",
+    "ResNet",
     "Threshold",
     "TwoDepths",
     "batch_norm",
@@ -38,6 +40,7 @@ __all__ = [
     "noisy",
     "num_features",
     "progressive",
+    "residual",
     "threshold",
     "two_depths",
 ]
@@ -50,6 +53,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "batch_norm": batch_norm,
     "cnn": cnn,
     "progressive": progressive,
+    "residual": residual,
     "threshold": threshold,
     "two_depths": two_depths,
 }
