@@ -31,6 +31,7 @@ class Pair(NamedTuple):
     steps: tuple[int, int]  # of training on the first, and on the second
     every: int  # steps between evaluations
     settings: Mapping[str, Any]
+    tuned: Mapping[str, Any] = {}  # what else fine-tuning sets
 
 
 SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3, "gamma": 0.98}
@@ -40,7 +41,7 @@ TUNED = {"data.uniform": False}  # of a replay: the policy that is there acts in
 PAIRS = {
     "pendulum": Pair(
         "mass and length",
-        *("td3", "jax:Pendulum-v1", {}, {"mass": 1.3, "length": 1.2}, (8_000, 8_000), 500, TD3),
+        *("td3", "jax:Pendulum-v1", {}, {"mass": 1.3, "length": 1.2}, (8_000, 8_000), 500, TD3, TUNED),
     ),
     "cartpole": Pair(
         "pole",
@@ -49,7 +50,7 @@ PAIRS = {
     "reach": Pair(
         "goals",
         *("td3", "jax:Reach", {"goals": "training"}, {"goals": "held_out"}, (12_000, 12_000), 1_000),
-        {**TD3, "her": "future"},
+        *({**TD3, "her": "future"}, TUNED),
     ),
 }
 REVERSED = Pair(
@@ -95,8 +96,7 @@ def fine_tuning(seeds: int, out: str | None = None, picture: str = "runs/fine_tu
         first = stage(pair, f"{name}-first", place, seeds, pair.before, pair.steps[0])
         of = functools.partial(stage, pair, out=place, seeds=seeds, fields=pair.after, steps=pair.steps[1])
         scratch = curves(of(name=f"{name}-scratch"))
-        config = TUNED if first.policy().cfg.data.replays else {}
-        tuned = curves(of(name=f"{name}-tuned", init=(str(first.path),), config=config))
+        tuned = curves(of(name=f"{name}-tuned", init=(str(first.path),), config=pair.tuned))
         ends = interquartile_mean(scratch[1][:, 0]), interquartile_mean(scratch[1][:, -1])
         level = float(ends[0] + SHARE * (ends[1] - ends[0]))
         long, short = (steps_to(level, *curve) for curve in (scratch, tuned))

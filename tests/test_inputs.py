@@ -217,6 +217,15 @@ def test_both_drivers_and_agents_begin_with_the_weights(first, env):
     np.testing.assert_array_equal(agent.predict(obs)[0], load(first).policy()(obs)[0])
 
 
+@pytest.mark.slow
+def test_a_run_with_hindsight_is_loaded_and_begun_from(tmp_path):
+    given = {"config": TD3, "out": str(tmp_path), "her": "future", **SMALL}
+    run = train("td3", "jax:Reach", steps=60, name="first", **given)
+    again = train("td3", "jax:Reach", steps=60, name="again", init=(str(run.path),), **given)
+    assert again.resume(steps=90).finished
+    assert len(load(run.path).evaluate(2).returns[0]) == 2
+
+
 # ---- --freeze
 
 

@@ -32,7 +32,8 @@ def slow(net, x):
     """The new column of one observation, from equation 2, unit by unit in float64."""
     old, new, adapters = (oracles.float64(part) for part in (net.first.frozen, net.layers, net.adapters))
     sigma = {"relu": lambda v: np.maximum(v, 0), "tanh": np.tanh}[net.activation]
-    h = sigma(np.array([sum(x * new[0].weight[:, j]) + new[0].bias[j] for j in range(new[0].bias.size)]))
+    h = np.array([sum(x * new[0].weight[:, j]) + new[0].bias[j] for j in range(new[0].bias.size)])
+    h = sigma(h) if len(new) > 1 else h
     before = x
     for i in range(1, len(new)):
         before = sigma(old.layers[i - 1].weight.T @ before + old.layers[i - 1].bias)

@@ -17,7 +17,7 @@ from polyak.drivers.check import check_data
 from polyak.drivers.learn import initial_states
 from polyak.envs.environment import flat_actions, rules
 from polyak.errors import CheckpointError, UserError
-from polyak.interface import Algorithm, Spec
+from polyak.interface import Algorithm, Goal, Spec
 from polyak.runs.plan import Plan
 from polyak.runs.session import with_given, wrapped
 from polyak.runs.spec import read_spec, shapes
@@ -45,7 +45,7 @@ def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any, Spec]:
         algorithm = wrapped(plan)
         cfg = plan.settle(algorithm.Config())
         known = with_given(plan, flat_actions(spec))
-        ruled = dataclasses.replace(known, model=rules)  # which a run had and no file holds
+        ruled = dataclasses.replace(known, model=rules, goal=Goal(rules, rules, rules))  # which no file holds
         check_data(plan.algorithm, algorithm, cfg, ruled, algorithms.fitting)
     except CheckpointError:
         raise
