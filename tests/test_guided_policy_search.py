@@ -26,6 +26,11 @@ def start():
     return gps.init(CFG, SPEC, jax.random.key(0))
 
 
+@functools.cache
+def update():
+    return jax.jit(lambda *args: gps.update(CFG, SPEC, *args), compiler_options=QUICK)
+
+
 def batch(seed):
     """Episodes of a system that is nearly linear, with costs that are nearly quadratic; one is padding at its end."""
     random = np.random.default_rng(seed)
@@ -204,16 +209,16 @@ class Slow:
         return p, means, total
 
 
-def test_three_updates_are_those_of_the_paper():
-    update = jax.jit(lambda *args: gps.update(CFG, SPEC, *args), compiler_options=QUICK)
-    oracles.assert_follows(update, start(), Slow(CFG, start()), [batch(seed) for seed in range(3)], atol=2e-3)
+def test_two_updates_are_those_of_the_paper():
+    oracles.assert_follows(
+        update(), start(), Slow(CFG, start()), [batch(seed) for seed in range(2)], atol=2e-3
+    )
 
 
 def test_the_step_of_the_controllers_keeps_its_bound():
-    update = jax.jit(lambda *args: gps.update(CFG, SPEC, *args), compiler_options=QUICK)
     state = start()
     for seed in range(3):
-        after = update(state, batch(seed), jax.random.key(seed))
+        after = update()(state, batch(seed), jax.random.key(seed))
         assert 0 < after.metrics["moved"] <= CFG.epsilon * 1.001
         state = after.state
 

@@ -89,7 +89,7 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Array, key: Arr
         return net(obs), after, extras
     now: Controller = jax.tree.map(lambda x: x[start, jnp.minimum(time, x.shape[1] - 1)], teachers)
     noise = jax.random.normal(key, now.k.shape)
-    return now.mean(obs) + jnp.einsum("nab,nb->na", now.root, noise), after, extras
+    return now.mean(obs) + (now.root * noise[:, None]).sum(axis=-1), after, extras
 
 
 def flat(state: State, batch: Batch) -> tuple[Batch, Array, Array]:

@@ -52,7 +52,7 @@ class ILQR:
         def play(start: Array, actions: Array, states: Array, gains: Array) -> tuple[Array, Array]:
             def step(x: Array, now: tuple) -> tuple[Array, tuple]:
                 u, near, K = now
-                u = u + K @ (x - near)
+                u = u + (K * (x - near)).sum(axis=-1)
                 return move(x, u), (x, u, cost(x, u))
 
             end, (x, u, costs) = jax.lax.scan(step, start, (actions, states, gains))

@@ -145,7 +145,7 @@ class Controller(NamedTuple):
 
     def mean(self, x: Array) -> Array:
         """The mean action [T, A] in states x [T, D]."""
-        return jnp.einsum("tad,td->ta", self.K, x) + self.k
+        return (self.K * x[..., None, :]).sum(axis=-1) + self.k
 
 
 def towards(model: Model, controller: Controller, weight: Array) -> Model:
