@@ -12,7 +12,7 @@ import numpy as np
 
 import polyak
 from polyak.algorithms import a2c, a3c, async_q, q_learning
-from polyak.drivers.asynchronous import in_step, out_of_step, replaced
+from polyak.drivers.asynchronous import MOST_BINS, in_step, out_of_step, replaced
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.program import map_seeded
@@ -149,11 +149,11 @@ def k_step_returns() -> float:
 
 def histogram(run: polyak.Run) -> np.ndarray:
     """Shares of gradients by their age in updates, over a whole run and its seeds."""
-    lines = [line for line in run.metrics if "actor/staleness_0" in line]
-    bins = itertools.takewhile(
-        lambda name: name in lines[0], (f"actor/staleness_{b}" for b in itertools.count())
+    lines = [line for line in run.metrics if "actor/staleness" in line]
+    shares = np.array(
+        [[line.get(f"actor/staleness_{age}", 0.0) for age in range(MOST_BINS)] for line in lines]
     )
-    return np.array([np.mean([line[name] for line in lines]) for name in bins])
+    return np.trim_zeros(shares.mean(axis=0), "b")
 
 
 def draw_histogram(shares: np.ndarray, picture: str = "") -> None:
