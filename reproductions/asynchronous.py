@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment
 from polyak.envs.find import find
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Spec
+from polyak.runs.plan import Plan
+from polyak.runs.session import Session
 from reproductions.finding import Finding, main, train
 
 SEEDS, EPISODES, SOLVED, WORKERS = 5, 50, 475.0, 8
@@ -90,6 +94,12 @@ def a3c_learns(env: str, picture: str = "") -> Finding:
     wild = train("a3c", "CartPole-v1", steps=20_000, sync="hogwild", workers=2, num_envs=2)
     wild_ages = histogram(wild)
     draw_histogram(wild_ages)
+    rate = {workers: gradients_per_second(workers) for workers in (1, 2)}
+    for workers, (wall, own) in rate.items():
+        print(
+            f"  {workers} processes: {wall:,.0f} gradients/s, {own:,.0f} for each second of their processors"
+        )
+    gain, kept = rate[2][0] / rate[1][0], rate[2][1] / rate[1][1]
     mean, wild_mean = (float(np.arange(len(x)) @ x) for x in (ages, wild_ages))
     claims = {
         f"the k-step returns of 1,000 segments are the recursion's (relative error {worst:.1e})": worst
@@ -103,8 +113,28 @@ def a3c_learns(env: str, picture: str = "") -> Finding:
     return Finding(
         claims,
         f"k-step returns within {worst:.1e}; CartPole {means.mean():.0f} ({shown(means)}), {SEEDS} seeds, {WORKERS} "
-        f"workers, staleness {mean:.2f} updates; as two processes (Hogwild) {wild_mean:.2f}",
+        f"workers, staleness {mean:.2f} updates; as two processes (Hogwild) {wild_mean:.2f}, and {gain:.2f} times the "
+        f"gradients/s of one ({kept:.2f} times for each second of processor)",
     )
+
+
+def gradients_per_second(workers: int, rollouts: int = 3_000) -> tuple[float, float]:
+    """Gradients that so many processes apply in a second of the clock, and in one of their processors' (on Linux)."""
+    plan = Plan("a3c", "CartPole-v1", sync="hogwild", workers=workers, num_envs=workers)
+    session = Session(plan)
+    driver: Any = session.driver
+    run = driver.advance(driver.start(), 200)
+    began, used = time.monotonic(), processor_seconds(driver.processes)
+    driver.advance(run, rollouts)
+    passed, used = time.monotonic() - began, processor_seconds(driver.processes) - used
+    session.close()
+    return workers * rollouts / passed, workers * rollouts / max(used, 1e-9)
+
+
+def processor_seconds(processes: Any) -> float:
+    """Seconds that processes have computed so far."""
+    fields = [Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split() for each in processes]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def k_step_returns() -> float:
