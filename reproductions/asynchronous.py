@@ -263,7 +263,7 @@ def variation(ends: tuple[float, ...], probes: np.ndarray, seed: int) -> float:
 # ---- C3
 
 
-def asynchronous_q(picture: str = "") -> Finding:
+def asynchronous_q() -> Finding:
     """With one worker the sequential method; with eight stale ones all three methods of the paper on CartPole."""
     cfg = q_learning.Config(lr=1e-3, horizon=10_000)
     claims, figures = {}, []
@@ -282,7 +282,7 @@ def asynchronous_q(picture: str = "") -> Finding:
         )
         figures.append(f"{method} {means.mean():.0f} ({shown(means)})")
     ages = histogram(run)
-    draw_histogram(ages, picture)
+    draw_histogram(ages)
     age = float(np.arange(len(ages)) @ ages)
     claims[f"their gradients are old (mean {age:.2f} updates)"] = age > 1
     return Finding(
@@ -301,7 +301,6 @@ if __name__ == "__main__":
             "F5": explorers,
         },
         long={
-            "C3": lambda: asynchronous_q("runs/asynchronous_q.png"),
             "F4": lambda: a3c_learns("CartPole-v1", "runs/staleness.png"),
         },
     )
