@@ -168,7 +168,7 @@ def going(tmp_path):
         "-m",
         "polyak",
         "train",
-        "a3c",
+        NAME,
         "CartPole-v1",
         *LONG,
         *WILD,
