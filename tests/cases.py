@@ -184,7 +184,7 @@ CASES = [
         },
         rungs=3000,
         constant=10_000,
-        small={**SMALL, "period": 3, "lr": 1e-3},
+        small={**SMALL, "period": 3, "lr": 1e-3, "chances": ()},
         at_once={"period": 1},
     ),
     Case(

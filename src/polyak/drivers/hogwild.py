@@ -437,7 +437,11 @@ class Hogwild:
     def report(self, run: HogwildRun) -> tuple[HogwildRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums [S] of all workers since the last report."""
         reports = self._ask("report")
-        return run, {name: sum(each[name] for each in reports) for name in reports[0]}
+        sums = {name: sum(each[name] for each in reports) for name in reports[0]}
+        seen = [
+            name for name, value in sums.items() if not name.startswith("actor/staleness_") or value.any()
+        ]
+        return run, {name: sums[name] for name in seen}  # ages that no gradient had are left out
 
     def actor(self, run: HogwildRun) -> Tree:
         """The newest actor, [S, ...]."""
