@@ -13,6 +13,7 @@ from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.progressive import Progressive, progressive
+from polyak.parts.networks.strided import Strided, strided
 from polyak.parts.networks.threshold import Threshold, threshold
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Linear",
     "LinearNetwork",
     "Progressive",
+    "Strided",
     "Threshold",
     "batch_norm",
     "build",
@@ -36,6 +38,7 @@ __all__ = [
     "noisy",
     "num_features",
     "progressive",
+    "strided",
     "threshold",
 ]
 
@@ -48,6 +51,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "cnn": cnn,
     "progressive": progressive,
     "threshold": threshold,
+    "strided": strided,
 }
 
 
