@@ -220,7 +220,7 @@ DRIVING = {
     "data.updates": 10,
     "data.priority": 0.6,
 }
-SEEING = {"data.warmup": 1_000, "data.steps": 10, "data.updates": 20, "data.capacity": 10_000}
+SEEING = {"data.warmup": 1_000, "data.steps": 10, "data.updates": 10, "data.capacity": 10_000}
 
 
 def see(scale: Scale) -> polyak.Run:
@@ -233,6 +233,7 @@ def see(scale: Scale) -> polyak.Run:
         env_fields={"height": scale.height, "width": scale.width},
         config=SEEING,
         preset=False,
+        eval_every=0,
         name="seen",
     )
 
