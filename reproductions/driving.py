@@ -201,7 +201,7 @@ class Scale(NamedTuple):
     routes: int  # of 250 m, in each of them
 
 
-SHORT = Scale(height=30, width=40, seeds=1, seeing=4_000, driving=4_000, every=500, routes=5)
+SHORT = Scale(height=30, width=40, seeds=1, seeing=2_500, driving=4_000, every=500, routes=5)
 LONG = Scale(height=60, width=80, seeds=5, seeing=10_000, driving=10_000, every=500, routes=10)
 PICTURE = Path("runs") / "lane_reconstructions.png"
 DRIVING = {
