@@ -201,7 +201,7 @@ class Scale(NamedTuple):
     routes: int  # of 250 m, in each of them
 
 
-SHORT = Scale(height=30, width=40, seeds=1, seeing=4_000, driving=4_000, every=500, routes=5)
+SHORT = Scale(height=30, width=40, seeds=1, seeing=2_500, driving=4_000, every=500, routes=5)
 LONG = Scale(height=60, width=80, seeds=5, seeing=10_000, driving=10_000, every=500, routes=10)
 PICTURE = Path("runs") / "lane_reconstructions.png"
 DRIVING = {
@@ -220,7 +220,7 @@ DRIVING = {
     "data.updates": 10,
     "data.priority": 0.6,
 }
-SEEING = {"data.warmup": 1_000, "data.steps": 10, "data.updates": 20, "data.capacity": 10_000}
+SEEING = {"data.warmup": 1_000, "data.steps": 10, "data.updates": 10, "data.capacity": 10_000}
 
 
 def see(scale: Scale) -> polyak.Run:
@@ -233,6 +233,7 @@ def see(scale: Scale) -> polyak.Run:
         env_fields={"height": scale.height, "width": scale.width},
         config=SEEING,
         preset=False,
+        eval_every=0,
         name="seen",
     )
 

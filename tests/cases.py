@@ -539,6 +539,7 @@ CASES = [
         constant=150,
         small={**SMALL, "iterations": 3, "value_epochs": 2, "value_parts": 2},
     ),
+    Case(name="vae", small={**SMALL, "latent": 3}, squashed=True, bootstraps=False),
 ]
 
 

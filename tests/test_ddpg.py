@@ -99,3 +99,22 @@ def test_noise_on_parameters_adapts_its_scale_with_every_update():
     calm = ddpg.act(cfg, SPEC, ddpg.algorithm.actor(after), memory, obs, jax.random.key(0), False)[0]
     np.testing.assert_allclose(calm, np.tanh(after.actor(obs)), rtol=1e-6)
     assert len(np.unique(np.asarray(loud)[:, 0])) == 3
+
+
+def test_noise_on_actions_halves_with_its_half_life():
+    cfg = dataclasses.replace(CFG, noise="gaussian", sigma=0.4, half_life=100)
+    init = jax.jit(lambda key: ddpg.init(cfg, SPEC, key), compiler_options=QUICK)
+    update = jax.jit(lambda *args: ddpg.update(cfg, SPEC, *args), compiler_options=QUICK)
+    state, obs = init(jax.random.key(0)), np.zeros((1000, 2), np.float32)
+    batch = oracles.make_batch(2, SPEC.action, B, cfg.gamma)
+    spreads = []
+    for env_steps in (0, 100, 300):
+        state = update(state.replace(clock=state.clock.at(env_steps)), batch, jax.random.key(1)).state
+        acting = ddpg.algorithm.actor(state)
+        loud, calm = (
+            ddpg.act(cfg, SPEC, acting, (), obs, jax.random.key(2), explore)[0] for explore in (1, 0)
+        )
+        spreads.append(float((loud - calm).std()))
+    np.testing.assert_allclose(spreads, [0.4, 0.2, 0.05], rtol=0.1)
+    assert ddpg.wrong(dataclasses.replace(cfg, noise="parameter"), SPEC)
+    assert not ddpg.wrong(cfg, SPEC)

@@ -14,6 +14,7 @@ from polyak.envs.worlds import road_view
 from polyak.envs.worlds.lane import AHEAD, Car, Lane
 from polyak.envs.worlds.road_view import Camera
 from polyak.results import say_evaluation
+from reproductions.driving import order, table_row
 
 ENV = Lane(length=120, height=20, width=28)
 FEATURES = ENV.replace(observation="features")
@@ -209,3 +210,32 @@ def test_an_evaluation_ends_with_the_ratio_of_sums_and_says_where_it_is_undefine
     with redirect_stdout(io.StringIO()) as said:
         say_evaluation("x", played)
     assert f"metres_per_disengagement: undefined ({sums['distance']:.3g} / 0)" in said.getvalue()
+
+
+def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_disengagement():
+    def trained(count, metres, seconds):
+        return {"seed": 0, "episode/count": count, "episode/distance": metres, "episode/time": seconds}
+
+    def evaluated(left, metres):
+        return {"seed": 0, "eval/disengagements": left, "eval/distance": metres}
+
+    other = {"seed": 1, "episode/count": 7, "episode/distance": 1.0, "episode/time": 60.0}
+    metrics = [
+        *(trained(3, 10.0, 30.0), {"seed": 0}, evaluated(2.0, 250.0), trained(2, 50.0, 60.0)),
+        *(evaluated(0.0, 250.0), trained(5, 9.0, 9.0), evaluated(1.0, 240.0)),
+        *(other, {**evaluated(4.0, 200.0), "seed": 1}),
+    ]
+    line = table_row(metrics, 2)
+    assert line.episodes.tolist() == [5, 7]
+    assert line.metres.tolist() == [3 * 10 + 2 * 50, 7]
+    assert line.minutes.tolist() == [3 * 0.5 + 2, 7]
+    assert line.solved.tolist() == [1, 0]
+    assert line.per_route.tolist() == [1, 4]
+    assert line.distance.tolist() == [240, 200]
+
+
+def test_policies_are_ordered_by_disengagements_and_then_by_metres():
+    good = {"random": (9.0, 100.0), "zero": (9.0, 120.0), "pixels": (1.0, 250.0), "vae": (1.0, 250.0)}
+    assert all(order(good).values())
+    assert list(order({**good, "zero": (9.0, 100.0)}).values()) == [False, True, True]
+    assert list(order({**good, "vae": (1.5, 250.0)}).values()) == [True, True, False]

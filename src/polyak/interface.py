@@ -56,9 +56,7 @@ class Goal(NamedTuple):
 
     achieved: Callable  # (obs) -> goal [M, ...] that this observation has reached
     relabel: Callable  # (obs, goal) -> obs that pursues this goal
-    reward: (
-        Callable  # (obs, next_obs, terminated) -> reward [M], terminated [M] as the goal in `next_obs` says
-    )
+    reward: Callable  # (obs, next_obs, terminated) -> reward [M], terminated [M] as `next_obs`'s goal says
     note: str = ""  # what a person should hear of its cost
 
 

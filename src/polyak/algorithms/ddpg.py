@@ -45,6 +45,7 @@ class Config:
     weight_decay: float = within(0.0, 0)  # L2 penalty on the critic's weights
     noise: Noise = "ou"  # of exploration: Ornstein-Uhlenbeck's, Gaussian, or on the actor's parameters
     sigma: float = within(0.2, 0)  # sigma (delta on parameters), scale in units of half the action range
+    half_life: int = within(0, 0)  # environment steps in which sigma of noise on actions halves; 0: it stays
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
     network: str = "mlp"  # builder of actor and critic
     hidden: tuple[int, ...] = (400, 300)  # units of each hidden layer, in both networks
@@ -63,7 +64,7 @@ class State(Record):
     critic_target: Tree  # theta^Q'
     actor_opt_state: Tree
     critic_opt_state: Tree
-    scale: Tree  # sigma of noise on the parameters, else nothing
+    scale: Tree  # sigma of noise that changes: on the parameters, or with a half-life; else nothing
     clock: Clock
 
 
@@ -83,7 +84,7 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
         critic_target=copy(critic),
         actor_opt_state=optimizer.init(actor),
         critic_opt_state=optimizer.init(critic),
-        scale=initial_scale(cfg.noise, cfg.sigma),
+        scale=initial_scale("parameter" if cfg.half_life else cfg.noise, cfg.sigma),
         clock=start_clock(),
     )
 
@@ -103,8 +104,25 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Arra
     mu, scale = actor
     if not explore:
         return policy(mu, obs), memory, ()
-    action, memory = explore_by(cfg.noise, key, policy, mu, scale, obs, memory, cfg.sigma, cfg.theta)
+    sigma = scale if cfg.half_life else cfg.sigma
+    action, memory = explore_by(cfg.noise, key, policy, mu, scale, obs, memory, sigma, cfg.theta)
     return action, memory, ()
+
+
+def next_scale(cfg: Config, state: State, actor: Tree, obs: Tree, key: Array) -> Tree:
+    """Sigma of noise that changes: halved again and again, or adapted to how far it moves the actions."""
+    if cfg.half_life:
+        return cfg.sigma * 0.5 ** (state.clock.env_steps / cfg.half_life)
+    return adapted_scale(cfg.noise, key, policy, actor, state.scale, obs, cfg.sigma)
+
+
+def wrong(cfg: Config, spec: Spec) -> list[str]:
+    """Noise on the parameters has a scale of its own."""
+    if cfg.half_life and cfg.noise == "parameter":
+        return [
+            "half_life is of noise on actions, and noise on the parameters adapts itself: give one of them"
+        ]
+    return []
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
@@ -139,7 +157,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         critic_target=polyak_average(critic, state.critic_target, cfg.tau),
         actor_opt_state=actor_opt_state,
         critic_opt_state=critic_opt_state,
-        scale=adapted_scale(cfg.noise, key, policy, actor, state.scale, batch.obs, cfg.sigma),
+        scale=next_scale(cfg, state, actor, batch.obs, key),
         clock=state.clock.updated(),
     )
     metrics = {
@@ -160,4 +178,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    wrong=wrong,
 )

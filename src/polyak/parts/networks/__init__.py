@@ -14,6 +14,7 @@ from polyak.parts.networks.mlp import MLP, mlp
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.progressive import Progressive, progressive
 from polyak.parts.networks.residual import ResNet, residual
+from polyak.parts.networks.strided import Strided, strided
 from polyak.parts.networks.threshold import Threshold, threshold
 from polyak.parts.networks.two_depths import TwoDepths, two_depths
 
@@ -27,6 +28,7 @@ __all__ = [
     "LinearNetwork",
     "Progressive",
     "ResNet",
+    "Strided",
     "Threshold",
     "TwoDepths",
     "batch_norm",
@@ -41,6 +43,7 @@ __all__ = [
     "num_features",
     "progressive",
     "residual",
+    "strided",
     "threshold",
     "two_depths",
 ]
@@ -56,6 +59,7 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "residual": residual,
     "threshold": threshold,
     "two_depths": two_depths,
+    "strided": strided,
 }
 
 
