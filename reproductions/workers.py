@@ -20,7 +20,7 @@ from reproductions.finding import Finding, main, train
 LANES = (1, 8, 32, 64)
 ROLLOUT = 64  # transitions of an iteration, however many lanes there are
 MOST = 1.5  # times as many transitions a second with 64 lanes as with one
-BAR = -160.0
+BAR = -200.0
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "workers.png"
 
 
@@ -102,7 +102,7 @@ def curve(lanes: int, steps: int, seeds: int) -> list[tuple[float, float]]:
         seeds=seeds,
         eval_every=steps // 10,
         eval_episodes=10,
-        **settings(lanes, 16),
+        **settings(lanes, ROLLOUT),
     )
     began, steps_of = None, {}
     for line in run.metrics:
