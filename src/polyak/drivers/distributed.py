@@ -10,6 +10,7 @@ process: the bits are the same whatever worker is lost, and with one worker they
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import os
 import secrets
@@ -48,7 +49,7 @@ from polyak.drivers.lanes import (
     places,
 )
 from polyak.drivers.learn import initial_states
-from polyak.drivers.program import at_step_zero, zeros
+from polyak.drivers.program import Program, at_step_zero, zeros
 from polyak.errors import EnvironmentFault, UserError, brief, said_by
 from polyak.interface import Algorithm, Spec, Transition, Tree
 from polyak.pytree import Flattened, flat
@@ -102,6 +103,10 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def silence(*lines: Any, **more: Any) -> None:
+    """Print nothing."""
+
+
 class Cluster:
     """A connection to Ray: to one of its own on this machine, or to the one at `address`.
 
@@ -121,7 +126,7 @@ class Cluster:
             import ray
 
             # what its daemons have to say of a worker goes to stdout otherwise, whatever is asked for
-            ray._private.worker.print_to_stdstream = lambda *args, **more: None
+            vars(importlib.import_module("ray._private.worker"))["print_to_stdstream"] = silence
             if ray.is_initialized():
                 return
             self.own = True
@@ -201,7 +206,7 @@ class Worker:
         for name, value in part.modes.items():
             jax.config.update(name, value)
         program.COMPILER_OPTIONS.update(part.options)
-        envs = part.world.make(len(part.seeds) * part.place.count, False)
+        envs = part.world.make(len(part.seeds) * part.place.lanes, False)
         given = part.algorithm, part.cfg, envs, part.spec, part.seeds, part.strict
         self.lanes = Lanes(*given, part.place.worker, part.place.first)
         return os.getpid(), self.lanes.go_on(number, episodes, memory)
@@ -303,9 +308,9 @@ class Distributed(Host):
         self._hire(carries, [0] * self.workers)
         if states is None:
             states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
-        parts = map(Flattened, self.begin(states, self.seed_array))
+        learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         episodes: Any = carries
-        run = WorkersRun(*parts, episodes, self._no_sums(), 0, 0)
+        run = WorkersRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
         run.ahead = run.act_input.tree.actor
         self._until(run, self._all_there)
         return run
@@ -350,7 +355,7 @@ class Distributed(Host):
         device = jax.tree.map(jnp.array, tree)
         ahead = device.pop("ahead", None)
         learner, act_state = Learner(**device), ActState(*zeros(tuple(vars(self._shapes.act_state).values())))
-        row_keys = self.row_keys(self.seed_array, word(iteration))
+        row_keys = Program(self._row_keys)(self.seed_array, word(iteration))
         act_input = ActInput(actors(self.algorithm)(learner.state), row_keys)
         episodes: Any = carries
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
@@ -494,14 +499,15 @@ class Distributed(Host):
     def _settle(self, run: WorkersRun, hand: Hand) -> None:
         """Take what the first call of a worker came to."""
         import ray
+        from ray.exceptions import RayError, RayTaskError
 
         call = hand.calls[0]
         try:
-            given = ray.get(call.ref)
-        except ray.exceptions.RayTaskError as error:
+            given: Any = ray.get(call.ref)
+        except RayTaskError as error:
             self._replace(hand, error.cause if isinstance(error.cause, Exception) else error)
             return
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             self._replace(hand, error)
             return
         hand.calls.popleft()
@@ -558,4 +564,4 @@ class Distributed(Host):
 
 def _of_lanes(spec: Spec, place: Place) -> Spec:
     """The spec of one worker's environments. Its rules and goal are asked by who learns; functions do not travel."""
-    return dataclasses.replace(spec, num_envs=place.count, model=None, goal=None)
+    return dataclasses.replace(spec, num_envs=place.lanes, model=None, goal=None)

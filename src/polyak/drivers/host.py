@@ -112,7 +112,6 @@ class Host:
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
         self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
         self.begin = Program(self._begin)
-        self.row_keys = Program(self._row_keys)
         self.read = actors(algorithm)
         self.memory = HostMemory(algorithm, cfg, spec, seeds, worker, first)
         self.seed_array = np.asarray(self.seeds, np.uint32)
@@ -218,7 +217,7 @@ class Host:
         shapes = self._shapes.act_state
         act_state = ActState(device.pop("memory"), *zeros((shapes.extras, shapes.row)))
         learner, iteration = Learner(**device), int(extra["iteration"])
-        row_keys = self.row_keys(self.seed_array, word(iteration))
+        row_keys = Program(self._row_keys)(self.seed_array, word(iteration))
         act_input = ActInput(actors(self.algorithm)(learner.state), row_keys)
         episodes = self._episodes()
         sums = {name: np.array(value) for name, value in tree["sums"].items()}

@@ -22,17 +22,17 @@ from polyak.pytree import Counter, Flattened, Leaves, flat, strip_weak_types
 
 
 class Place(NamedTuple):
-    """A worker, and its environments of each seed: `count` of them from number `first` on."""
+    """A worker, and its environments of each seed: so many lanes from number `first` on."""
 
     worker: int
     first: int
-    count: int
+    lanes: int
 
 
 def places(num_envs: int, workers: int) -> list[Place]:
     """The parts that N environments have, all of one size."""
-    count = num_envs // workers
-    return [Place(worker, worker * count, count) for worker in range(workers)]
+    lanes = num_envs // workers
+    return [Place(worker, worker * lanes, lanes) for worker in range(workers)]
 
 
 class Ticket(NamedTuple):
@@ -69,7 +69,7 @@ class Lanes(Host):
 
     def go_on(self, number: int, episodes: dict[str, Any] | None, memory: Leaves) -> Begun:
         """Be where a carry is, before the rollout of this number; without episodes begin the first ones."""
-        shapes = self._shapes.act_state
+        shapes, self.row_keys = self._shapes.act_state, Program(self._row_keys)
         act_state = ActState(shapes.memory, *zeros((shapes.extras, shapes.row)))
         none = Flattened(())
         self.played = HostRun(none, none, Flattened(act_state), self._episodes(), {}, number, number)
@@ -159,7 +159,7 @@ def joined(parts: Sequence[np.ndarray], seeds: int, axis: int) -> np.ndarray:
 
 def slots_of(place: Place, seeds: int, num_envs: int) -> np.ndarray:
     """Numbers [S n] that the lanes of a worker have among those of all."""
-    return (np.arange(seeds)[:, None] * num_envs + place.first + np.arange(place.count)).ravel()
+    return (np.arange(seeds)[:, None] * num_envs + place.first + np.arange(place.lanes)).ravel()
 
 
 class Carries:
@@ -170,7 +170,7 @@ class Carries:
         self.slots = [slots_of(place, seeds, spec.num_envs) for place in places]
         self.episodes: list[Any] = [None] * len(places)
         self.memory: list[Leaves] = [()] * len(places)
-        self.actions = [KeptActions(seeds * place.count, spec) for place in places]
+        self.actions = [KeptActions(seeds * place.lanes, spec) for place in places]
 
     def begin(self, worker: int, begun: Begun) -> None:
         """A worker is where it begins; the actions of an episode that began anew are forgotten with its length."""
@@ -220,7 +220,7 @@ class Carries:
                 f"{starts[-1]} actions belong to the running episodes, but {len(actions)} are there"
             )
         for worker, (place, slots) in enumerate(zip(self.places, self.slots, strict=True)):
-            own = slice(place.first, place.first + place.count)
+            own = slice(place.first, place.first + place.lanes)
             self.memory[worker] = tuple(np.array(x)[:, own] for x in memory)
             self.episodes[worker] = jax.tree.map(lambda x, slots=slots: np.array(x)[slots], saved)
             longest = int(length[slots].max())

@@ -35,9 +35,7 @@ class Settings:
     actors: int | None = within(
         None, 1
     )  # the same as --num-envs: lanes of a seed, which --driver ray shares out among its workers
-    lockstep: bool = (
-        True  # learn from a rollout of all workers at once; no: from each as it arrives, for replay
-    )
+    lockstep: bool = True  # wait for a rollout of every worker before learning; a replay can do without
     lag: int = within(0, 0, 1)  # rollouts that workers play ahead of what is learned: 0 waits for it
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
     vectorization: Literal["sync", "async"] = (
