@@ -430,7 +430,9 @@ def test_where_ray_was_imported_before_is_one_line(monkeypatch, capsys, tmp_path
 
 def test_flags_of_workers_are_for_workers(capsys):
     assert main(["train", "ppo", "CartPole-v1", "--workers", "2", "--steps", "64"]) == 2
-    assert "--workers is for --driver ray" in capsys.readouterr().err
+    assert "by --driver ray" in capsys.readouterr().err
+    assert main(["train", "ppo", "CartPole-v1", "--lag", "1", "--steps", "64"]) == 2
+    assert "--lag is for --driver ray" in capsys.readouterr().err
 
 
 # ---- a command of its own
