@@ -140,11 +140,33 @@ def models() -> Figure:
     return made
 
 
+def lane() -> Figure:
+    """What the camera sees 25 m after the start of 24 episodes, each of its pixels 2 x 2."""
+    import jax
+
+    from polyak.envs.find import find
+    from polyak.envs.worlds.road_view import Camera, paint
+
+    env, keys = find("jax:Lane"), jax.random.split(jax.random.key(3), 24)
+    road, car = jax.jit(jax.vmap(env.reset))(keys)[0]
+    camera = Camera(env.height, env.width, env.field_of_view, env.pitch)
+    places = car.replace(progress=car.progress + 25)
+    seen = jax.vmap(lambda road, car: paint(camera, env.camera_height, road, car))(road, places)
+    rows = np.asarray(seen).reshape(4, 6, env.height, env.width, 3).swapaxes(1, 2)
+    picture = rows.reshape(4 * env.height, 6 * env.width, 3)
+    picture = picture.repeat(2, axis=0).repeat(2, axis=1)
+    made = Figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100), dpi=100)
+    FigureCanvasAgg(made)
+    made.figimage(picture)
+    return made
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "estimators": estimators,
     "objectives": objectives,
     "improvement": improvement,
     "models": models,
+    "lane": lane,
 }
 
 

@@ -33,24 +33,23 @@ class Pair(NamedTuple):
     settings: Mapping[str, Any]
 
 
-SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3}
-RING = {"data.capacity": 20_000, "data.batch_size": 64, "data.warmup": 500, "data.uniform": False}
-TD3 = {"preset": False, "config": {"gamma": 0.98, **SMALL, **RING}}
+SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3, "gamma": 0.98}
+RING = {"data.capacity": 20_000, "data.batch_size": 64, "data.warmup": 500}
+TD3 = {"preset": False, "config": {**SMALL, **RING}}
+TUNED = {"data.uniform": False}  # of a replay: the policy that is there acts in the warm-up
 PAIRS = {
     "pendulum": Pair(
         "mass and length",
-        *("td3", "jax:Pendulum-v1", {}, {"mass": 1.3, "length": 1.2}, (6_000, 6_000)),
-        *(250, TD3),
+        *("td3", "jax:Pendulum-v1", {}, {"mass": 1.3, "length": 1.2}, (8_000, 8_000), 500, TD3),
     ),
     "cartpole": Pair(
-        "pole and motor",
-        *("ppo", "jax:CartPole-v1", {}, {"mass_pole": 1.0, "length": 1.5, "force": 15.0}, (50_000, 40_000)),
-        *(1_024, {}),
+        "pole",
+        *("ppo", "jax:CartPole-v1", {}, {"mass_pole": 0.3, "length": 1.0}, (50_000, 30_000), 1_024, {}),
     ),
     "reach": Pair(
         "goals",
-        *("td3", "jax:Reach", {"goals": "training"}, {"goals": "held_out"}, (12_000, 12_000)),
-        *(1_000, {**TD3, "her": "future"}),
+        *("td3", "jax:Reach", {"goals": "training"}, {"goals": "held_out"}, (12_000, 12_000), 1_000),
+        {**TD3, "her": "future"},
     ),
 }
 REVERSED = Pair(
@@ -96,7 +95,8 @@ def fine_tuning(seeds: int, out: str | None = None, picture: str = "runs/fine_tu
         first = stage(pair, f"{name}-first", place, seeds, pair.before, pair.steps[0])
         of = functools.partial(stage, pair, out=place, seeds=seeds, fields=pair.after, steps=pair.steps[1])
         scratch = curves(of(name=f"{name}-scratch"))
-        tuned = curves(of(name=f"{name}-tuned", init=(str(first.path),)))
+        config = TUNED if first.policy().cfg.data.replays else {}
+        tuned = curves(of(name=f"{name}-tuned", init=(str(first.path),), config=config))
         ends = interquartile_mean(scratch[1][:, 0]), interquartile_mean(scratch[1][:, -1])
         level = float(ends[0] + SHARE * (ends[1] - ends[0]))
         long, short = (steps_to(level, *curve) for curve in (scratch, tuned))

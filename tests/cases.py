@@ -152,6 +152,17 @@ CASES = [
         small=SMALL,
     ),
     Case(
+        name="a3c",
+        value=lambda state, obs: state.critic(obs)[..., 0],
+        learns={
+            **{"lr": 0.02, "lr_end": 0.1, "horizon": 40_000, "eps": 1e-3, "entropy": 0.0},
+            "data": {"steps": 20},
+        },
+        rungs=500,
+        constant=1000,
+        small=SMALL,
+    ),
+    Case(
         name="actor_critic",
         value=lambda state, obs: state.critic(obs)[..., 0],
         learns={"lr": 0.02, "value_lr": 0.02, "value_steps": 20, "data": {"episodes": 4}},
@@ -163,6 +174,18 @@ CASES = [
         name="alphazero",
         small={**SMALL, "simulations": 4},
         bootstraps=False,
+    ),
+    Case(
+        name="async_q",
+        value=lambda state, obs: state.q(obs).max(axis=-1),
+        learns={
+            **{"rule": "adam", "lr": 3e-3, "lr_end": 1.0, "period": 4, **WIDE},
+            **{"epsilon": 0.5, "epsilon_ends": (0.5,), "chances": (), "data": {"steps": 4}},
+        },
+        rungs=3000,
+        constant=10_000,
+        small={**SMALL, "period": 3, "lr": 1e-3},
+        at_once={"period": 1},
     ),
     Case(
         name="cma_es",
@@ -284,6 +307,15 @@ CASES = [
         bootstraps=False,
     ),
     Case(
+        name="guided_policy_search",
+        small={
+            **{**SMALL, "regression": 3, "minibatch": 8, "inner": 1, "bisections": 5},
+            "data": OnPolicy(episodes=2, common=2),
+        },
+        episodes=2,
+        bootstraps=False,
+    ),
+    Case(
         name="hill_climbing",
         value=None,
         learns={**SEARCH, "sigma": 0.5},
@@ -291,6 +323,17 @@ CASES = [
         small={**SMALL, "population": 4, "sigma": 0.01},
         at_once={"sigma": 3.0},
         episodes=2,
+        bootstraps=False,
+    ),
+    Case(
+        name="kohl_stone",
+        value=None,
+        learns={**SEARCH, "scale": 1.0, "epsilon": 0.3, "eta": 0.3},
+        rungs=60,
+        small={"population": 4, "epsilon": 0.01, "eta": 0.01},
+        at_once={"epsilon": 1.0},
+        episodes=2,
+        squashed=True,
         bootstraps=False,
     ),
     Case(
@@ -308,6 +351,13 @@ CASES = [
         small={**SMALL, "members": 2, "lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
         squashed=True,
         bootstraps=False,
+    ),
+    Case(
+        name="muzero",
+        small={
+            **{**SMALL, "width": 8, "simulations": 4, "unroll": 2, "atoms": 5, "low": -2.0, "high": 4.0},
+            "data": Replay(length=5, uniform=False, self_play=True),
+        },
     ),
     Case(
         name="naf",
@@ -346,6 +396,16 @@ CASES = [
         small={**SMALL, "population": 4, "lr": 1e-3},
         at_once={"sigma": 3.0},
         episodes=2,
+        squashed=True,
+        bootstraps=False,
+    ),
+    Case(
+        name="planet",
+        small={
+            **{"deterministic": 4, "stochastic": 2, "hidden": 8, "filters": 2, "overshooting": 2},
+            **{"lookahead": 3, "samples": 8, "elites": 2, "iterations": 2},
+            "data": Replay(length=4),
+        },
         squashed=True,
         bootstraps=False,
     ),

@@ -487,7 +487,8 @@ def test_real_actions_of_any_shape_are_one_row_of_numbers(name):
         state = jax.eval_shape(lambda key: c.algorithm.init(c.cfg, c.spec, key), jax.random.key(0))  # noqa: B023
         row = row_shape(c.algorithm, c.cfg, c.spec, state)
         assert row.action.shape == (N, math.prod(shape))
-        lead = (T, N) if isinstance(c.cfg.data, OnPolicy) else (B,)
+        length = getattr(c.cfg.data, "length", 1)
+        lead = (T, N) if isinstance(c.cfg.data, OnPolicy) else (B,) if length == 1 else (B, length)
         rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype), row)  # noqa: B023
         flat = jax.ShapeDtypeStruct(lead, jnp.float32)
         done = jax.eval_shape(update(c), state, Batch(*rows, flat, flat), jax.random.key(1))

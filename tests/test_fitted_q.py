@@ -12,7 +12,9 @@ from polyak.algorithms import fitted_q
 from polyak.interface import Box, Discrete, OnPolicy, Spec
 
 T, N = 4, 2
-CFG = fitted_q.Config(hidden=(4,), gamma=0.8, lr=0.02, iterations=3, regression=2, data=OnPolicy(steps=T))
+CFG = fitted_q.Config(
+    hidden=(4,), gamma=0.8, lr=0.02, lr_end=0.4, iterations=3, regression=2, data=OnPolicy(steps=T)
+)
 SPEC = Spec(Box((2,)), Discrete(3), num_envs=N)
 
 
@@ -38,7 +40,9 @@ class Slow:
                 float(r) + (0.0 if e else self.cfg.gamma * mlp(self.q, o).max())
                 for o, r, e in zip(after, reward, end, strict=True)
             ]
-            for _ in range(self.cfg.regression):
+            for step in range(self.cfg.regression):
+                # a line from lr to its last share, which it would have after the last step
+                self.adam.lr = self.cfg.lr * (1 + (self.cfg.lr_end - 1) * step / self.cfg.regression)
                 slope = np.zeros((len(x), 3))
                 for i, (obs, a, target) in enumerate(zip(x, action, targets, strict=True)):
                     slope[i, a] = (mlp(self.q, obs)[a] - target) / len(x)
@@ -54,14 +58,22 @@ def test_three_batches_teach_what_the_figure_says():
     oracles.assert_follows(update, state, Slow(CFG, state), batches)
 
 
-def test_a_table_ends_at_the_values_of_the_batch():
-    """By hand: two cells, 0 -> 1 for 1, 1 -> 1 for 2; the other actions end the world for nothing."""
-    cfg = fitted_q.Config(gamma=0.5, lr=0.05, iterations=60, regression=40, network="linear")
-    spec = Spec(Discrete(2), Discrete(2), num_envs=1)
+def test_a_minibatch_draws_its_rows_anew_in_each_step_and_a_large_one_ends_at_the_same_table():
+    """Two cells and two actions, as below; eight rows of four a step."""
+    cfg = fitted_q.Config(gamma=0.5, lr=0.02, iterations=60, regression=100, network="linear", minibatch=8)
+    spec, batch = Spec(Discrete(2), Discrete(2), num_envs=1), two_cells(cfg)
     state = fitted_q.init(cfg, spec, jax.random.key(0))
+    update = jax.jit(lambda *args: fitted_q.update(cfg, spec, *args), compiler_options=QUICK)
+    one, other = (update(state, batch, jax.random.key(seed)).state.q.weight for seed in range(2))
+    np.testing.assert_allclose(one, [[3, 0], [4, 0]], atol=0.02)
+    assert (np.asarray(one) != np.asarray(other)).any()
+
+
+def two_cells(cfg):
+    """0 -> 1 for 1, 1 -> 1 for 2; the other actions end the world for nothing."""
     column = lambda values, kind: np.array(values, kind)[:, None]  # noqa: E731
     end = column([0, 0, 1, 1], bool)
-    rows = oracles.rows(1, spec.action, (4, 1))._replace(
+    rows = oracles.rows(1, Discrete(2), (4, 1))._replace(
         obs=column([0, 1, 0, 1], np.int32),
         action=column([0, 0, 1, 1], np.int32),
         reward=column([1, 2, 0, 0], np.float32),
@@ -69,8 +81,16 @@ def test_a_table_ends_at_the_values_of_the_batch():
         terminated=end,
         truncated=np.zeros_like(end),
     )
+    return oracles.as_batch(rows, cfg.gamma)
+
+
+def test_a_table_ends_at_the_values_of_the_batch():
+    """By hand, from the two cells."""
+    cfg = fitted_q.Config(gamma=0.5, lr=0.05, iterations=60, regression=40, network="linear")
+    spec = Spec(Discrete(2), Discrete(2), num_envs=1)
+    state = fitted_q.init(cfg, spec, jax.random.key(0))
     done = jax.jit(lambda *args: fitted_q.update(cfg, spec, *args), compiler_options=QUICK)(
-        state, oracles.as_batch(rows, cfg.gamma), jax.random.key(0)
+        state, two_cells(cfg), jax.random.key(0)
     )
     np.testing.assert_allclose(done.state.q.weight, [[3, 0], [4, 0]], atol=0.02)  # 2 / (1 - 1/2), 1 + 4 / 2
     assert done.metrics["change"] < 0.02

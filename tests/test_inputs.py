@@ -26,6 +26,7 @@ from polyak.runs.agent import Agent
 from polyak.runs.plan import Settings, make_plan
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
+from polyak.store import checkpoint
 from polyak.wrappers.freeze import changed
 
 TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
@@ -307,3 +308,64 @@ def test_what_cannot_be_frozen_is_refused_in_one_line(path, message):
     with pytest.raises(UserError, match=message) as error:
         session(freeze=(path,))
     assert "\n" not in str(error.value)
+
+
+# ---- --data
+
+
+def rows_of_ring(run):
+    """The rows [T, N] that a run's newest checkpoint holds, in the order of time."""
+    found = checkpoint.newest_rows(checkpoint.latest(run.path / "checkpoints"), 10_000)
+    return {name: x[0] for name, x in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["jax:Pendulum-v1", "Pendulum-v1"])
+def test_a_replay_begins_with_the_rows_of_another(first, tmp_path, env):
+    """None is collected again, the warm-up is theirs, and no window runs from their rows into the new ones."""
+    given = {"config": TD3, "out": str(tmp_path), "wrap": ("normalize_obs",), **SMALL}
+    run = train("td3", env, steps=8, data=str(first), name="more", **given)
+    theirs, rows = rows_of_ring(Run(first)), rows_of_ring(run)
+    assert len(theirs["reward"]) == 40
+    assert len(rows["reward"]) == 48
+    for name, array in theirs.items():
+        want = array.copy()
+        if name == "truncated":
+            assert not want[-1]
+            want[-1] = True
+        np.testing.assert_array_equal(rows[name][:40], want)
+    state = run.state()
+    assert int(state.inner.clock.updates) == 8  # 20 steps of warm-up were in the data
+    assert int(state.inner.clock.low) == 8
+    seen = np.concatenate([theirs["obs"], rows["obs"][40:]])[:, 0]
+    np.testing.assert_allclose(state.moments.mean[0][0], seen.mean(axis=0), rtol=1e-4, atol=1e-5)
+    assert run.config["plan"]["data"] == {"run": str(first), "digest": Run(first).digest(), "rows": 40}
+    assert [line["updates"] for line in run.metrics][-1] == 8
+    digest = run.digest()
+    half = train("td3", env, steps=4, data=str(first), name="half", **given)
+    assert half.resume(steps=8).digest() == digest
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "settings", "message"),
+    [
+        (TD3, "jax:Pendulum-v1", {"num_envs": 2}, "--num-envs is 2, and that run has 1"),
+        (
+            TD3,
+            "jax:MountainCarContinuous-v0",
+            {},
+            r"its observations are Box\[3\], and here they are Box\[2\]",
+        ),
+        (PPO, "jax:Pendulum-v1", {}, "ppo learns from each rollout once and keeps none"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_in_one_line(first, config, env, settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        session("ppo" if config is PPO else "td3", env, config, data=str(first), **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_a_replay_has_no_rows_to_give(tmp_path):
+    folder = Agent("ppo", "jax:Pendulum-v1", config=PPO, preset=False).save(tmp_path / "ppo")
+    with pytest.raises(UserError, match="a run of ppo, which has no replay"):
+        session(data=str(folder))

@@ -11,7 +11,7 @@ import pytest
 from counting_gym import CountingGym, ForgetfulGym
 from scipy.stats import ks_2samp
 
-from polyak.envs.worlds import classic_control, counting, linear, probes
+from polyak.envs.worlds import arm, car_on_hill, classic_control, counting, linear, probes
 from polyak.envs.worlds.classic_control import CartPole, Pendulum
 from polyak.envs.worlds.counting import Counting
 from polyak.errors import UserError
@@ -20,7 +20,12 @@ from polyak.interface import Box, Discrete
 CLASSIC = list(classic_control.ENVIRONMENTS)
 PROBES = [(make, c) for make in probes.ENVIRONMENTS.values() for c in (False, True)]
 ALL = (
-    [make() for make in (classic_control.ENVIRONMENTS | linear.ENVIRONMENTS).values()]
+    [
+        make()
+        for make in (
+            classic_control.ENVIRONMENTS | linear.ENVIRONMENTS | car_on_hill.ENVIRONMENTS | arm.ENVIRONMENTS
+        ).values()
+    ]
     + [make(continuous=c) for make, c in PROBES]
     + [Counting(continuous=c) for c in (False, True)]
 )

@@ -10,6 +10,7 @@ from auditing import QUICK
 from polyak.algorithms import learned_lqr
 from polyak.envs.worlds.linear import LinearSystem
 from polyak.interface import Batch, Box, Spec
+from polyak.parts import lqr
 
 SPEC = Spec(obs=Box((2,)), action=Box((1,)))
 CFG = learned_lqr.Config(ridge=1e-3, sweeps=300)
@@ -74,7 +75,7 @@ def test_elimination_is_numpys_solve():
     rng = np.random.default_rng(0)
     root = rng.normal(size=(6, 6))
     matrix, right = root @ root.T + np.eye(6), rng.normal(size=(6, 2))
-    got = learned_lqr.solve(jnp.asarray(matrix, jnp.float32), jnp.asarray(right, jnp.float32))
+    got = lqr.solve(jnp.asarray(matrix, jnp.float32), jnp.asarray(right, jnp.float32))
     np.testing.assert_allclose(got, np.linalg.solve(matrix, right), rtol=1e-4)
 
 

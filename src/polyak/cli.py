@@ -72,6 +72,7 @@ class ResumeOptions:
     steps: int | None = within(
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
+    address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
     out: str = "runs"  # folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
@@ -251,6 +252,7 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
         if options.steps is not None:
             run.lengthen(options.steps, Terminal())
         session = run.trust()
+        session.address = options.address
         return go_on(run, session, facts(session, run.config.get("preset", "")), True)
 
 

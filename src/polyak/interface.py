@@ -80,6 +80,7 @@ class Spec:
     model       the rules as (reset, step) of a JAX environment, for planners; None where unknown
     goal        how hindsight asks again; None where there is no goal
     measures    what a person wants to know beside the return: name -> "last", "sum", "mean" or "max"
+    ratios      and of all episodes together: name -> two measures, the sum of the one over the sum of the other
     given       policies of other runs, by the names of `Algorithm.uses`
     """
 
@@ -91,6 +92,7 @@ class Spec:
     model: Any = None
     goal: Goal | None = None
     measures: Mapping[str, str] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     given: Mapping[str, Given] = field(default_factory=dict)
 
 
@@ -357,6 +359,9 @@ class Algorithm(NamedTuple):
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
     observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
     simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
+    plays: bool = (
+        False  # one policy can play both sides of a game without its rules, where `data.self_play` is set
+    )
     learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
     uses: tuple[str, ...] = ()  # names by which it can be given policies of other runs, as "base"
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say

@@ -64,6 +64,9 @@ def say_evaluation(what: object, evaluation: Evaluation) -> None:
         print(f"  interquartile mean over seeds: {number(summary['iqm_return'])}")
     for name, value in evaluation.measures.items():
         print(f"  {name}: {number(float(value.mean()))}")
+    for name in evaluation.ratios:
+        value, above, below = evaluation.ratio(name)
+        print(f"  {name}: {number(value) if below else 'undefined'} ({number(above)} / {number(below)})")
 
 
 def as_json(evaluation: Evaluation) -> str:

@@ -26,6 +26,7 @@ from polyak.interface import (
     count_steps,
     within,
 )
+from polyak.parts.lqr import form, products, riccati_step, solve
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
 
@@ -76,33 +77,12 @@ def act(cfg: Config, spec: Spec, actor: Array, memory: Tree, obs: Array, key: Ar
     return action, memory, ()
 
 
-def solve(matrix: Array, right: Array) -> Array:
-    """The X of matrix X = right by Gauss-Jordan elimination; the matrix is symmetric and positive definite."""
-    size = len(matrix)
-
-    def eliminate(i: Array, table: Array) -> Array:
-        row = table[i] / table[i, i]
-        column = jax.lax.dynamic_slice_in_dim(table, i, 1, axis=1)
-        return (table - column * row).at[i].set(row)
-
-    table = jnp.concatenate([matrix, right], axis=1)
-    return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
-
-
-def products(z: Array) -> Array:
-    """The products z_i z_j, i <= j, and 1: what a quadratic function is linear in; [..., Q] for z [..., Z]."""
-    row, column = jnp.triu_indices(z.shape[-1])
-    return jnp.concatenate([z[..., row] * z[..., column], jnp.ones((*z.shape[:-1], 1))], axis=-1)
-
-
 def fitted(cfg: Config, state: State) -> tuple[Array, Array]:
     """F [D, Z] of x' = F z, and the symmetric H [Z, Z] of the cost z^T H z, by least squares."""
     size = len(state.zz)
     dynamics = solve(state.zz + cfg.ridge * jnp.eye(size), state.zx).T
     weights = solve(state.qq + cfg.ridge * jnp.eye(len(state.qq)), state.qr)[:-1, 0]
-    row, column = jnp.triu_indices(size)
-    upper = jnp.zeros((size, size)).at[row, column].set(-weights)
-    return dynamics, (upper + upper.T) / 2
+    return dynamics, form(-weights, size)
 
 
 def riccati(cfg: Config, dynamics: Array, cost: Array) -> tuple[Array, Array]:
@@ -112,11 +92,8 @@ def riccati(cfg: Config, dynamics: Array, cost: Array) -> tuple[Array, Array]:
     def step(P: Array, _: None) -> tuple[Array, Array]:
         # Q(x, u) = z^T G z with G = H + gamma F^T P F
         G = cost + cfg.gamma * dynamics.T @ P @ dynamics
-        # u = K x is where its slope in u is 0: K = -G_uu^-1 G_ux
-        K = -solve(G[size:, size:], G[size:, :size])
-        # P = G_xx + G_xu K
-        after = G[:size, :size] + G[:size, size:] @ K
-        return (after + after.T) / 2, K
+        K, after = riccati_step(G, size)
+        return after, K
 
     P, gains = jax.lax.scan(step, jnp.zeros((size, size)), None, cfg.sweeps)
     return gains[-1], P

@@ -79,6 +79,11 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
     return State(q, rule(cfg.rule).init(q), start_clock())
 
 
+def actor(state: State) -> Actor:
+    """The parameters that a gradient is taken in."""
+    return Actor(state.q, state.clock)
+
+
 def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """Choose A from S using the epsilon-greedy policy derived from Q, or the greedy one."""
     q = actor.q(obs)
@@ -88,10 +93,12 @@ def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Arr
     return epsilon_greedy(key, q, epsilon), memory, ()
 
 
-def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
-    """One step from the transitions [T, N, ...] that were just made."""
+def gradient(
+    cfg: Config, spec: Spec, actor: Actor, batch: Batch, key: Array
+) -> tuple[Tree, dict[str, Array]]:
+    """Half the gradient of the squared TD errors of the transitions [T, N, ...], in the weights that made them."""
     # R + gamma max_a Q(S', a), of the same weights
-    target = batch.reward + batch.discount * state.q(batch.next_obs).max(axis=-1)
+    target = batch.reward + batch.discount * actor.q(batch.next_obs).max(axis=-1)
 
     # Q(S, A) <- Q(S, A) + alpha [R + gamma max_a Q(S', a) - Q(S, A)]
     def loss(q: Tree) -> tuple[Array, Array]:
@@ -99,14 +106,25 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         chosen = (taken * q(batch.obs)).sum(axis=-1)
         return 0.5 * ((target - chosen) ** 2).mean(), chosen
 
-    (loss_value, chosen), grads = jax.value_and_grad(loss, has_aux=True)(state.q)
-    q, opt_state = gradient_step(rule(cfg.rule), grads, state.opt_state, state.q, cfg.lr)
+    (loss_value, chosen), grads = jax.value_and_grad(loss, has_aux=True)(actor.q)
     metrics = {
         "loss": loss_value,  # half the mean squared TD error
         "q": chosen.mean(),  # Q(s, a), mean over the transitions
         "largest": jnp.abs(chosen).max(),  # largest |Q(s, a)| of the transitions
     }
-    return Update(State(q, opt_state, state.clock.updated()), metrics)
+    return grads, metrics
+
+
+def apply(cfg: Config, spec: Spec, state: State, grads: Tree) -> State:
+    """One step along a gradient, whoever found it."""
+    q, opt_state = gradient_step(rule(cfg.rule), grads, state.opt_state, state.q, cfg.lr)
+    return State(q, opt_state, state.clock.updated())
+
+
+def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
+    """One step from the transitions [T, N, ...] that were just made."""
+    grads, metrics = gradient(cfg, spec, actor(state), batch, key)
+    return Update(apply(cfg, spec, state, grads), metrics)
 
 
 algorithm = Algorithm(
@@ -114,8 +132,10 @@ algorithm = Algorithm(
     actions=("discrete",),
     family="value",
     init=init,
-    actor=lambda state: Actor(state.q, state.clock),
+    actor=actor,
     act=act,
     update=update,
     observe=count_steps,
+    gradient=gradient,
+    apply=apply,
 )

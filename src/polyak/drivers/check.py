@@ -10,7 +10,14 @@ from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Spa
 UNSERVED = {
     "frames": 0,
 }
-PLANNERS = ("simulator", "self_play")  # settings of the data that only planners are asked about
+# settings of the data that only some are asked about, and who may be given them
+ASKED = {
+    "simulator": ("is for planners, and this is none", lambda algorithm: algorithm.simulates),
+    "self_play": (
+        "is for what can play both sides of a game, and this cannot",
+        lambda algorithm: algorithm.simulates or algorithm.plays,
+    ),
+}
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
@@ -44,19 +51,19 @@ def check_data(
     wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
-    if not algorithm.simulates:
-        wrong += [
-            f"data.{field} is for planners, and this is none (given True, leave it at False)"
-            for field in PLANNERS
-            if getattr(data, field, False)
-        ]
-    elif getattr(data, "simulator", False) and spec.model is None:
+    refused = [
+        f"data.{field} {reason} (given True, leave it at False)"
+        for field, (reason, may) in ASKED.items()
+        if getattr(data, field, False) and not may(algorithm)
+    ]
+    wrong += refused
+    if not refused and getattr(data, "simulator", False) and spec.model is None:
         wrong.append(
             "it plans with the environment's rules, which this one does not offer: those in JAX do (jax:...)"
         )
     if spec.players > 1 and not getattr(data, "self_play", False):
         wrong.append(
-            f"this game has {spec.players} players: choose a planner that plays against itself (data.self_play), "
+            f"this game has {spec.players} players: choose one that plays against itself (data.self_play), "
             "or give it an opponent (polyak.envs.worlds.games.versus)"
         )
     if wrong:

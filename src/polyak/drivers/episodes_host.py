@@ -49,6 +49,7 @@ class HostEpisodes:
             seed are called by this number and share its episodes out, n, n + N, ...
     limit   steps after which an episode is truncated, where the environment itself has no limit
     common  c: episode e is that of environment 0 which has the number e mod c; 0: each its own
+    first   number of a seed's first environment, where others have those before
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class HostEpisodes:
         stream: int | None = None,
         limit: int | None = None,
         common: int = 0,
+        first: int = 0,
     ):
         self.envs, self.spec, self.seeds, self.limit, self.common = envs, spec, tuple(seeds), limit, common
-        count, own = len(self.seeds) * spec.num_envs, np.tile(np.arange(spec.num_envs), len(self.seeds))
+        count = len(self.seeds) * spec.num_envs
+        self.first, own = first, np.tile(first + np.arange(spec.num_envs), len(self.seeds))
         self.env = own if stream is None else np.full(count, stream)  # its number
         self.number = np.zeros(count, np.int64) if stream is None else own.copy()  # of the episode
         self.stride = 1 if stream is None else spec.num_envs
@@ -155,7 +158,7 @@ class HostEpisodes:
     def _located(self, fault: EnvironmentFault) -> EnvironmentFault:
         """A fault of a lane as one of an environment and its seed."""
         seed, env = divmod(fault.lane or 0, self.spec.num_envs)
-        return fault.at(self.seeds[seed], env)
+        return fault.at(self.seeds[seed], self.first + env)
 
     def _add_up(self) -> None:
         """Bring `total` and `check` up to date; how many steps are added up at once changes no bit."""
@@ -185,6 +188,11 @@ class HostEpisodes:
 
     def pack(self) -> dict[str, Any]:
         """Everything a checkpoint holds of the episodes."""
+        packed = self.pack_without_actions()
+        return {**packed, "actions": self.actions.of_running(self.kept)}
+
+    def pack_without_actions(self) -> dict[str, Any]:
+        """The same for someone who has seen every action."""
         self._add_up()
         return {
             "obs": self.obs,
@@ -193,9 +201,6 @@ class HostEpisodes:
             "total": self.total,
             "measures": self.measures,
             "check": self.check,
-            "actions": np.concatenate(
-                [self.actions.last(slot, steps) for slot, steps in enumerate(self.kept)]
-            ),
         }
 
     def template(self, steps: int) -> dict[str, Any]:
@@ -285,6 +290,10 @@ class KeptActions:
         grown[held % len(grown)] = self.ring[held % size]
         self.ring = grown
 
+    def of_running(self, kept: np.ndarray) -> np.ndarray:
+        """The last `kept` [L] actions of each slot, one slot after the other."""
+        return np.concatenate([self.last(slot, steps) for slot, steps in enumerate(kept)])
+
     def last(self, slot: int, steps: int) -> np.ndarray:
         """A slot's last actions [steps, ...]."""
         return self.ring[np.arange(self.at - steps, self.at) % len(self.ring), slot]
@@ -328,16 +337,28 @@ class GivenSteps(NamedTuple):
 
 
 class HostMemory:
-    """Memory [S, N, ...] of the environments on the host, made afresh with each episode."""
+    """Memory [S, N, ...] of the environments on the host, made afresh with each episode.
 
-    def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
-        self.algorithm, self.cfg, self.spec = algorithm, cfg, spec
+    worker, first  number of the process, and of its first environment, where others have those before
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        cfg: Any,
+        spec: Spec,
+        seeds: Sequence[int],
+        worker: int = 0,
+        first: int = 0,
+    ):
+        self.algorithm, self.cfg, self.spec, self.worker, self.first = algorithm, cfg, spec, worker, first
         self.seed_array = np.asarray(seeds, np.uint32)
         self.program = Program(self._reset)
 
     def begin(self, key: Array, number: Array) -> Tree:
         """Memory [N, ...] of one seed before its first step, whose episodes have these numbers [N]."""
-        return self.algorithm.memory(self.cfg, self.spec, jnp.arange(self.spec.num_envs), number, key)
+        ids = jnp.arange(self.first, self.first + self.spec.num_envs)
+        return self.algorithm.memory(self.cfg, self.spec, ids, number, key)
 
     def reset_ended(self, memory: Tree, slots: Any, number: np.ndarray, row: int) -> Tree:
         """Fresh memory in these slots, whose episodes [L] have just begun after row `row` of the run."""
@@ -349,7 +370,8 @@ class HostMemory:
 
     def _reset(self, memory: Tree, mask: Array, number: Array, seeds: Array, row: Array) -> Tree:
         def one(memory: Tree, mask: Array, number: Array, seed: Array) -> Tree:
-            fresh = self.begin(jax.random.fold_in(Keys.of(seed).memory, row + 1), number)
+            key = jax.random.fold_in(Keys.of(seed, self.worker).memory, row + 1)
+            fresh = self.begin(key, number)
             return strip_weak_types(select(mask, fresh, memory))
 
         return over_seeds(one, memory, mask, number, seeds)

@@ -17,6 +17,7 @@ from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
 from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import HostEnvs
@@ -83,7 +84,8 @@ class HostRun:
 class Host:
     """Advances S runs together: S x N environments on the host, parameters and replay on the device.
 
-    See `Driver` for its promises.
+    See `Driver` for its promises. Where other processes have environments of the same run, this one is `worker` of
+    them, and its first environment has the number `first`.
     """
 
     def __init__(
@@ -94,9 +96,11 @@ class Host:
         spec: Spec,
         seeds: Sequence[int],
         strict: bool = False,
+        worker: int = 0,
+        first: int = 0,
     ):
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
-        self.strict = strict
+        self.strict, self.worker, self.first = strict, worker, first
         if cfg.data.common and not envs.exact_reset:
             raise UserError(
                 "data.common needs environments that can play an episode again, which these cannot: leave it at 0"
@@ -108,7 +112,9 @@ class Host:
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
         self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
         self.begin = Program(self._begin)
-        self.memory = HostMemory(algorithm, cfg, spec, seeds)
+        self.row_keys = Program(self._row_keys)
+        self.read = actors(algorithm)
+        self.memory = HostMemory(algorithm, cfg, spec, seeds, worker, first)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # slots that a resume could not bring back
         self.watch: Callable[[int], bool] | None = None
@@ -119,7 +125,8 @@ class Host:
     def _episodes(self) -> HostEpisodes:
         """Episodes that have not begun."""
         limit = self.spec.time_limit if self.cfg.data.episodes else None
-        return HostEpisodes(self.envs, self.spec, self.seeds, limit=limit, common=self.cfg.data.common)
+        common, first = self.cfg.data.common, self.first
+        return HostEpisodes(self.envs, self.spec, self.seeds, limit=limit, common=common, first=first)
 
     def start(self, states: Tree | None = None) -> HostRun:
         """A run that has not stepped."""
@@ -211,7 +218,8 @@ class Host:
         shapes = self._shapes.act_state
         act_state = ActState(device.pop("memory"), *zeros((shapes.extras, shapes.row)))
         learner, iteration = Learner(**device), int(extra["iteration"])
-        act_input = ActInput(actors(self.algorithm)(learner.state), self._row_keys(iteration))
+        row_keys = self.row_keys(self.seed_array, word(iteration))
+        act_input = ActInput(actors(self.algorithm)(learner.state), row_keys)
         episodes = self._episodes()
         sums = {name: np.array(value) for name, value in tree["sums"].items()}
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
@@ -228,18 +236,23 @@ class Host:
         if not self.cfg.data.episodes:  # where whole ones are counted, none has begun
             run.episodes.next_episode(np.asarray(self.inexact))
         self._reset_memory(run, self.inexact, -1)
+        self._cut(run, self.inexact)
+
+    def _cut(self, run: HostRun, slots: list[int]) -> None:
+        """End what the replay has of the running episodes in these slots, which begin anew without an end."""
         if self.cfg.data.replays:
-            mask, learner = np.isin(np.arange(self.count), self.inexact), run.learner.tree
+            learner, seeds = run.learner.tree, len(self.seeds)
+            lanes = learner.buffer.rows.reward.shape[2]
+            mask = np.isin(np.arange(seeds * lanes), slots).reshape(seeds, lanes)
             cut = Program(lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,))
-            buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
-            run.learner.tree = learner.replace(buffer=buffer)
+            run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
 
     def report(self, run: HostRun) -> tuple[HostRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""
         learner = run.learner.tree
         sums, run.sums = run.sums, self._no_sums()
         sums = sums | {"updates": np.array(learner.updates)}
-        sums |= {f"update/{name}": np.array(value) for name, value in learner.metrics.items()}
+        sums |= {metric_name(name): np.array(value) for name, value in learner.metrics.items()}
         updates, metrics = zeros((learner.updates, learner.metrics))
         run.learner.tree = learner.replace(updates=updates, metrics=metrics)
         return run, sums
@@ -247,6 +260,16 @@ class Host:
     def actor(self, run: HostRun) -> Tree:
         """The newest actor, [S, ...]."""
         return run.act_input.tree.actor
+
+    def learned(self, run: HostRun) -> Tree:
+        """The algorithm's state, [S, ...]."""
+        return run.learner.tree.state
+
+    def with_learned(self, run: HostRun, state: Tree) -> HostRun:
+        """The run with another state, which its next rollout is acted with."""
+        run.learner.tree = run.learner.tree.replace(state=state)
+        run.act_input.tree = run.act_input.tree.replace(actor=self.read(state))
+        return run
 
     def close(self) -> None:
         """Release the environments."""
@@ -358,6 +381,7 @@ class Host:
                 self._note_outside(run, found)
             return
         seed, env = divmod(slot, self.spec.num_envs)
+        env += self.first
         values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, slot]
         step, value = run.iteration * self.rows + row, np.array2string(values, threshold=8)
         raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value, self.strict)
@@ -376,7 +400,7 @@ class Host:
             return
         before = run.iteration * self.rows
         seed, env = divmod(int(found.place[1]), self.spec.num_envs)
-        place = np.array([before + found.place[0], env, *found.place[2:]])
+        place = np.array([before + found.place[0], self.first + env, *found.place[2:]])
         rows = (before + self.rows) * self.count
         note = validate.outside_note(self.spec, found._replace(place=place), self.seeds[seed], rows)
         self.notes["outside"] = note
@@ -459,13 +483,13 @@ class Host:
 
         return learned
 
-    def _row_keys(self, iteration: int) -> RowKeys:
+    def _row_keys(self, seeds: Array, iteration: Array) -> RowKeys:
         """Of the rows of a rollout."""
 
         def one(seed: Array) -> RowKeys:
-            return RowKeys.of_rollout(Keys.of(seed), jnp.asarray(word(iteration), jnp.int32), self.rows)
+            return RowKeys.of_rollout(Keys.of(seed, self.worker), iteration.astype(jnp.int32), self.rows)
 
-        return jax.jit(lambda seeds: over_seeds(one, seeds))(self.seed_array)
+        return over_seeds(one, seeds)
 
     @cached_property
     def _rollout(self) -> Flattened:

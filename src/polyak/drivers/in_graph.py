@@ -14,6 +14,7 @@ from polyak.drivers.act import act_or_warm_up, actors, seen
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
 from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
 from polyak.envs.environment import Environment
@@ -169,12 +170,20 @@ class InGraph:
             "updates": sums.updates,
         }
         flat |= {f"episode/{name}": value for name, value in sums.measures.items()}
-        flat |= {f"update/{name}": value for name, value in sums.metrics.items()}
+        flat |= {metric_name(name): value for name, value in sums.metrics.items()}
         return run.replace(sums=zeros(run.sums)), flat
 
     def actor(self, run: GraphRun) -> Tree:
         """The newest actor, [S, ...]."""
         return self.read(run.state)
+
+    def learned(self, run: GraphRun) -> Tree:
+        """The algorithm's state, [S, ...]."""
+        return run.state
+
+    def with_learned(self, run: GraphRun, state: Tree) -> GraphRun:
+        """The run with another state, which its next rollout is acted with."""
+        return run.replace(state=state)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -20,9 +20,18 @@ class Keys(NamedTuple):
     evaluate: Array
 
     @classmethod
-    def of(cls, seed: Array) -> "Keys":
-        """The streams of one seed (an integer, or a tracer of one)."""
-        return cls(*jax.random.split(jax.random.key(seed), len(cls._fields)))
+    def of(cls, seed: Array, worker: int = 0) -> "Keys":
+        """The streams of one seed (an integer, or a tracer of one).
+
+        worker  number of the process that acts on a part of the environments: what it draws for a row or a memory
+                is its own, and worker 0 draws what a run without workers does
+        """
+        key, count = jax.random.key(seed), len(cls._fields)
+        keys = cls(*jax.random.split(key, count))
+        if worker == 0:
+            return keys
+        own = cls(*jax.random.split(jax.random.fold_in(jax.random.fold_in(key, count), worker), count))
+        return keys._replace(act=own.act, uniform=own.uniform, memory=own.memory)
 
 
 class RowKeys(NamedTuple):

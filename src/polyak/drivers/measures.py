@@ -21,3 +21,8 @@ def gather(spec: Spec, before: Mapping[str, Array], now: Mapping[str, Array], le
         name: rules[rule](before[name], now[name].astype(before[name].dtype))
         for name, rule in spec.measures.items()
     }
+
+
+def metric_name(name: str) -> str:
+    """The name under which a metric of an update is logged; one that is a path already stays as it is."""
+    return name if "/" in name else f"update/{name}"

@@ -28,6 +28,25 @@ EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]", "pgx": "poly
 OBJECT = "object:"  # before what a run calls an environment that no name brings back
 
 
+# modules of polyak.envs.worlds
+WORLDS = (
+    "classic_control",
+    "corridor",
+    "car_on_hill",
+    "arm",
+    "gait",
+    "games",
+    "lane",
+    "goals",
+    "linear",
+    "mazes",
+    "parkour",
+    "pixels",
+    "probes",
+    "counting",
+)
+
+
 def find(
     name: Any, fields: Mapping[str, object] | None = None, measures: Mapping[str, str] | Iterable[str] = ()
 ) -> Any:
@@ -130,19 +149,7 @@ def _prefixes() -> str:
 
 def _ours() -> dict[str, type]:
     """Our JAX environments by name."""
-    from polyak.envs.worlds import (
-        classic_control,
-        corridor,
-        counting,
-        games,
-        goals,
-        linear,
-        mazes,
-        parkour,
-        probes,
-    )
-
-    worlds = classic_control, corridor, games, goals, linear, mazes, parkour, probes, counting
+    worlds = [importlib.import_module(f"polyak.envs.worlds.{name}") for name in WORLDS]
     return {name: made for world in worlds for name, made in world.ENVIRONMENTS.items()}
 
 

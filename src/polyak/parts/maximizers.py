@@ -1,6 +1,7 @@
 """Maximisers of a function of an action, for many states at once: no actor is needed."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ def cross_entropy_method(
     iterations: int,
     least: float = 1e-3,
     start: Array | None = None,
+    answer: Literal["best", "mean"] = "best",
 ) -> Float[Array, "B A"]:
     """Best of the actions that the cross-entropy method draws in [-1, 1] (Rubinstein & Kroese 2004).
 
@@ -29,6 +31,7 @@ def cross_entropy_method(
     shape   B, A
     least   of each standard deviation, so that the search does not stand still
     start   [B, A] first means, instead of 0
+    answer  "mean": the last mean instead, where values are uncertain and the best may only have been lucky
     """
 
     def iteration(carry: tuple, number: Array) -> tuple[tuple, None]:
@@ -46,8 +49,8 @@ def cross_entropy_method(
 
     mean = jnp.zeros(shape) if start is None else start
     first = mean, jnp.ones(shape), jnp.zeros(shape), jnp.full(shape[0], -jnp.inf)
-    (_, _, best, _), _ = jax.lax.scan(iteration, first, jnp.arange(iterations))
-    return best
+    (mean, _, best, _), _ = jax.lax.scan(iteration, first, jnp.arange(iterations))
+    return best if answer == "best" else mean
 
 
 def gradient_ascent(

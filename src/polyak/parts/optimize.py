@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from polyak.interface import Array, Tree
 from polyak.pytree import Record, pytree, strip_weak_types
 
-Rule = Literal["adam", "sgd"]
+Rule = Literal["adam", "sgd", "rmsprop"]
 
 
 class Optimizer(NamedTuple):
@@ -64,9 +64,21 @@ def sgd(max_norm: ArrayLike | None = None) -> Optimizer:
     return of_what_moves(*(optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)))
 
 
+def rmsprop(decay: float = 0.99, eps: float = 1e-5, max_norm: ArrayLike | None = None) -> Optimizer:
+    """RMSProp's direction d / sqrt(g + eps), where g <- decay g + (1 - decay) d^2, for a gradient d.
+
+    max_norm    gradients are first scaled down to this global norm; None leaves them as they are
+    Source      Mnih et al. 2016 (arXiv:1602.01783), equations (8) and (9), not centred
+    """
+    direction = optax.scale_by_rms(decay, eps, eps_in_sqrt=True)
+    if max_norm is not None:
+        direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
+    return Optimizer(*direction)
+
+
 def rule(name: Rule) -> Optimizer:
-    """How a gradient becomes a direction: by Adam's rule, or as it is."""
-    return adam() if name == "adam" else sgd()
+    """How a gradient becomes a direction: by the rule of Adam or RMSProp, or as it is."""
+    return {"adam": adam, "sgd": sgd, "rmsprop": rmsprop}[name]()
 
 
 def of_what_moves(init: Callable, update: Callable) -> Optimizer:

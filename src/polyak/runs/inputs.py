@@ -6,6 +6,7 @@ imported. Once this run has a checkpoint of its own, the other one is not looked
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import initial_states, learn
-from polyak.drivers.program import is_shared, map_seeded
+from polyak.drivers.program import Program, at_step_zero, is_shared, map_seeded, over_seeds
 from polyak.errors import CheckpointError, UserError, brief, nearest
 from polyak.interface import Algorithm, Array, Given, Spec, Tree, rows_of
 from polyak.parts import replay
+from polyak.pytree import Counter
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import STATE, state_shapes
@@ -69,13 +71,26 @@ def read_source(text: str) -> Source:
 
 def recorded(plan: Plan) -> Plan:
     """The plan with the digest of each run that it begins from, and how it acts; UserError where there is none."""
-    init = {text: digest_of(f"--init {text}", read_source(text).path) for text in plan.init}
-    use = {}
+    init, digests, use = {}, {}, {}
+    for text in plan.init:
+        path = read_source(text).path
+        digests[path] = digests.get(path) or digest_of(f"--init {text}", path)
+        init[text] = digests[path]
     for name, said in plan.use.items():
         path = Path(said["run"])
         digest = digest_of(f"--use {name}={path}", path)
         use[name] = said | {"digest": digest, "plan": plain(RunFolder(path).plan())}
-    return dataclasses.replace(plan, init=init, use=use)
+    return dataclasses.replace(plan, init=init, use=use, data=plan.data and recorded_data(plan))
+
+
+def recorded_data(plan: Plan) -> dict[str, Any]:
+    """The run whose replay this one begins with, with its digest and its number of rows; UserError without any."""
+    path, where = Path(plan.data["run"]), f"--data {plan.data['run']}"
+    digest = digest_of(where, path)
+    manifest = checkpoint.describe(path / "checkpoints")[1]
+    if not manifest.clock:
+        raise UserError(f"{where}: a run of {RunFolder(path).plan().algorithm}, which has no replay")
+    return {"run": str(path), "digest": digest, "rows": manifest.clock - manifest.oldest}
 
 
 def digest_of(where: str, path: Path) -> str:
@@ -100,6 +115,8 @@ def check(session: Session) -> None:
     """UserError, one line, where inputs do not fit, or where what is to be frozen is not there."""
     plan = session.plan
     check_use(session)
+    if plan.data:
+        check_rows(session)
     if plan.init or plan.freeze:
         copies(plan, shapes_of(session))
     if plan.freeze:
@@ -118,16 +135,34 @@ def check_use(session: Session) -> None:
             raise UserError(
                 f"{where}: sees the environment's own observations, not those that are normalised: drop --wrap"
             )
-        path, manifest = checkpoint.describe(Path(said["run"]) / "checkpoints")
-        theirs, mine = read_spec(manifest.extra, path), session.env_spec
-        for what, there, here in (
-            ("observations", theirs.obs, mine.obs),
-            ("actions", theirs.action, mine.action),
-        ):
-            if shapes(there) != shapes(here):
-                raise UserError(
-                    f"{where}: its {what} are {show_space(there)}, and here they are {show_space(here)}"
-                )
+        check_same_world(where, Path(said["run"]), session)
+
+
+def check_rows(session: Session) -> None:
+    """UserError where another run's replay is not what this one could have collected."""
+    plan = session.plan
+    path, where = Path(plan.data["run"]), f"--data {plan.data['run']}"
+    theirs = RunFolder(path).plan()
+    if not session.cfg.data.replays:
+        raise UserError(f"{where}: {plan.algorithm} learns from each rollout once and keeps none")
+    if theirs.num_envs != plan.num_envs:
+        raise UserError(
+            f"{where}: --num-envs is {plan.num_envs}, and that run has {theirs.num_envs}: rows are kept by environment"
+        )
+    matching(where, theirs, plan)
+    check_same_world(where, path, session)
+
+
+def check_same_world(where: str, run: Path, session: Session) -> None:
+    """UserError where another run's observations or actions are of other shapes."""
+    path, manifest = checkpoint.describe(run / "checkpoints")
+    theirs, mine = read_spec(manifest.extra, path), session.env_spec
+    kinds = ("observations", theirs.obs, mine.obs), ("actions", theirs.action, mine.action)
+    for what, there, here in kinds:
+        if shapes(there) != shapes(here):
+            raise UserError(
+                f"{where}: its {what} are {show_space(there)}, and here they are {show_space(here)}"
+            )
 
 
 def check_frozen(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> None:
@@ -159,9 +194,10 @@ def states(session: Session) -> Tree | None:
         return None
     found, arrays = copies(plan, shapes_of(session)), {}
     for text, digest in plan.init.items():
-        source = read_source(text)
-        check_digest(f"--init {text}", source.path, digest)
-        arrays[source.path] = checkpoint.read(source.path / "checkpoints")[0]
+        path = read_source(text).path
+        if path not in arrays:
+            check_digest(f"--init {text}", path, digest)
+            arrays[path] = checkpoint.read(path / "checkpoints")[0]
     known = dataclasses.replace(session.spec, given=policies(session))
     begun = initial_states(session.algorithm, session.cfg, known, list(plan.all_seeds))
     leaves = storage.flatten(begun)
@@ -182,6 +218,50 @@ def policies(session: Session) -> dict[str, Given]:
         state = map_seeded(lambda x: x[0], storage.unflatten(template, own, path))
         found[name] = policy._replace(actor=wrapped(theirs).actor(jax.tree.map(jnp.array, state)))
     return found
+
+
+def filled(session: Session, carry: Any) -> Any:
+    """A driver's run that has not stepped, once it has seen and kept the rows of another run's replay, oldest first.
+
+    What comes after them is another episode in every environment. Clocks are at 0 again.
+    """
+    plan, driver = session.plan, session.driver
+    if not plan.data:
+        return carry
+    path, where = Path(plan.data["run"]), f"--data {plan.data['run']}"
+    check_digest(where, path, plan.data["digest"])
+    packed, extra = driver.pack(carry)
+    packed = jax.tree.map(np.asarray, dict(packed))
+    state, ring = jax.tree.map(jnp.array, (packed["state"], packed["buffer"]))
+    count = plan.data["rows"] // driver.rows
+    rows = rows_from(
+        where, path, ring.rows, count * driver.rows, matching(where, RunFolder(path).plan(), plan)
+    )
+    one = partial(learn, session.algorithm, session.cfg, session.spec, key=jax.random.key(0), warm=True)
+    see = Program(lambda *run: over_seeds(lambda *each: one(*each)[:2], *run), donate=(0, 1))
+    for number in range(count):
+        part = slice(number * driver.rows, (number + 1) * driver.rows)
+        state, ring = see(state, ring, jax.tree.map(lambda x: x[:, part], rows))  # noqa: B023
+    ended = jnp.ones(session.spec.num_envs, bool)
+    ring = over_seeds(lambda ring: replay.index.cut(ring, ended), ring)
+    moved = {"state": at_step_zero(state), "buffer": ring}
+    moved |= {"iteration": Counter(jnp.int32(count))} if "iteration" in packed else {}
+    return driver.unpack({**packed, **moved}, {**extra, "iteration": count} if extra else extra)
+
+
+def rows_from(where: str, path: Path, like: Tree, count: int, seeds: list[int]) -> Tree:
+    """The newest rows [S, T, N, ...] of a run's replay as a ring keeps them; UserError where a field is not there."""
+    newest = checkpoint.latest(path / "checkpoints")
+    arrays, wanted = checkpoint.newest_rows(newest, count) if newest else {}, storage.fields(like)
+    for name, field in wanted.items():
+        found = arrays.get(name)
+        if found is None or (str(found.dtype), found.shape[2:]) != (field.dtype, field.shape[2:]):
+            there = "not there" if found is None else f"{found.dtype}{list(found.shape[2:])}"
+            raise UserError(
+                f"{where}: {name} is {there} in its rows and {field.dtype}{list(field.shape[2:])} here"
+            )
+    leaves = [np.take(arrays[name], seeds, axis=0) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def shapes_of(session: Session) -> Tree:

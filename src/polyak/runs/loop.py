@@ -100,12 +100,21 @@ class Training:
     @property
     def updates(self) -> int:
         """Updates of each seed so far."""
-        return max(0, self.iteration - self.session.driver.warmup) * self.session.cfg.data.updates
+        first = max(self.session.driver.warmup, self.recorded)
+        return max(0, self.iteration - first) * self.session.cfg.data.updates
+
+    @property
+    def recorded(self) -> int:
+        """Iterations that another run's rows stand for, with which this one began."""
+        return self.session.plan.data.get("rows", 0) // self.session.driver.rows
 
     def start(self) -> None:
         """A run at step 0. UserError where its checkpoints could not be written."""
         begun = inputs.states(self.session)
         self.carry = self.session.driver.start() if begun is None else self.session.driver.start(begun)
+        self.carry = inputs.filled(self.session, self.carry)
+        self.iteration = self.recorded
+        self.schedule = Schedule(self.session, self.iteration)
         try:
             storage.fields(self.session.driver.pack(self.carry)[0])
         except (TypeError, ValueError) as error:

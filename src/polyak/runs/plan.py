@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.resources
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,11 +26,25 @@ class Settings:
     seed: int = within(0, 0, 2**31 - 1)  # the first seed
     seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
     num_envs: int | None = within(None, 1)  # number of environments of each seed
-    driver: Literal["auto", "graph", "host"] = (
-        "auto"  # where environments step: in one program with JAX ones, else on the host
+    driver: Literal["auto", "graph", "host", "ray"] = (
+        "auto"  # where environments step: in one program with JAX ones, else on the host; ray: in workers
     )
+    workers: int | None = within(
+        None, 1
+    )  # number of workers that share out the environments, with --driver ray or --sync
+    actors: int | None = within(
+        None, 1
+    )  # the same as --num-envs: lanes of a seed, which --driver ray shares out among its workers
+    lockstep: bool = (
+        True  # learn from a rollout of all workers at once; no: from each as it arrives, for replay
+    )
+    lag: int = within(0, 0, 1)  # rollouts that workers play ahead of what is learned: 0 waits for it
+    address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
     vectorization: Literal["sync", "async"] = (
         "sync"  # step host environments in this process, or each in its own
+    )
+    sync: Literal["lockstep", "async", "hogwild"] | None = (
+        None  # how workers send gradients: all together, with delays that are simulated, or as processes without locks
     )
     eval_every: int | None = within(
         None, 0
@@ -52,6 +67,7 @@ class Settings:
     measures: tuple[str, ...] = ()  # what else to report of an episode, from Gymnasium's `info`
     init: tuple[str, ...] = ()  # begin with another run's weights: RUN, RUN:FIELD or RUN:FIELD=FIELD
     use: tuple[str, ...] = ()  # give the algorithm another run's policy: NAME=RUN, as base=runs/first
+    data: str | None = None  # fill the replay with what this run's replay holds, before anything is collected
     freeze: tuple[str, ...] = ()  # parts of networks that stay as they begin: paths, as actor/layers/0
     strict_spaces: bool = (
         False  # stop at an observation outside its declared bounds, of which else one warning is said
@@ -68,8 +84,12 @@ class Plan:
     seed: int = within(0, 0, 2**31 - 1)
     seeds: int = within(1, 1, 10_000)
     num_envs: int = within(1, 1)
-    driver: Literal["graph", "host"] = "host"
+    driver: Literal["graph", "host", "ray"] = "host"
+    workers: int = within(1, 1)
+    lockstep: bool = True
+    lag: int = within(0, 0, 1)
     vectorization: Literal["sync", "async"] = "sync"
+    sync: Literal["lockstep", "async", "hogwild"] | None = None
     eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
@@ -82,6 +102,9 @@ class Plan:
         default_factory=dict
     )  # what was said of another run -> its digest, "" until it is looked up
     use: dict = field(default_factory=dict)  # name -> run, its digest, and the plan that says how it acts
+    data: dict = field(
+        default_factory=dict
+    )  # run, its digest, and how many rows of time it fills the ring with
     freeze: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     env_fields: dict = field(default_factory=dict)
@@ -120,7 +143,8 @@ class Plan:
     @property
     def begins_with(self) -> list[str]:
         """What was said of the runs that it reads before its first checkpoint."""
-        return [*self.init, *(f"{name}={said['run']}" for name, said in self.use.items())]
+        used = (f"{name}={said['run']}" for name, said in self.use.items())
+        return [*self.init, *used, *([self.data["run"]] if self.data else [])]
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> "Plan":
@@ -135,6 +159,8 @@ class Plan:
             raise CheckpointError(f"{where}: plan.init has no digest of each run")
         if not all(map(is_use, dict(values.get("use") or {}).values())):
             raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
+        if not is_data(values.get("data") or {}):
+            raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
         with files.guarded(Path(where)):
             try:
                 plan = amend(cls("", ""), values)
@@ -149,6 +175,13 @@ def is_use(said: Any) -> bool:
     """Whether a value is what a plan keeps of a run whose policy it uses."""
     kinds = {"run": str, "digest": str, "plan": dict}
     return isinstance(said, dict) and {name: type(value) for name, value in said.items()} == kinds
+
+
+def is_data(said: Any) -> bool:
+    """Whether a value is what a plan keeps of a run whose replay it begins with, or that there is none."""
+    kinds = {"run": str, "digest": str, "rows": int}
+    fits = isinstance(said, dict) and {name: type(value) for name, value in said.items()} in ({}, kinds)
+    return fits and said.get("rows", 0) >= 0
 
 
 def named_runs(texts: tuple[str, ...]) -> dict[str, dict]:
@@ -172,7 +205,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-LATER = {"init", "use", "freeze"}  # settings that a plan may be without, from before there were such
+LATER = {"init", "use", "data", "freeze"}  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
 
@@ -184,6 +217,7 @@ MOST_TEXT = 4_096  # characters
 MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
+    "workers": 4_096,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,
@@ -276,6 +310,67 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
 
 
+def shared_out(settings: Settings, tuned: Mapping[str, Any], driver: str) -> tuple[int, Any, int]:
+    """Number of environments, how gradients are sent, and number of workers that play as many environments each."""
+    said = settings.actors or settings.num_envs
+    if None not in (settings.actors, settings.num_envs) and settings.actors != settings.num_envs:
+        raise UserError(
+            f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
+            "environments: say one"
+        )
+    num_envs = said or tuned.get("num_envs", 1)
+    if driver == "ray":
+        return num_envs, None, ray_workers(settings, num_envs)
+    for name, given in (
+        ("actors", settings.actors),
+        ("lag", settings.lag),
+        ("address", settings.address),
+        ("no-lockstep", not settings.lockstep),
+    ):
+        if given:
+            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
+    sync = settings.sync or tuned.get("sync")
+    if sync is None and settings.workers is not None:
+        raise UserError(
+            f"--workers {settings.workers}: say what they do, by --driver ray (they play, one process learns) or by "
+            "--sync lockstep, async or hogwild (they send gradients)"
+        )
+    workers = 1 if sync is None else settings.workers or tuned.get("workers", 1)
+    if said is None:
+        return max(num_envs, workers) // workers * workers, sync, workers
+    if said % workers:
+        raise UserError(
+            f"--num-envs {said} cannot be shared out equally among {workers} workers: give a multiple of --workers"
+        )
+    return said, sync, workers
+
+
+def ray_workers(settings: Settings, num_envs: int) -> int:
+    """Number of Ray's workers that play so many environments, all of them as many."""
+    if settings.sync is not None:
+        raise UserError(
+            f"--sync {settings.sync} sends gradients, but the workers of --driver ray send what they played: say one"
+        )
+    if settings.vectorization != "sync":
+        raise UserError(
+            f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
+        )
+    if not settings.lockstep and settings.lag:
+        raise UserError("--lag is for lock-step: with --no-lockstep no worker waits anyway")
+    if settings.workers is None:
+        return max(w for w in range(1, min(cores(), num_envs) + 1) if num_envs % w == 0)
+    if num_envs % settings.workers:
+        raise UserError(
+            f"--workers is {settings.workers}, which must divide the number of environments ({num_envs}; --actors)"
+        )
+    return settings.workers
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_plan(
     algorithm: str,
     env: str,
@@ -312,6 +407,7 @@ def make_plan(
         raise UserError(
             f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
         )
+    num_envs, sync, workers = shared_out(settings, tuned, driver)
     fields, own = (
         plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
     )
@@ -323,9 +419,13 @@ def make_plan(
         steps=steps,
         seed=settings.seed,
         seeds=settings.seeds,
-        num_envs=settings.num_envs or tuned.get("num_envs", 1),
+        num_envs=num_envs,
         driver=driver,
+        workers=workers,
+        lockstep=settings.lockstep,
+        lag=settings.lag,
         vectorization=settings.vectorization,
+        sync=sync,
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,
@@ -336,6 +436,7 @@ def make_plan(
         strict_spaces=settings.strict_spaces,
         init=dict.fromkeys(settings.init, ""),
         use=named_runs(settings.use),
+        data={"run": settings.data, "digest": "", "rows": 0} if settings.data else {},
         freeze=settings.freeze,
         config=plain(config),
         env_fields=fields,

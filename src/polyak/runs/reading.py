@@ -101,11 +101,17 @@ def read_counts(
     expect(base <= iteration and (iteration - base) * per == env_steps, "iteration")
     expect(isinstance(driver, dict), "driver")
     assert isinstance(driver, dict)
-    if driver:
-        expect(set(driver) == {"iteration", "steps"} and driver["iteration"] == iteration, "driver")
-        expect(files.is_count(driver["steps"]), "driver")
-        actions = arrays.get("episodes/actions")
-        expect(actions is not None and actions.shape[:1] == (driver["steps"],), "driver")
+    parts = {"": driver}
+    if set(driver) == {"workers"}:  # each has what a driver of its own would have
+        expect(isinstance(driver["workers"], list), "driver")
+        parts = {f"workers/{worker}/": each for worker, each in enumerate(driver["workers"])}
+    for prefix, own in parts.items():
+        expect(isinstance(own, dict), "driver")
+        if own:
+            expect(set(own) == {"iteration", "steps"} and own["iteration"] == iteration, "driver")
+            expect(files.is_count(own["steps"]), "driver")
+            actions = arrays.get(f"{prefix}episodes/actions")
+            expect(actions is not None and actions.shape[:1] == (own["steps"],), "driver")
     expect(isinstance(said, list) and len(said) <= MOST_NOTES, "said")
     assert isinstance(said, list)
     expect(all(isinstance(note, str) and len(note) <= 100 for note in said), "said")

@@ -45,6 +45,12 @@ class Evaluation:
     lengths: np.ndarray
     measures: dict[str, np.ndarray]
     seeds: list[int]
+    ratios: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)  # as of `Spec`
+
+    def ratio(self, name: str) -> tuple[float, float, float]:
+        """A ratio over all episodes, NaN where it is one by nothing; the sum above, the sum below."""
+        above, below = (float(self.measures[part].sum()) for part in self.ratios[name])
+        return above / below if below else float("nan"), above, below
 
     def summary(self) -> dict[str, Any]:
         """One JSON object: over all episodes, and for each seed."""
@@ -62,6 +68,7 @@ class Evaluation:
             "episodes": int(self.returns.size),
             "env_steps": int(self.lengths.sum()),
             **{name: float(value.mean()) for name, value in self.measures.items()},
+            **{name: self.ratio(name)[0] for name in self.ratios},
             "per_seed": per_seed,
         }
 
@@ -290,16 +297,20 @@ class Run:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)
 
-    def resume(self, terminal: Terminal | None = None, steps: int | None = None) -> "Run":
+    def resume(
+        self, terminal: Terminal | None = None, steps: int | None = None, address: str | None = None
+    ) -> "Run":
         """Go on to the end of its budget, bit for bit as if it had never stopped.
 
-        steps  another budget: schedules over the whole run are stretched to it
+        steps    another budget: schedules over the whole run are stretched to it
+        address  HOST:PORT of a Ray cluster that is there
         """
         with self.folder.held() if steps is not None else nullcontext():
             terminal = terminal or silent()
             if steps is not None:
                 self.lengthen(steps, terminal)
             session = self.trust()
+            session.address = address
             if not self.finished:
                 set_up_jax()
                 run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
@@ -352,7 +363,8 @@ def play(
     assert played is not None  # nobody stops it
     if played.cut:
         warn(f"{played.cut} episodes were cut at {evaluator.limit:,} steps (--limit)")
-    return Evaluation(played.total, played.length, played.measures, list(session.plan.all_seeds))
+    seeds, ratios = list(session.plan.all_seeds), session.env_spec.ratios
+    return Evaluation(played.total, played.length, played.measures, seeds, ratios)
 
 
 def facts(session: Session, note: str) -> dict[str, str]:
@@ -410,7 +422,7 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(inputs.recorded(plan), given)
+    session = Session(inputs.recorded(plan), given, settings.address)
     session.check()
     session.check_budget()
     inputs.check(session)

@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,9 +15,11 @@ import numpy as np
 from polyak import algorithms
 from polyak.drivers import check
 from polyak.drivers.act import row_shape
+from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
+from polyak.drivers.hogwild import Hogwild, finder, own_seed
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
@@ -27,11 +29,13 @@ from polyak.envs.border import Border
 from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
 from polyak.envs.find import find
+from polyak.envs.on_host import OnHost
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
-from polyak.runs.plan import Plan
-from polyak.runs.setup import check_modes
+from polyak.parts.networks.noisy import is_noisy
+from polyak.runs.plan import Plan, cores
+from polyak.runs.setup import check_modes, set_up_jax
 from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS, draw_noise, freeze
 
@@ -40,11 +44,13 @@ from polyak.wrappers import WRAPPERS, draw_noise, freeze
 class Session:
     """Everything that a plan stands for. Making one allocates nothing; it closes what it opened.
 
-    given   the environment itself, where it was not given by name
+    given    the environment itself, where it was not given by name
+    address  of a Ray cluster that is there; never read from a file
     """
 
     plan: Plan
     given: Any = None
+    address: str | None = None
 
     def __post_init__(self) -> None:
         check_modes()
@@ -66,7 +72,7 @@ class Session:
     @cached_property
     def env_spec(self) -> Spec:
         """The environment's own spaces."""
-        model = rules(self.world) if self.in_graph else None
+        model = rules(self.world) if self.in_graph and self.plan.driver != "ray" else None
         return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=model)
 
     @cached_property
@@ -104,6 +110,14 @@ class Session:
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
+        if self.plan.driver == "ray":
+            from polyak.drivers.distributed import check_ray
+
+            check_ray(self.address)
+        if not self.plan.lockstep:
+            from polyak.drivers.arrival import check_arrival
+
+            check_arrival(self.cfg.data, self.plan.wrap)
         if isinstance(self.world, OneGymnasium):
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
@@ -150,12 +164,17 @@ class Session:
 
     def check_budget(self) -> None:
         """UserError, one line, where the run would end before its first update."""
-        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.plan.steps):
+        if wrong := check.wrong_budget(self.cfg.data, self.spec, self.seen):
             raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
+
+    @property
+    def seen(self) -> int:
+        """Steps of each seed in the end, those that another run made for it included."""
+        return self.plan.steps + self.plan.data.get("rows", 0) * self.plan.num_envs
 
     def cautions(self) -> list[str]:
         """Lines that a person should read before the run begins."""
-        budget = check.wrong_budget(self.cfg.data, self.spec, self.plan.steps)
+        budget = check.wrong_budget(self.cfg.data, self.spec, self.seen)
         return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
 
     @cached_property
@@ -186,6 +205,12 @@ class Session:
     @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
+        if self.plan.sync == "hogwild":
+            self._check_processes()
+            given = self.algorithm, self.cfg, self.spec, self.plan.all_seeds, self.plan.workers
+            return Hogwild(*given, partial(worker_driver, self.plan), self.plan.deadline)
+        if self.plan.driver == "ray":
+            return self._distributed()
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             strict = self.plan.strict_spaces
@@ -196,6 +221,32 @@ class Session:
         envs = self.make_envs(self.world, slots)
         given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
         return Host(*given, self.plan.strict_spaces)
+
+    def _distributed(self) -> Driver:
+        from polyak.drivers.arrival import Arrival
+        from polyak.drivers.distributed import Distributed
+
+        world = OnHost(self.world) if self.in_graph else self.world
+        plan, given = self.plan, (self.algorithm, self.cfg, world, self.spec, self.plan.all_seeds)
+        driver = Distributed if self.plan.lockstep else Arrival
+        return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
+
+    def _check_processes(self) -> None:
+        """UserError for what workers that are processes cannot do."""
+        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
+        wrong = {
+            "makes its environments in other processes: give the environment by name, not as an object": self.given
+            is not None,
+            f"shares no statistics of observations and rewards: leave --wrap {' '.join(self.plan.wrap)} out": bool(
+                self.plan.wrap
+            ),
+            "has a process for each worker already: leave --vectorization at sync": self.plan.vectorization
+            != "sync",
+            "draws no noise for noisy networks: choose another --config.network": is_noisy(states),
+        }
+        for line, found in wrong.items():
+            if found:
+                raise UserError(f"--sync hogwild {line} (or --sync async)")
 
     def make_envs(self, world: Any, slots: int) -> HostEnvs:
         """So many environments on the host, in this process or, where the run is asynchronous, in others."""
@@ -265,7 +316,11 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
 
 def wrapped(plan: Plan) -> Algorithm:
     """The plan's algorithm in its wrappers."""
-    algorithm = draw_noise(algorithms.find(plan.algorithm))
+    algorithm = algorithms.find(plan.algorithm)
+    if plan.sync is not None:
+        check_gradients(plan, algorithm)
+        algorithm = SYNC.get(plan.sync, lambda each, workers: each)(algorithm, plan.workers)
+    algorithm = draw_noise(algorithm)
     algorithm = freeze(algorithm, plan.freeze) if plan.freeze else algorithm
     for name in reversed(plan.wrap):
         algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
@@ -307,6 +362,32 @@ def given(name: str, said: Mapping[str, Any], spec: Spec) -> Given:
     return Given(jax.tree.map(unknown, shapes), memory, act)
 
 
+def worker_driver(plan: Plan, cfg: Any, worker: int) -> tuple[Algorithm, Driver]:
+    """The algorithm and the driver of one worker of a plan, in the process of its own that this is called in."""
+    set_up_jax()
+    session = Session(dataclasses.replace(plan, sync=None, workers=1, num_envs=plan.num_envs // plan.workers))
+    algorithm = finder(session.algorithm, worker * session.plan.num_envs)
+    seeds = [own_seed(seed, worker) for seed in plan.all_seeds]
+    if session.in_graph:
+        return session.algorithm, InGraph(
+            algorithm, cfg, session.world, session.spec, seeds, plan.strict_spaces
+        )
+    envs = session.make_envs(session.world, len(seeds) * session.plan.num_envs)
+    return session.algorithm, Host(algorithm, cfg, envs, session.spec, seeds, plan.strict_spaces)
+
+
+def check_gradients(plan: Plan, algorithm: Algorithm) -> None:
+    """UserError where workers are asked for that an algorithm has no gradients for."""
+    if algorithm.gradient is None or algorithm.apply is None:
+        fitting = [name for name in algorithms.names() if algorithms.find(name).gradient]
+        raise UserError(
+            f"--sync {plan.sync}: {plan.algorithm} has no gradient that workers could send: {', '.join(fitting)} "
+            "have one"
+        )
+    if plan.num_envs % plan.workers:
+        raise UserError(f"num_envs is {plan.num_envs}, but must be a multiple of workers, {plan.workers}")
+
+
 def free_memory() -> int:
     """Bytes that can be allocated: of the accelerator's memory, or of this machine's."""
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
@@ -322,11 +403,6 @@ def free_memory() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return shutil.disk_usage(".").free
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gigabytes(count: int) -> str:

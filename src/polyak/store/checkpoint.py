@@ -401,6 +401,22 @@ def _load_rows(path: Path, manifest: Manifest, template: Tree) -> Tree:
     return storage.unflatten(template, rings, path)
 
 
+def newest_rows(path: Path, most: int) -> dict[str, np.ndarray]:
+    """The newest rows that a checkpoint's ring holds, at most so many: [S, T, N, ...] by name, in the order of time."""
+    manifest = read_manifest(path)
+    first, parts = manifest.clock - most, []
+    for segment, start, stop in _live(manifest):
+        if stop > first:
+            arrays = _read_segment(path.parent, segment, None)
+            parts.append({n: _span(x, segment, max(start, first), stop) for n, x in arrays.items()})
+    if any(
+        {n: x.dtype for n, x in part.items()} != {n: x.dtype for n, x in parts[0].items()} for part in parts
+    ):
+        raise damaged(path, "its segments hold other fields than one another")
+    with files.guarded(path):
+        return {n: np.concatenate([part[n] for part in parts], axis=1) for n in parts[0]} if parts else {}
+
+
 def _read_segment(folder: Path, segment: Segment, rings: Mapping[str, Field] | None) -> dict[str, np.ndarray]:
     """Arrays [S, stop - start, N, ...]; `rings` are the fields [S, C, N, ...] that they are cut from."""
     files.check_folder(folder / "segments")

@@ -1,0 +1,548 @@
+"""Workers: the bits of one process, whatever is lost; nothing twice, nothing left, nothing open to others.
+
+One Ray serves the quick tests. What begins one of its own takes twelve seconds, and is `long`.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from auditing import COUNTING, QUICK, arrays_of, assert_same_bits, auditor, drive, state_of
+from auditing import Config as AuditConfig
+from cases import CASE
+from counting_gym import CountingGym
+from troubled_gym import TroubledGym
+
+from polyak.algorithms import find as find_algorithm
+from polyak.cli import main
+from polyak.drivers import distributed, program
+from polyak.drivers.arrival import Arrival
+from polyak.drivers.distributed import Cluster, Distributed
+from polyak.drivers.lanes import joined, places, slots_of
+from polyak.envs.adapters.gymnasium import GymnasiumFactory
+from polyak.envs.on_host import OnHost
+from polyak.envs.worlds.counting import Counting
+from polyak.errors import EnvironmentFault
+from polyak.interface import Replay, Transition
+from polyak.parts import replay
+from polyak.pytree import Counter
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="what Ray listens at is looked up in /proc"),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
+LANES = 4
+
+
+def listening():
+    """Addresses that somebody on this machine listens at, as the kernel writes them."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
+        found |= {row[1] for row in rows if row[3] == "0A"}
+    return found
+
+
+def rays():
+    """Numbers of the processes of Ray's on this machine."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if b"ray::" in words or b"/ray/" in words:
+            found.add(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    options = dict(program.COMPILER_OPTIONS)
+    program.COMPILER_OPTIONS.update(QUICK)
+    before = listening()
+    cluster = Cluster(workers=4)
+    cluster.opened = listening() - before
+    yield cluster
+    cluster.close()
+    program.COMPILER_OPTIONS.clear()
+    program.COMPILER_OPTIONS.update(options)
+
+
+def counting(**fields):
+    return GymnasiumFactory("Counting", fields, entry=CountingGym)
+
+
+def crew(algorithm, cfg, world, seeds=(0,), workers=2, kind=Distributed, **more):
+    """The driver with workers."""
+    spec = dataclasses.replace(world.spec, num_envs=LANES)
+    return kind(algorithm, cfg, world, spec, seeds, workers=workers, **more)
+
+
+def after(driver, iterations, each=3):
+    """Every array of a run after so many iterations."""
+    run = driver.start()
+    for done in range(0, iterations, each):
+        run = driver.advance(run, min(each, iterations - done))
+    arrays = arrays_of(driver, run)
+    driver.close()
+    return arrays
+
+
+def config(name):
+    data = CASE[name].data({"steps": 8}, {"capacity": 240, "batch_size": 8, "warmup": 32, "steps": 2})
+    return CASE[name].config(data, **{"minibatch": 8} if name == "ppo" else {})
+
+
+# ---- parts
+
+
+def test_lanes_of_workers_are_joined_in_the_order_of_environments():
+    parts = places(6, 3)
+    assert [place.first for place in parts] == [0, 2, 4]
+    of_all = np.arange(2 * 6).reshape(1, 12)  # two seeds of six environments
+    own = [of_all[:, slots_of(place, 2, 6)] for place in parts]
+    assert own[1].tolist() == [[2, 3, 8, 9]]
+    assert joined(own, 2, axis=1).tolist() == of_all.tolist()
+
+
+def test_workers_draw_other_numbers_than_each_other_and_the_first_what_one_process_draws():
+    from polyak.drivers.keys import Keys
+
+    keys = [Keys.of(3, worker) for worker in range(4)]
+    plain = Keys.of(3)
+    for name in ("act", "uniform", "memory"):
+        numbers = {tuple(jax.random.key_data(getattr(each, name)).tolist()) for each in keys}
+        assert len(numbers) == 4
+        assert (
+            jax.random.key_data(getattr(keys[0], name)) == jax.random.key_data(getattr(plain, name))
+        ).all()
+    for name in ("init", "learn", "env", "evaluate"):
+        assert len({tuple(jax.random.key_data(getattr(each, name)).tolist()) for each in keys}) == 1
+
+
+# ---- a ring with a clock for each worker
+
+
+WORKERS, OWN, SLOTS, STEPS = 3, 2, 12, 4  # two environments each; a rollout of four rows is one rectangle
+
+
+def filled(order, data):
+    """A ring in which workers' rollouts arrived in this order, and what was written: (worker, row) -> number."""
+    number = jax.ShapeDtypeStruct((WORKERS * OWN,), np.float32)
+    flag = jax.ShapeDtypeStruct((WORKERS * OWN,), bool)
+    row = Transition(number, number, number, number, flag, flag)
+    ring = replay.index.empty(row, SLOTS, data)
+    ring = ring.replace(clock=Counter(np.zeros(WORKERS, np.int32)), turn=Counter(np.int32(0)))
+    made = np.zeros(WORKERS, int)
+    add = jax.jit(
+        lambda ring, rollout: (
+            replay.index.add(ring, rollout, data) if data.indexed else replay.add(ring, rollout)
+        )
+    )
+    for worker in order:
+        time = made[worker] + np.arange(STEPS)[:, None]
+        value = (1000 * (worker * OWN + np.arange(OWN)) + time).astype(np.float32)
+        never = np.zeros(value.shape, bool)
+        ring = add(
+            ring.replace(turn=Counter(np.int32(worker))),
+            Transition(value, value, value, value + 1, never, never),
+        )
+        made[worker] += STEPS
+    return ring, made
+
+
+ORDERS = [[0], [2, 2, 2, 2, 1], [0, 1, 2, 0, 0, 0, 0, 1], [1, 1, 2, 1, 0, 2, 2, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_rows_are_drawn_alike_whatever_order_rollouts_arrived_in(order):
+    ring, made = filled(order, Replay())
+    key, count = jax.random.key(len(order)), 20_000
+    batch = jax.jit(lambda key: replay.n_step_batch(ring, replay.uniform(ring, key, count), 0.5, 3))(key)
+    held = {1000 * env + t for env in range(6) for t in range(max(0, made[env // 2] - SLOTS), made[env // 2])}
+    rows, counts = np.unique(np.asarray(batch.obs), return_counts=True)
+    assert set(rows.astype(int)) == held
+    assert np.abs(counts - count / len(held)).max() < 6 * np.sqrt(count / len(held))
+    env, time = np.asarray(batch.obs).astype(int) // 1000, np.asarray(batch.obs).astype(int) % 1000
+    steps = np.minimum(3, made[env // 2] - time)  # a window ends at its own worker's newest row
+    assert (np.asarray(batch.next_obs) == np.asarray(batch.obs) + steps).all()
+    assert (np.asarray(batch.discount) == 0.5**steps).all()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_priorities_stand_where_rows_do(order):
+    data = Replay(priority=0.5, batch_size=4096, n_step=1)
+    ring, made = filled(order, data)
+    sample = jax.jit(lambda key: replay.index.sample(ring, ring.index, key, data, 0.5))
+    batch, leaf = sample(jax.random.key(1))
+    held = {1000 * env + t for env in range(6) for t in range(max(0, made[env // 2] - SLOTS), made[env // 2])}
+    rows, counts = np.unique(np.asarray(batch.obs), return_counts=True)
+    assert set(rows.astype(int)) == held
+    assert (
+        np.abs(counts - 4096 / len(held)).max() <= 1.5
+    )  # all priorities are equal, and draws are stratified
+    assert np.allclose(np.asarray(batch.weight), 1.0)
+    at = np.asarray(leaf)
+    assert (np.asarray(ring.rows.obs)[at // 6, at % 6] == np.asarray(batch.obs)).all()
+
+
+def test_a_cut_ends_the_newest_row_of_each_clock():
+    ring, _ = filled([0, 1, 1], Replay())
+    after = replay.index.cut(ring, np.array([True, False, True, False, True, False]))
+    assert [tuple(place) for place in np.argwhere(np.asarray(after.rows.truncated))] == [(3, 0), (7, 2)]
+
+
+# ---- environments in JAX
+
+
+def test_an_environment_in_jax_is_stepped_like_others():
+    """Episodes are functions of their seeds, end at the time limit, and begin anew where asked."""
+    world = OnHost(Counting(max_length=9, time_limit=5))
+    three, alone = world.make(3), world.make(1)
+    obs, own = three.reset([0, 1, 2], [11, 12, 13]), alone.reset([0], [13])
+    for t in range(5):
+        assert np.array_equal(obs[2:], own)
+        assert obs[:, 2].tolist() == [t, t, t]
+        given, single = three.step(np.zeros(3, np.int32)), alone.step(np.zeros(1, np.int32))
+        for x, y in zip(given[:4], single[:4], strict=True):
+            assert np.array_equal(x[2:], y)
+        assert given.reward.dtype == np.float64
+        assert given.reward.tolist() == [t + 1] * 3
+        assert not (given.terminated & given.truncated).any()
+        obs, own = given.obs, single.obs
+    assert (given.terminated | given.truncated).all()
+    after = three.reset([1], [99])
+    assert np.array_equal(after[[0, 2]], obs[[0, 2]])
+    assert after[1, 2] == 0
+    assert not np.array_equal(after[1, :2], obs[1, :2])
+
+
+@pytest.mark.long
+def test_workers_play_environments_in_jax_without_a_gap(cluster):
+    cfg = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
+    driver = crew(auditor(COUNTING), cfg, OnHost(Counting(max_length=20)))
+    found = state_of(driver.advance(driver.start(), 20))
+    assert int(found.rows[0]) == 20 * 5 * LANES
+    assert int(found.gaps[0]) == int(found.wrong[0]) == 0
+    driver.close()
+
+
+# ---- the same bits
+
+
+@pytest.mark.parametrize("name", ["ppo", pytest.param("td3", marks=pytest.mark.long)])
+def test_one_worker_gives_the_bits_of_the_host_driver(cluster, name):
+    algorithm, cfg = find_algorithm(name), config(name)
+    world = counting(continuous=name == "td3")
+    want = after(drive(algorithm, cfg, world, (0, 5), LANES), 9)
+    assert_same_bits(after(crew(algorithm, cfg, world, (0, 5), workers=1), 9), want)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster):
+    """What was saved after 3 rollouts of a run with two workers and two seeds, and every array after 9."""
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), (0, 5))
+    run = driver.advance(driver.start(), 3)
+    tree, extra = driver.pack(run)
+    tree = jax.tree.map(np.array, tree)
+    arrays = arrays_of(driver, driver.advance(run, 6))
+    driver.close()
+    return (tree, extra), arrays
+
+
+def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undisturbed, tmp_path):
+    fields = {"folder": str(tmp_path), "how": "killed hanging"}
+    world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=4.0)
+    assert_same_bits(after(driver, 9), undisturbed[1])
+    assert len(list(tmp_path.iterdir())) == 2
+    assert driver.ledger.void == 2
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 2
+    assert "was lost" in driver.notes["lost"]
+
+
+def test_a_run_that_is_loaded_between_rollouts_has_the_same_bits(undisturbed):
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), (0, 5))
+    run = driver.unpack(*undisturbed[0])
+    assert_same_bits(arrays_of(driver, run), dict(packed_arrays(undisturbed[0][0])))
+    got = arrays_of(driver, driver.advance(run, 6))
+    assert driver.inexact == []
+    driver.close()
+    assert_same_bits(got, undisturbed[1])
+
+
+def packed_arrays(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(jax.tree_util.keystr(path), np.array(leaf)) for path, leaf in leaves]
+
+
+@pytest.mark.long
+def test_workers_that_play_ahead_keep_every_bit_too(cluster):
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), lag=1)
+    run = driver.advance(driver.start(), 3)
+    tree, extra = driver.pack(run)
+    tree = jax.tree.map(np.array, tree)
+    want = arrays_of(driver, driver.advance(run, 4))
+    driver.close()
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), lag=1)
+    assert_same_bits(arrays_of(driver, driver.advance(driver.unpack(tree, extra), 4)), want)
+    driver.close()
+
+
+@pytest.mark.long
+def test_rollouts_have_no_gap_and_no_row_twice(cluster):
+    world = counting()
+    cfg = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
+    driver = crew(auditor(COUNTING), cfg, world, lag=1)
+    run = driver.advance(driver.start(), 20)
+    found = state_of(run)
+    assert int(found.rows[0]) == 20 * 5 * LANES
+    assert int(found.gaps[0]) == int(found.wrong[0]) == 0
+    assert int(found.drawn[0]) == 18 * 16  # batches of 16, after two rollouts of warm-up
+    rows = np.asarray(run.learner.tree.buffer.rows.obs)[0, :100].reshape(-1, 3)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert driver.ledger.issued == driver.ledger.accepted + 2  # lag: one ticket each is out
+    driver.close()
+
+
+ARRIVING = AuditConfig(data=Replay(capacity=400, batch_size=16, warmup=40, steps=5, n_step=3, uniform=False))
+
+
+def test_rollouts_that_arrive_in_any_order_make_no_window_of_two_episodes(cluster, tmp_path):
+    fields = {"folder": str(tmp_path), "how": "killed", "at": 60}
+    world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
+    driver = crew(auditor(COUNTING), ARRIVING, world, kind=Arrival)
+    run = driver.advance(driver.start(), 20)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert_sound(driver, run)
+    driver.close()
+
+
+def assert_sound(driver, run):
+    """20 rollouts of 5 x 2 rows of two environments, of which none is twice in the ring."""
+    found, ring = state_of(run), run.learner.tree.buffer
+    clock = np.asarray(ring.clock.value)
+    assert int(found.rows[0]) == 20 * 5 * LANES == 2 * clock.sum()
+    assert int(found.wrong[0]) == 0
+    assert int(found.drawn[0]) == 18 * 16  # batches of 16, after two rollouts of warm-up
+    held = [np.asarray(ring.rows.obs)[0, : min(c, 100), 2 * w : 2 * w + 2] for w, c in enumerate(clock)]
+    rows = np.concatenate([rows.reshape(-1, 3) for rows in held])
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    out = sum(len(hand.calls) for hand in driver.hands)
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void + out
+
+
+@pytest.mark.long
+def test_a_ring_of_rollouts_that_arrived_is_saved_and_loaded(cluster):
+    driver = crew(auditor(COUNTING), ARRIVING, counting(), kind=Arrival)
+    run = driver.advance(driver.start(), 8)
+    arrays = arrays_of(driver, run)
+    tree, extra = driver.pack(run)
+    tree = jax.tree.map(np.array, tree)
+    driver.close()
+    driver = crew(auditor(COUNTING), ARRIVING, counting(), kind=Arrival)
+    run = driver.unpack(tree, extra)
+    assert_same_bits(arrays_of(driver, run), arrays)
+    run = driver.advance(run, 12)
+    assert_sound(driver, run)
+    assert driver.inexact == []
+    driver.close()
+
+
+# ---- what a person is told
+
+
+def test_an_environment_that_fails_for_ever_ends_the_run_with_its_own_words(cluster, monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
+    fields = {"folder": str(tmp_path), "how": "raising", "at": 10, "always": True}
+    world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, workers=1)
+    run = driver.start()
+    with pytest.raises(EnvironmentFault, match=r"environment [0-3], seed 0: .*the plug was pulled") as error:
+        driver.advance(run, 4)
+    assert "\n" not in str(error.value)
+    driver.close()
+
+
+def test_what_listens_listens_on_loopback(cluster):
+    assert cluster.opened, "Ray listens somewhere"
+    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
+    assert [address for address in cluster.opened if not address.startswith(loopback)] == []
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def said(capsys, *words):
+    """The one line that a command ends with, and its exit code."""
+    code = main(["train", "ppo", "CartPole-v1", "--driver", "ray", "--steps", "64", *words])
+    lines = capsys.readouterr().err.strip().splitlines()
+    return code, lines[-1], [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--address", "nowhere"), "must be HOST:PORT"),
+        (("--address", "127.0.0.1:1"), "no Ray cluster answers"),
+        (("--workers", "3", "--actors", "4"), "must divide"),
+        (("--actors", "3", "--num-envs", "4"), "say one"),
+        (("--vectorization", "async"), "not for --driver ray"),
+    ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, tmp_path, words, expected):
+    monkeypatch.chdir(tmp_path)
+    code, line, traces = said(capsys, *words)
+    assert (code, traces) == (2, [])
+    assert expected in line, line
+
+
+def test_without_the_extra_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "ray" else real(name, *more),
+    )
+    assert said(capsys)[:2] == (
+        2,
+        "polyak: --driver ray needs Ray, which is not installed: pip install 'polyak[ray]'",
+    )
+
+
+def test_where_ray_was_imported_before_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    code, line, _ = said(capsys)
+    assert code == 2
+    assert "already imported" in line
+
+
+def test_flags_of_workers_are_for_workers(capsys):
+    assert main(["train", "ppo", "CartPole-v1", "--workers", "2", "--steps", "64"]) == 2
+    assert "--workers is for --driver ray" in capsys.readouterr().err
+
+
+# ---- a command of its own
+
+
+RUN = ["--driver", "ray", "--workers", "2", "--actors", "4", "--steps", "16384", "--config.data.steps", "128"]
+RUN += ["--no-preset", "--eval-every", "0", "--checkpoint-every", "1024"]
+
+
+def polyak(folder, *words, wait=True):
+    """A command line in a process of its own, which Ctrl-C of this one does not reach."""
+    command = [sys.executable, "-m", "polyak", *words]
+    going = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return (*going.communicate(timeout=300), going.returncode) if wait else going
+
+
+def lines_of(folder):
+    path = folder / "runs" / "stopped" / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(what, seconds):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path, how):
+    before, folders = rays(), set(Path(tempfile.gettempdir()).glob("polyak-*"))
+    train = ["train", "ppo", "CartPole-v1", *RUN]
+    out, err, code = polyak(tmp_path, *train, "--name", "whole")
+    assert code == 0, err
+    assert "raylet" not in out
+    assert rays() == before
+    going = polyak(tmp_path, *train, "--name", "stopped", wait=False)
+    wait_for(lambda: len(lines_of(tmp_path)) > 3, 120)
+    going.send_signal(how)
+    out, err = going.communicate(timeout=60)
+    assert going.returncode == (130 if how == signal.SIGTERM else -how), err
+    wait_for(lambda: rays() <= before, 90)
+    assert how == signal.SIGKILL or set(Path(tempfile.gettempdir()).glob("polyak-*")) <= folders
+    assert len(lines_of(tmp_path)) < 150, "it was through before it was stopped"
+    out, err, code = polyak(tmp_path, "resume", "runs/stopped")
+    assert code == 0, err
+    digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.long
+def test_twenty_workers_killed_from_outside_change_no_bit(cluster, tmp_path):
+    algorithm, cfg = find_algorithm("ppo"), config("ppo")
+    world = counting()
+    want = after(crew(algorithm, cfg, world), 60)
+    driver = crew(algorithm, cfg, world)
+    run, rng = driver.start(), np.random.default_rng(0)
+    for _ in range(20):
+        hand = driver.hands[rng.integers(2)]
+        wait_for(lambda hand=hand: hand.pid > 0, 30)
+        os.kill(hand.pid, [signal.SIGKILL, signal.SIGSTOP][int(rng.integers(10) == 0)])
+        driver.deadline = 3.0
+        run = driver.advance(run, 3)
+    assert_same_bits(arrays_of(driver, run), want)
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void
+    assert driver.ledger.accepted == 60 * 2
+    driver.close()
+
+
+@pytest.mark.long
+def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
+    before = rays()
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--port",
+        "6399",
+        "--num-cpus",
+        "2",
+    ]
+    start += [
+        "--include-dashboard",
+        "false",
+        "--node-ip-address",
+        "127.0.0.1",
+        "--temp-dir",
+        str(tmp_path / "r"),
+    ]
+    stop = lambda: [os.kill(pid, signal.SIGKILL) for pid in rays() - before]  # noqa: E731
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    try:
+        subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
+        there = rays()
+        command = [sys.executable, "-m", "polyak", "train", "ppo", "CartPole-v1", *RUN]
+        command += ["--address", "127.0.0.1:6399"]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: len(rays()) <= len(there) + 2, 30)
+        assert there <= rays()
+        refused = subprocess.run(
+            command,
+            env={**env, "RAY_AUTH_TOKEN": "b" * 64},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert refused.returncode == 2, refused.stderr
+    finally:
+        stop()
