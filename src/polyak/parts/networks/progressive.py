@@ -69,8 +69,8 @@ def progressive(
     key_first, key_second, *keys = jax.random.split(key, 2 + len(hidden))
     first, second = (mlp(k, space, out, hidden, activation, init, scale) for k in (key_first, key_second))
     layer, adapters = chosen(INITS, init, "init"), []
-    gains = [*[None] * len(hidden), scale][1:]
-    for key_adapter, units, after, gain in zip(keys, hidden, (*hidden[1:], out), gains, strict=True):
+    sizes, gains = (*hidden, out)[1:], [*[None] * len(hidden), scale][1:]
+    for key_adapter, units, after, gain in zip(keys, hidden, sizes, gains, strict=True):
         key_alpha, key_down, key_up = jax.random.split(key_adapter, 3)
         alpha = jax.random.uniform(key_alpha, (), jnp.float32, 0.0, SMALL)
         down, up = layer(key_down, units, units, None).weight, layer(key_up, units, after, gain).weight
