@@ -102,7 +102,7 @@ def curve(lanes: int, steps: int, seeds: int) -> list[tuple[float, float]]:
         seeds=seeds,
         eval_every=steps // 10,
         eval_episodes=10,
-        **settings(lanes, ROLLOUT // 4),
+        **settings(lanes, ROLLOUT),
     )
     now, began, points = 0.0, 0.0, {}
     for line in run.metrics:
@@ -132,5 +132,5 @@ def draw(found: dict[int, Sequence[tuple[float, float]]], path: Path = PICTURE) 
 if __name__ == "__main__":
     main(
         {"D14": lambda: filling(seconds=1.5, rounds=3)},
-        long={"D14": lambda: curves(steps=40_000, seeds=1)},
+        long={"D14": lambda: curves(steps=20_000, seeds=1)},
     )

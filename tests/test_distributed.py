@@ -33,7 +33,7 @@ from polyak.envs.on_host import OnHost
 from polyak.envs.worlds.counting import Counting
 from polyak.errors import EnvironmentFault
 from polyak.interface import Replay, Transition
-from polyak.parts import replay
+from polyak.parts.replay import turns
 from polyak.pytree import Counter
 
 pytestmark = [
@@ -141,20 +141,15 @@ def filled(order, data):
     number = jax.ShapeDtypeStruct((WORKERS * OWN,), np.float32)
     flag = jax.ShapeDtypeStruct((WORKERS * OWN,), bool)
     row = Transition(number, number, number, number, flag, flag)
-    ring = replay.index.empty(row, SLOTS, data)
-    ring = ring.replace(clock=Counter(np.zeros(WORKERS, np.int32)), turn=Counter(np.int32(0)))
+    ring = turns.empty(row, SLOTS, data, WORKERS)
     made = np.zeros(WORKERS, int)
-    add = jax.jit(
-        lambda ring, rollout: (
-            replay.index.add(ring, rollout, data) if data.indexed else replay.add(ring, rollout)
-        )
-    )
+    add = jax.jit(lambda ring, rollout: turns.add(ring, rollout, data))
     for worker in order:
         time = made[worker] + np.arange(STEPS)[:, None]
         value = (1000 * (worker * OWN + np.arange(OWN)) + time).astype(np.float32)
         never = np.zeros(value.shape, bool)
         ring = add(
-            ring.replace(turn=Counter(np.int32(worker))),
+            ring.replace(worker=Counter(np.int32(worker))),
             Transition(value, value, value, value + 1, never, never),
         )
         made[worker] += STEPS
@@ -166,9 +161,10 @@ ORDERS = [[0], [2, 2, 2, 2, 1], [0, 1, 2, 0, 0, 0, 0, 1], [1, 1, 2, 1, 0, 2, 2, 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_rows_are_drawn_alike_whatever_order_rollouts_arrived_in(order):
-    ring, made = filled(order, Replay())
     key, count = jax.random.key(len(order)), 20_000
-    batch = jax.jit(lambda key: replay.n_step_batch(ring, replay.uniform(ring, key, count), 0.5, 3))(key)
+    data = Replay(batch_size=count, n_step=3)
+    ring, made = filled(order, data)
+    batch = jax.jit(lambda key: turns.sample(ring, (), key, data, 0.5)[0])(key)
     held = {1000 * env + t for env in range(6) for t in range(max(0, made[env // 2] - SLOTS), made[env // 2])}
     rows, counts = np.unique(np.asarray(batch.obs), return_counts=True)
     assert set(rows.astype(int)) == held
@@ -183,7 +179,7 @@ def test_rows_are_drawn_alike_whatever_order_rollouts_arrived_in(order):
 def test_priorities_stand_where_rows_do(order):
     data = Replay(priority=0.5, batch_size=4096, n_step=1)
     ring, made = filled(order, data)
-    sample = jax.jit(lambda key: replay.index.sample(ring, ring.index, key, data, 0.5))
+    sample = jax.jit(lambda key: turns.sample(ring, ring.ring.index, key, data, 0.5))
     batch, leaf = sample(jax.random.key(1))
     held = {1000 * env + t for env in range(6) for t in range(max(0, made[env // 2] - SLOTS), made[env // 2])}
     rows, counts = np.unique(np.asarray(batch.obs), return_counts=True)
@@ -193,13 +189,13 @@ def test_priorities_stand_where_rows_do(order):
     )  # all priorities are equal, and draws are stratified
     assert np.allclose(np.asarray(batch.weight), 1.0)
     at = np.asarray(leaf)
-    assert (np.asarray(ring.rows.obs)[at // 6, at % 6] == np.asarray(batch.obs)).all()
+    assert (np.asarray(ring.ring.rows.obs)[at // 6, at % 6] == np.asarray(batch.obs)).all()
 
 
 def test_a_cut_ends_the_newest_row_of_each_clock():
     ring, _ = filled([0, 1, 1], Replay())
-    after = replay.index.cut(ring, np.array([True, False, True, False, True, False]))
-    assert [tuple(place) for place in np.argwhere(np.asarray(after.rows.truncated))] == [(3, 0), (7, 2)]
+    after = turns.cut(ring, np.array([True, False, True, False, True, False]))
+    assert [tuple(place) for place in np.argwhere(np.asarray(after.ring.rows.truncated))] == [(3, 0), (7, 2)]
 
 
 # ---- environments in JAX
@@ -330,7 +326,7 @@ def test_rollouts_that_arrive_in_any_order_make_no_window_of_two_episodes(cluste
 
 def assert_sound(driver, run):
     """20 rollouts of 5 x 2 rows of two environments, of which none is twice in the ring."""
-    found, ring = state_of(run), run.learner.tree.buffer
+    found, ring = state_of(run), run.learner.tree.buffer.ring
     clock = np.asarray(ring.clock.value)
     assert int(found.rows[0]) == 20 * 5 * LANES == 2 * clock.sum()
     assert int(found.wrong[0]) == 0

@@ -7,6 +7,7 @@ a few rollouts old: `actor/version_lag` says how many.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,11 +18,11 @@ from polyak.drivers.act import row_shape
 from polyak.drivers.distributed import Distributed, Hand, WorkersRun
 from polyak.drivers.host import HostRun, OnDevice
 from polyak.drivers.lanes import Ticket
-from polyak.drivers.learn import empty_buffer
-from polyak.drivers.program import over_seeds
+from polyak.drivers.learn import Metrics, observe_valid, one_step, update_valid
+from polyak.drivers.program import Program, over_seeds
 from polyak.errors import UserError
-from polyak.interface import Array, Spec, Transition, Tree
-from polyak.parts.replay import Ring
+from polyak.interface import Algorithm, Array, Spec, Transition, Tree
+from polyak.parts.replay import index, turns
 from polyak.pytree import Counter
 
 IN_FLIGHT = 2  # tickets of each worker
@@ -41,8 +42,39 @@ def check_arrival(data: Any, wrap: tuple[str, ...]) -> None:
         )
 
 
+def learn_in_turn(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    ring: turns.Turns,
+    rollout: Transition,
+    key: Array,
+    warm: bool = False,
+) -> tuple[Tree, turns.Turns, Metrics]:
+    """`learn` from the rollout of the worker whose turn it is."""
+    data = cfg.data
+    ring = turns.add(ring, rollout, data)
+    state = observe_valid(algorithm, cfg, spec, state, rollout, True)
+    if warm:
+        return state, ring, {}
+
+    def once(both: tuple[Tree, Any], key_draw: Array, key: Array) -> tuple[tuple[Tree, Any], Metrics]:
+        state, kept = both
+        seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
+        batch, leaf = turns.sample(ring, kept, key_draw, data, one_step(cfg, spec), seen)
+        made = algorithm.update(cfg, spec, state, batch, key)
+        kept = index.write_back(kept, leaf, made.priority, data) if data.priority > 0 else kept
+        return (made.state, kept), made.metrics
+
+    (state, kept), sums = update_valid(once, data.updates, (state, ring.ring.index), key, True)
+    return state, ring.replace(ring=ring.ring.replace(index=kept)), sums
+
+
 class Arrival(Distributed):
     """Advances S runs together: each iteration learns from the rollout of one worker. See `Driver`."""
+
+    learn_from = staticmethod(learn_in_turn)
 
     @staticmethod
     def of_rollout(cfg: Any, spec: Spec, workers: int, elsewhere: Any) -> tuple[Any, Any, Spec]:
@@ -105,10 +137,16 @@ class Arrival(Distributed):
         self._remember(run, given.extras)
         if not warm:
             self.versions += (run.iteration - ticket.version) * self.cfg.data.updates
-        learner = run.learner.tree
-        turn = Counter(jnp.int32(hand.place.worker))
-        run.learner.tree = learner.replace(buffer=learner.buffer.replace(turn=turn))
+        learner, worker = run.learner.tree, Counter(jnp.int32(hand.place.worker))
+        run.learner.tree = learner.replace(buffer=learner.buffer.replace(worker=worker))
         return jax.tree.unflatten(self._rollout.structure, given.rows)
+
+    def _cut(self, run: HostRun, slots: list[int]) -> None:
+        """End what the replay has of the running episodes in these slots."""
+        seeds, learner = len(self.seeds), run.learner.tree
+        mask = np.isin(np.arange(seeds * self.all.num_envs), slots).reshape(seeds, -1)
+        cut = Program(lambda ring, mask: over_seeds(turns.cut, ring, mask), donate=(0,))
+        run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
 
     def _keep_busy(self, run: HostRun) -> None:
         """Give tickets to workers that have not enough, those with the fewest first."""
@@ -128,11 +166,10 @@ class Arrival(Distributed):
     # ---- what is compiled
 
     def _begin(self, state: Tree, seeds: Array) -> OnDevice:
-        def ring(state: Tree) -> Ring:
+        def empty(state: Tree) -> turns.Turns:
             row = row_shape(self.algorithm, self.cfg, self.all, state)
-            zero = Counter(jnp.zeros((), jnp.int32))
-            clock = Counter(jnp.zeros(self.workers, jnp.int32))
-            return empty_buffer(self.cfg, self.all, row).replace(clock=clock, turn=zero)
+            count = self.cfg.data.slots(self.all.num_envs)
+            return turns.empty(row, count, self.cfg.data, self.workers)
 
         made = super()._begin(state, seeds)
-        return made._replace(learner=made.learner.replace(buffer=over_seeds(ring, state)))
+        return made._replace(learner=made.learner.replace(buffer=over_seeds(empty, state)))

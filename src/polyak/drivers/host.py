@@ -88,6 +88,8 @@ class Host:
     them, and its first environment has the number `first`.
     """
 
+    learn_from: Callable = staticmethod(learn)  # a rollout is learned from in this way
+
     def __init__(
         self,
         algorithm: Algorithm,
@@ -240,11 +242,10 @@ class Host:
     def _cut(self, run: HostRun, slots: list[int]) -> None:
         """End what the replay has of the running episodes in these slots, which begin anew without an end."""
         if self.cfg.data.replays:
-            learner, seeds = run.learner.tree, len(self.seeds)
-            lanes = learner.buffer.rows.reward.shape[2]
-            mask = np.isin(np.arange(seeds * lanes), slots).reshape(seeds, lanes)
+            mask, learner = np.isin(np.arange(self.count), slots), run.learner.tree
             cut = Program(lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,))
-            run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
+            buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
+            run.learner.tree = learner.replace(buffer=buffer)
 
     def report(self, run: HostRun) -> tuple[HostRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""
@@ -466,7 +467,7 @@ class Host:
             keys, iteration = Keys.of(seed), learner.iteration
             key = jax.random.fold_in(keys.learn, iteration.value)
             rollout = padded(self.cfg.data, rollout._replace(extras=act_state.extras), jnp)
-            state, buffer, metrics = learn(
+            state, buffer, metrics = self.learn_from(
                 self.algorithm, self.cfg, self.spec, learner.state, learner.buffer, rollout, key, warm
             )
             updates, sums = learner.updates, learner.metrics

@@ -25,15 +25,7 @@ def uniform(ring: Ring, key: Array, count: int, length: int = 1) -> Windows:
     newest = ring.clock.value
     oldest = jnp.maximum(newest - ring.slots, 0)
     shape = (count,) if length == 1 else (count, 1)
-    if newest.ndim == 0:
-        start = jax.random.randint(key_time, shape, oldest, newest - length + 1)
-        env = jax.random.randint(key_env, shape, 0, ring.rows.reward.shape[1])
-    else:  # of each worker's environments as many as they have rows
-        lanes = ring.rows.reward.shape[1] // newest.size
-        until = jnp.cumsum(jnp.maximum(newest - oldest - length + 1, 0))
-        place = jax.random.randint(key_time, shape, 0, until[-1])
-        worker = jnp.searchsorted(until, place, side="right")
-        start = newest[worker] - length + 1 - (until[worker] - place)
-        env = worker * lanes + jax.random.randint(key_env, shape, 0, lanes)
+    start = jax.random.randint(key_time, shape, oldest, newest - length + 1)
+    env = jax.random.randint(key_env, shape, 0, ring.rows.reward.shape[1])
     time = start if length == 1 else start + jnp.arange(length)
     return Windows(time, jnp.broadcast_to(env, time.shape))

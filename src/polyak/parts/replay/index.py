@@ -49,12 +49,11 @@ def planned_bytes(row: Transition, count: int, data: Replay) -> int:
 
 def add(before: Ring, rollout: Transition, data: Replay) -> Ring:
     """Write a rollout [T, N, ...] over the oldest rows, and index it."""
-    after, (steps, lanes), index = ring.add(before, rollout), rollout.reward.shape, before.index
+    after, (steps, num_envs), index = ring.add(before, rollout), rollout.reward.shape, before.index
     priorities, table = index.priorities, index.episodes
     if priorities is not None:
-        shape = (steps, before.rows.reward.shape[1], before.slots, data.length)
-        envs = None if before.turn == () else before.env_in_turn(lanes) + jnp.arange(lanes)
-        priorities = priority.enter(priorities, data.priority, before.clock_in_turn + steps, shape, envs)
+        shape = (steps, num_envs, before.slots, data.length)
+        priorities = priority.enter(priorities, data.priority, before.clock.value + steps, shape)
     if table is not None:
         table = episodes.follow(table, rollout, before.clock.value % before.slots)
     return after.replace(index=Index(priorities, table))
@@ -81,12 +80,9 @@ def by_priority(ring: Ring, priorities: Priorities, key: Array, data: Replay) ->
     """Draw windows by their priorities, and weigh them against it (Schaul et al. 2016, Algorithm 1)."""
     leaf, probability = priority.draw(priorities, key, data.batch_size)
     num_envs = ring.rows.reward.shape[1]
-    env = leaf % num_envs
-    newest = ring.clock_of(env) - 1
-    time = newest - (newest - leaf // num_envs) % ring.slots
+    newest = ring.clock.value - 1
+    time, env = newest - (newest - leaf // num_envs) % ring.slots, leaf % num_envs
     count = (jnp.minimum(ring.clock.value, ring.slots) - data.length + 1) * num_envs
-    if count.ndim:  # one for each worker, of N / W environments
-        count = jnp.maximum(count, 0).sum() // count.size
 
     # w_j = (N P(j))^-beta / max_i w_i      Alg. 1, line 10
     beta = priority.beta_of(data.correction, priorities.updates)

@@ -63,24 +63,17 @@ def summed(levels: tuple[Array, ...], leaf: Array) -> tuple[Array, ...]:
     return tuple(made)
 
 
-def enter(
-    priorities: Priorities,
-    alpha: float,
-    clock: Array,
-    rows: tuple[int, int, int, int],
-    envs: Array | None = None,
-) -> Priorities:
+def enter(priorities: Priorities, alpha: float, clock: Array, rows: tuple[int, int, int, int]) -> Priorities:
     """New rows enter at the largest priority so far.
 
     clock  rows of time that the ring has now, the new ones included
     rows   T new rows of time, N environments, C slots, and L, the length of what is drawn: a sequence may begin at
            a row once its last one is written, and the rows that are overwritten begin none
-    envs   those of the new rows, where these are not of all environments
     """
     steps, num_envs, slots, length = rows
     time = clock - steps - (length - 1) + jnp.arange(steps + length - 1)
     mass = jnp.where(time + length <= clock, priorities.largest**alpha, 0.0)
-    leaf = time[:, None] % slots * num_envs + (jnp.arange(num_envs) if envs is None else envs)
+    leaf = time[:, None] % slots * num_envs + jnp.arange(num_envs)
     held = (time >= 0) & (time >= clock - slots)
     leaf = jnp.where(held[:, None], leaf, priorities.levels[0].size)
     mass = jnp.broadcast_to(mass[:, None], leaf.shape)

@@ -40,7 +40,7 @@ def n_step_batch(
     else:
         last = at(rows.terminated, window, column) | at(rows.truncated, window, column)
         before = jnp.cumsum(last, axis=-1) - last  # ends before this row
-        within = (before == 0) & (window < ring.clock_of(column))
+        within = (before == 0) & (window < ring.clock.value)
         count = within.sum(axis=-1)
         power = jnp.cumprod(jnp.full(n_step, gamma, jnp.float32))  # gamma^1 .. gamma^n
         scale = jnp.concatenate([jnp.ones(1), power[:-1]])
