@@ -208,7 +208,6 @@ DRIVING = {
     "gamma": 0.95,
     "network": "strided",
     "hidden": (64,),
-    "actor_lr": 1e-3,
     "critic_lr": 1e-3,
     "tau": 0.01,
     "sigma": 0.3,

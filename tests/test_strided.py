@@ -47,6 +47,13 @@ def test_an_encoder_is_four_of_scipy_s_correlations(size):
     np.testing.assert_allclose(encoder(image), want, rtol=1e-4, atol=1e-5)
 
 
+def test_signals_keep_their_size_through_the_filters():
+    encoder = make_encoder(jax.random.key(0), CAMERA)
+    x = RNG.integers(256, size=(4, 60, 80, 3), dtype=np.uint8)
+    spread = float(np.asarray(encoder.seen(x)).std())
+    assert 0.1 < spread / (x / 255.0).std() < 3
+
+
 def test_of_the_camera_it_has_the_paper_s_layers():
     net = build("strided")(jax.random.key(0), {"camera": CAMERA, "car": Box((2,))}, 2)
     shapes = [layer.weight.shape for layer in net.encoder.filters]

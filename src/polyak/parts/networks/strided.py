@@ -16,6 +16,7 @@ from polyak.parts.networks.mlp import mlp
 from polyak.pytree import Record, pytree, static
 
 DEPTH, FILTERS, WIDTH = 4, 16, 3  # of the paper: four layers of 16 filters of 3 x 3, two places apart
+GAIN = math.sqrt(6)  # of uniform weights before a ReLU, so that signals keep their size (He et al. 2015)
 LATENT = 10  # of the paper's variational auto-encoder: numbers that a picture becomes
 
 
@@ -76,7 +77,8 @@ def make_encoder(
     height, width, channels = image.shape
     *keys, key_out = jax.random.split(key, DEPTH + 1)
     inputs = [channels, *[FILTERS] * (DEPTH - 1)]
-    filters = tuple(layer(k, WIDTH**2 * size, FILTERS, None) for k, size in zip(keys, inputs, strict=True))
+    gain = GAIN if init == "uniform" else None
+    filters = tuple(layer(k, WIDTH**2 * size, FILTERS, gain) for k, size in zip(keys, inputs, strict=True))
     seen = halved(height, DEPTH) * halved(width, DEPTH) * FILTERS
     scale = 1 / 255 if image.dtype == "uint8" else 1.0
     return Encoder(filters, layer(key_out, seen, latent, 1.0), scale, activation)
