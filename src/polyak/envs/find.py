@@ -22,7 +22,12 @@ from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
 
 RESERVED = ("brax", "pgx", "playground")  # prefixes that will mean something
-EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]"}
+EXTRAS = {
+    "gymnax": "polyak[gymnax]",
+    "envpool": "polyak[envpool]",
+    "ale_py": "polyak[atari]",
+    "cv2": "polyak[atari]",
+}
 
 
 OBJECT = "object:"  # before what a run calls an environment that no name brings back
@@ -33,7 +38,7 @@ def find(
 ) -> Any:
     """The environment of this name: an `Environment` in JAX, or a factory of host environments.
 
-    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, envpool:Pong-v5,
+    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, envpool:Pong-v5, atari:Pong-v5,
               my_package.module:MyEnv (a class, instance or function of your own); or such a thing itself,
               a `functools.partial` of it, or Gymnasium's EnvSpec
     fields    its constants or its constructor's keyword arguments
@@ -66,6 +71,13 @@ def find(
 
         refuse_on_host(name, fields)
         return _looked_at(EnvPoolFactory(rest, fields, measures))
+    if prefix == "atari":
+        _needs("ale_py", name)
+        _needs("cv2", name)
+        from polyak.envs.adapters import atari
+
+        refuse_on_host(name, fields)
+        return _looked_at(atari.factory(rest, fields, measures))
     if prefix in RESERVED:
         raise UserError(f"environments of {prefix} are not served yet: {name!r}; served: {_prefixes()}")
     return _own(name, fields, measures)
@@ -103,6 +115,7 @@ def names() -> dict[str, list[str]]:
     import gymnasium
 
     found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry), "gymnax": [], "envpool": []}
+    found["atari"] = []
     with contextlib.suppress(ImportError):
         from polyak.envs.adapters import gymnax
 
@@ -111,11 +124,15 @@ def names() -> dict[str, list[str]]:
         import envpool
 
         found["envpool"] = sorted(envpool.list_all_envs())
+    with contextlib.suppress(ImportError):
+        from polyak.envs.adapters import atari
+
+        found["atari"] = atari.names()
     return found
 
 
 def _prefixes() -> str:
-    return "jax:, gymnax:, envpool:, my_package.module:, or none for Gymnasium"
+    return "jax:, gymnax:, envpool:, atari:, my_package.module:, or none for Gymnasium"
 
 
 def _ours() -> dict[str, type]:

@@ -11,6 +11,7 @@ from polyak.parts.networks.layer_norm import layer_norm
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.nature import Nature, nature, noisy_nature
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.threshold import Threshold, threshold
 
@@ -22,6 +23,7 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "Nature",
     "Threshold",
     "batch_norm",
     "build",
@@ -31,7 +33,9 @@ __all__ = [
     "layer_norm",
     "linear",
     "mlp",
+    "nature",
     "noisy",
+    "noisy_nature",
     "num_features",
     "threshold",
 ]
@@ -43,6 +47,8 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "layer_norm": layer_norm,
     "batch_norm": batch_norm,
     "cnn": cnn,
+    "nature": nature,
+    "noisy_nature": noisy_nature,
     "threshold": threshold,
 }
 
