@@ -9,8 +9,6 @@ import pytest
 pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
 
-import ale_py
-from ale_py import roms
 from auditing import QUICK
 
 import polyak
@@ -20,69 +18,16 @@ from polyak.envs.find import find
 from polyak.envs.trust import is_code
 from polyak.errors import UserError
 from polyak.runs.plan import default_config, preset
-
-GAMES = {"Pong-v5": "pong", "Breakout-v5": "breakout"}
-PLAIN = {"noop_max": 1, "use_fire_reset": False}  # one frame of nothing, then the game
+from reproductions.atari import GAMES, compared
 
 
-def averages(many, few):
-    """The matrix [few, many] that averages a line of pixels over the area that each of fewer pixels covers."""
-    step, weight = many / few, np.zeros((few, many))
-    for i in range(few):
-        for j in range(int(i * step), min(many, int(np.ceil((i + 1) * step)))):
-            weight[i, j] = max(0.0, min((i + 1) * step, j + 1) - max(i * step, j)) / step
-    return weight
-
-
-HIGH, WIDE = averages(210, 84), averages(160, 84)
-
-
-class OwnPipeline:
-    """Mnih et al. 2015, methods, from ALE's bare interface: skip four, the larger of two, grey, 84 x 84, stack four."""
-
-    def __init__(self, rom):
-        self.ale = ale_py.ALEInterface()
-        self.ale.setFloat("repeat_action_probability", 0.0)
-        self.ale.loadROM(roms.get_rom_path(rom))
-        self.actions = self.ale.getMinimalActionSet()
-
-    def reset(self):
-        self.ale.reset_game()
-        self.ale.act(self.actions[0])
-        self.stack = [HIGH @ self.ale.getScreenGrayscale().astype(float) @ WIDE.T] * 4
-        return np.stack(self.stack)
-
-    def step(self, action):
-        reward, seen = 0.0, []
-        for _ in range(4):
-            reward += self.ale.act(self.actions[action])
-            seen.append(self.ale.getScreenGrayscale().astype(float))
-        self.stack = [*self.stack[1:], HIGH @ np.maximum(seen[-2], seen[-1]) @ WIDE.T]
-        return np.stack(self.stack), reward, self.ale.game_over()
-
-
-@pytest.mark.parametrize(("game", "rom"), GAMES.items())
-def test_frames_and_rewards_are_those_of_a_pipeline_in_float64_and_of_envpool(game, rom):
-    own, envs = OwnPipeline(rom), find(f"atari:{game}", PLAIN).make(1)
-    pools = [find(f"envpool:{game}", PLAIN).make(1)] if pytest.importorskip("envpool") else []
-    seen, wanted = envs.reset([0], [5]), own.reset()
-    others = [pool.reset([0], [6]) for pool in pools]
-    rng, rewarded = np.random.default_rng(3), 0
-    for _ in range(250):
-        assert np.abs(seen[0] - wanted).max() <= 0.5 + 1e-6  # it rounds, to a whole number
-        for other in others:
-            np.testing.assert_array_equal(other, seen)
-        action = int(rng.integers(len(own.actions)))
-        given, (wanted, reward, over) = envs.step(np.array([action], np.int32)), own.step(action)
-        if over:
-            break
-        others = [pool.step(np.array([action], np.int32)).obs for pool in pools]
-        assert given.reward[0] == reward
-        assert not given.terminated[0]
-        seen, rewarded = given.obs, rewarded + (reward != 0)
+@pytest.mark.parametrize("game", GAMES)
+def test_frames_and_rewards_are_those_of_a_pipeline_in_float64_and_of_envpool(game):
+    pytest.importorskip("envpool")
+    largest, equal, rewarded = compared(game)
+    assert largest <= 0.5 + 1e-6  # it rounds, to a whole number
+    assert equal
     assert rewarded > 0
-    for made in (envs, *pools):
-        made.close()
 
 
 def test_they_are_bytes_and_the_same_task_by_both_names():
