@@ -141,14 +141,13 @@ def atari() -> Finding:
     )
 
 
-BRIEF = {  # DQN for 50,000 steps: an update for every other step, a target and an exploration that suit so few
+BRIEF = {  # DQN for 50,000 steps: a learning rate, a target and an exploration that suit so few
     "lr": 2.5e-4,
     "period": 500,
     "epsilon_fraction": 0.2,
     "epsilon_end": 0.02,
     "data.capacity": 50_000,
     "data.warmup": 2_000,
-    "data.updates": 2,
     "data.n_step": 3,
 }
 
