@@ -551,8 +551,8 @@ def test_each_prefix_finds_its_own():
     assert find("polyak.envs.worlds.classic_control:Pendulum", {"gravity": 2}).gravity == 2.0
     assert find("CartPole-v1").make_one("rgb_array").render_mode == "rgb_array"
     found = names()
-    assert {"jax", "gymnasium", "gymnax", "envpool"} == set(found)
-    assert all("CartPole-v1" in listed for listed in found.values())
+    assert {"jax", "gymnasium", "gymnax", "envpool", "atari"} == set(found)
+    assert all(("Pong-v5" if of == "atari" else "CartPole-v1") in listed for of, listed in found.items())
 
 
 def test_an_environment_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypatch):

@@ -250,6 +250,23 @@ def test_priorities_copy_neither_the_ring_nor_their_tree(name, place, updates):
         assert not whole_copies(text, leaves)
 
 
+@pytest.mark.parametrize(("name", "place"), [("dqn", "graph"), ("td3", "host")])
+@pytest.mark.parametrize("priority", [0.0, 0.5])
+def test_frames_copy_neither_the_ring_nor_their_store(name, place, priority):
+    """Frames are written before the ring, in places that differ from environment to environment."""
+    data = {"priority": priority, "frames": 1, "capacity": 1001 * N, "updates": 2}
+    driver = make(name, place, (0,), data=data)
+    driver.compile(False)
+    room = driver.buffer_shape().frames.store.shape[1]
+    assert 1001 < room < 1101
+    texts = dict(programs(driver))
+    texts.pop("begin ", None)  # runs once
+    assert any(re.search(rf"[\[,]{room}[,\]]", text) for text in texts.values())
+    for text in texts.values():
+        assert not whole_copies(text, 1001)
+        assert not whole_copies(text, room)
+
+
 def test_the_search_finds_a_copied_ring_and_a_lapack_call():
     def copied(ring, row):
         return ring.at[:, 3].set(row), ring.sum() + 1

@@ -163,6 +163,26 @@ def test_priorities_are_resumed_bit_for_bit(name, env, tmp_path, stops):
     assert (newest[0] != newest[1]).any()  # each seed has its own
 
 
+@pytest.mark.parametrize(
+    ("name", "env"), [("dqn", "jax:CartPole-v1"), pytest.param("td3", "Pendulum-v1", marks=pytest.mark.slow)]
+)
+def test_frames_are_resumed_bit_for_bit(name, env, tmp_path, stops):
+    """The store is in the checkpoint as a stream, whose length is declared."""
+    given = config_of(name)
+    config = {**given, "data": {**given["data"], "frames": 1}}
+    whole = train(name, env, **settings(name, tmp_path, "whole", config=config))
+    stops |= set(stops_of(name)[0])
+    for _ in stops_of(name)[0]:
+        with pytest.raises(loop.Interrupted):
+            train(name, env, **settings(name, tmp_path, "parts", config=config))
+    parts = train(name, env, **settings(name, tmp_path, "parts", config=config))
+    arrays, manifest = checkpoint.read(parts.folder.checkpoints)
+    assert [arrays["frames/store/0"].size] == manifest["extra"]["frames"]
+    assert_same_bits(parts._raw[0], whole._raw[0])
+    assert untimed(parts) == untimed(whole)
+    assert parts.digest() == whole.digest()
+
+
 def untimed(run):
     """The metric lines without what a clock says."""
     return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in run.metrics]

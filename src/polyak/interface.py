@@ -152,7 +152,7 @@ class Replay:
     hindsight: Hindsight | None = None  # replace goals by achieved ones; None: never
     priority: float = within(0.0, 0, 1)  # alpha of prioritised replay; 0 draws uniformly
     correction: float | tuple[float, float, int] = 0.4  # beta of prioritised replay, or (start, end, updates)
-    frames: int = 0  # K, frames stacked into one observation, each stored once; 0: none
+    frames: int = within(0, 0)  # K, frames stacked into one observation, each stored once; 0: none
     uniform: bool = True  # the warm-up's actions are uniform; false: the policy's
     clip: float | None = within(None, 1e-12)  # learning sees rewards in [-clip, clip]; None: as they are
     simulator: bool = False  # act sees the environment's state
@@ -164,8 +164,8 @@ class Replay:
 
     @property
     def indexed(self) -> bool:
-        """Whether rows are drawn in another way than uniformly."""
-        return self.priority > 0 or self.ended or self.hindsight is not None
+        """Whether there is more to it than whole rows that are drawn uniformly."""
+        return self.priority > 0 or self.ended or self.hindsight is not None or self.frames > 0
 
     def warmup_rollouts(self, num_envs: int) -> int:
         """Rollouts before the first update."""

@@ -7,9 +7,7 @@ from polyak.errors import UserError, out_of_range
 from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec, rows_of
 
 # Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
-UNSERVED = {
-    "frames": 0,
-}
+UNSERVED: dict[str, Any] = {}
 # settings of the data that only some are asked about, and who may be given them
 ASKED = {
     "simulator": ("is for planners, and this is none", lambda algorithm: algorithm.simulates),
@@ -47,7 +45,7 @@ def check_data(
         wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
     wrong += out_of_range(cfg) + out_of_range(data, "data.")
     wrong = wrong or wrong_rollout(algorithm, data, spec)
-    wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec)
+    wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec) + wrong_frames(data, spec)
     wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
@@ -177,6 +175,26 @@ def wrong_index(data: Any, spec: Spec) -> list[str]:
             + (f" and data.capacity to {(limit + data.steps) * spec.num_envs}" if held < limit else "")
         )
     return wrong
+
+
+def wrong_frames(data: Any, spec: Spec) -> list[str]:
+    """A line where observations are not the stacks of frames that `data.frames` says, or cannot be read as such."""
+    if not data.replays or not data.frames:
+        return []
+    if data.frames < 0:
+        return [f"data.frames is {data.frames}, but must be at least 0"]
+    if data.hindsight is not None:
+        return [
+            "hindsight (--her) reads goals of observations that are kept as frames: leave data.frames at 0"
+        ]
+    shapes = [space.shape for space in spaces_of(spec.obs)]
+    if data.frames > 1 and any(len(shape) < 2 or shape[0] != data.frames for shape in shapes):
+        said = ", ".join(map(str, shapes))
+        return [
+            f"data.frames is {data.frames}, but observations have the shape {said}, of which the first axis must be "
+            "these frames: 1 stores any observation once, 0 stores both of each row"
+        ]
+    return []
 
 
 def wrong_budget(data: Any, spec: Spec, steps: int) -> list[str]:

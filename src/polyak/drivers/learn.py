@@ -103,7 +103,7 @@ def learn_by_index(
     warm: bool,
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
-    """The same where rows are not drawn uniformly: by priorities, which are written back, or with other goals."""
+    """The same by priorities, which are written back, of ended episodes, with other goals, or from frames."""
     data = cfg.data
     buffer = replay.index.add(buffer, rollout, data)
     state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
@@ -188,8 +188,8 @@ def check_priority(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> Non
     def update(key: Array) -> Tree:
         key_init, key_draw, key_update = jax.random.split(key, 3)
         state = algorithm.init(cfg, spec, key_init)
-        ring = replay.empty(row_shape(algorithm, cfg, spec, state), data.length)
-        batch = replay.sample(ring, key_draw, data, cfg.gamma)
+        ring = replay.index.empty(row_shape(algorithm, cfg, spec, state), data.length, data)
+        batch = replay.index.sample(ring, ring.index, key_draw, data, cfg.gamma)[0]
         return algorithm.update(cfg, spec, state, batch, key_update).priority
 
     if jax.eval_shape(update, jax.random.key(0)) is None:

@@ -14,6 +14,7 @@ SOURCES = (
     "jax",
     "gymnax",
     "envpool",
+    "atari",
     "brax",
     "playground",
     "pgx",

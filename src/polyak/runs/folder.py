@@ -27,7 +27,7 @@ LONGEST_NAME = 200  # bytes: file systems take 255, and temporary names are a li
 MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl
 MOST_KEPT = 128 << 20  # bytes of metrics.jsonl that are read into memory
 MOST_READ = 4 << 30  # bytes of it that are read line by line
-VERSIONS = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "envpool", "gymnax")
+VERSIONS = ("jax", "jaxlib", "numpy", "gymnasium", "mujoco", "envpool", "gymnax", "ale-py")
 
 
 def name_run(algorithm: str, env: str, out: str = "runs") -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from polyak import files
@@ -140,7 +141,7 @@ class Training:
         def template(extra: dict[str, Any]) -> dict[str, Any]:
             shapes = dict(driver.template(extra["driver"]))
             ring = shapes.pop("buffer")
-            return shapes | beside_rows(ring)
+            return shapes | beside_rows(ring) | declared_frames(ring, extra, path)
 
         read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
         ring = driver.buffer_shape()
@@ -158,7 +159,9 @@ class Training:
             if loaded.clock != counts.iteration * driver.rows:
                 raise files.damaged(loaded.path, "field 'clock' is not that of its iteration")
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
-            buffer = Ring(loaded.rows, Counter(clock), loaded.tree.pop("index", ()))
+            index, packed = loaded.tree.pop("index", ()), loaded.tree.pop("frames", ())
+            frames = unpacked_frames(ring, packed, loaded.path)
+            buffer = Ring(loaded.rows, Counter(clock), index, frames)
         with files.guarded(loaded.path):
             self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, dict(counts.driver))
         checkpoint.rewind(loaded.path.parent, loaded.env_steps)
@@ -357,6 +360,40 @@ def beside_rows(ring: Any) -> dict[str, Any]:
     return {"index": ring.index} if isinstance(ring, Ring) and ring.index != () else {}
 
 
+def packed_frames(ring: Any) -> dict[str, Any]:
+    """The frames of a ring as a checkpoint keeps them, each part of the store as one zlib stream; {} without."""
+    if not isinstance(ring, Ring) or ring.frames == ():
+        return {}
+    store = [storage.deflate(np.asarray(leaf)) for leaf in jax.tree.leaves(ring.frames.store)]
+    return {"frames": {"head": ring.frames.head, "held": ring.frames.held, "store": store}}
+
+
+def declared_frames(ring: Any, extra: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The shapes of `packed_frames` in a checkpoint, which says how long the streams are."""
+    if not isinstance(ring, Ring) or ring.frames == ():
+        return {}
+    lengths = extra.get("frames")
+    if not files.counts(lengths) or len(lengths) != len(jax.tree.leaves(ring.frames.store)):
+        raise files.damaged(path, "field 'frames' is missing or wrong")
+    store = [jax.ShapeDtypeStruct((length,), np.uint8) for length in lengths]
+    return {"frames": {"head": ring.frames.head, "held": ring.frames.held, "store": store}}
+
+
+def unpacked_frames(ring: Ring, packed: Any, path: Path) -> Any:
+    """The frames of a ring of these shapes that were packed; CheckpointError where they do not fit."""
+    if ring.frames == ():
+        return ()
+    head, held = np.asarray(packed["head"]), np.asarray(packed["held"])
+    if (head < 0).any() or (head >= jax.tree.leaves(ring.frames.store)[0].shape[1]).any() or (held < 0).any():
+        raise files.damaged(path, "field 'frames' is wrong")
+    leaves, structure = jax.tree.flatten(ring.frames.store)
+    fields = [storage.Field(str(leaf.dtype), tuple(leaf.shape)) for leaf in leaves]
+    store = [
+        storage.inflate(stream, field, path) for stream, field in zip(packed["store"], fields, strict=True)
+    ]
+    return ring.frames.replace(store=structure.unflatten(store), head=head, held=held)
+
+
 @contextlib.contextmanager
 def watched(session: Session, terminal: Terminal) -> Iterator[None]:
     """Say where an environment in this process hangs, which nothing here can end, and what would."""
@@ -392,11 +429,14 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
     tree, extra = driver.pack(training.carry)
     tree = dict(tree)
     ring = tree.pop("buffer")
+    frames = packed_frames(ring)
+    lengths = {"frames": [stream.size for stream in frames["frames"]["store"]]} if frames else {}
     checkpoint.save(
         folder.checkpoints,
         training.env_steps,
-        tree | beside_rows(ring),
-        {
+        tree | beside_rows(ring) | frames,
+        lengths
+        | {
             "iteration": training.iteration,
             "base": training.schedule.base,
             "driver": extra,

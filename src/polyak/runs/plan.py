@@ -227,7 +227,7 @@ MOST = {
 
 def preset_name(env: str) -> str:
     """The environment whose preset this one uses: that of `jax:X` is X."""
-    return env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:")) else env
+    return env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:", "atari:")) else env
 
 
 def preset(algorithm: str, env: str) -> dict[str, Any]:

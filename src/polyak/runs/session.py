@@ -191,7 +191,8 @@ class Session:
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
         row = row_shape(self.algorithm, self.cfg, self.spec, state)
         count, data = self.cfg.data.slots(self.spec.num_envs), self.cfg.data
-        each = replay.planned_bytes(row, count) + replay.index.planned_bytes(row, count, data)
+        each = replay.planned_bytes(replay.frames.numbered(row, data.frames), count)
+        each += replay.index.planned_bytes(row, count, data) + replay.frames.planned_bytes(row, count, data)
         return self.plan.seeds * each
 
     @property

@@ -12,6 +12,7 @@ import hashlib
 import io
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from polyak.files import (
 )
 from polyak.interface import Tree
 
+CHUNK = 1 << 24  # bytes that are packed or unpacked at once
 MAX_ARRAYS = 1 << 36  # bytes of one file where the caller knows no better limit
 
 _NUMPY = {
@@ -209,6 +211,41 @@ def _read_array(path: Path, file: io.FileIO, hashed: Any, name: str, field: Fiel
     hashed.update(data)
     if field.dtype == "bool" and data.max(initial=0) > 1:
         raise damaged(path, f"field {_short(name)} holds booleans that are neither 0 nor 1")
+    return array
+
+
+# ---- arrays that are mostly the same bytes
+
+
+def deflate(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array as one zlib stream, [length] uint8."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    stream = zlib.compressobj(level=1)
+    parts = [stream.compress(data[at : at + CHUNK].data) for at in range(0, data.size, CHUNK)]
+    return np.frombuffer(b"".join([*parts, stream.flush()]), np.uint8)
+
+
+def inflate(stream: np.ndarray, field: Field, where: Path | str) -> np.ndarray:
+    """The array of a zlib stream; CheckpointError unless it has just as many bytes as `field` declares."""
+    array = np.empty(field.shape, field.dtype)
+    data, at, unpacker = array.reshape(-1).view(np.uint8), 0, zlib.decompressobj()
+    try:
+        for begin in range(0, stream.size, CHUNK):
+            rest = stream[begin : begin + CHUNK].tobytes()
+            while rest and not unpacker.eof:
+                part = unpacker.decompress(rest, min(CHUNK, data.size - at + 1))
+                if at + len(part) > data.size:
+                    raise damaged(
+                        where, f"its frames are more than the {data.size} bytes that they should be"
+                    )
+                data[at : at + len(part)] = np.frombuffer(part, np.uint8)
+                at, rest = at + len(part), unpacker.unconsumed_tail
+            if unpacker.eof and (unpacker.unused_data or begin + CHUNK < stream.size):
+                raise damaged(where, "something stands behind its frames")
+    except zlib.error as error:
+        raise damaged(where, f"its frames cannot be unpacked: {error}") from error
+    if not unpacker.eof or at != data.size:
+        raise damaged(where, f"its frames are {at} bytes, expected {data.size}")
     return array
 
 

@@ -35,7 +35,8 @@ PACKAGES = {  # module that is missing -> what to install
     "mujoco": "polyak[mujoco]",
     "pygame": "polyak[classic-control]",
     "Box2D": "polyak[box2d]",
-    "ale_py": "ale-py",
+    "ale_py": "polyak[atari]",
+    "cv2": "polyak[atari]",
     "gymnasium_robotics": "polyak[robotics]",
     "shimmy": "shimmy",
 }

@@ -11,6 +11,7 @@ from polyak.parts.networks.layer_norm import layer_norm
 from polyak.parts.networks.layers import Linear, features, num_features
 from polyak.parts.networks.linear import LinearNetwork, linear
 from polyak.parts.networks.mlp import MLP, mlp
+from polyak.parts.networks.nature import Nature, nature, noisy_nature
 from polyak.parts.networks.noisy import noisy
 from polyak.parts.networks.progressive import Progressive, progressive
 from polyak.parts.networks.residual import ResNet, residual
@@ -26,6 +27,7 @@ __all__ = [
     "Ensemble",
     "Linear",
     "LinearNetwork",
+    "Nature",
     "Progressive",
     "ResNet",
     "Strided",
@@ -39,7 +41,9 @@ __all__ = [
     "layer_norm",
     "linear",
     "mlp",
+    "nature",
     "noisy",
+    "noisy_nature",
     "num_features",
     "progressive",
     "residual",
@@ -57,6 +61,8 @@ BUILDERS: dict[str, Callable[..., Tree]] = {
     "cnn": cnn,
     "progressive": progressive,
     "residual": residual,
+    "nature": nature,
+    "noisy_nature": noisy_nature,
     "threshold": threshold,
     "two_depths": two_depths,
     "strided": strided,

@@ -1,7 +1,7 @@
 """Replay as a pipeline: draw windows of the ring, make transitions of them; one file for each stage."""
 
 from polyak.interface import Array, Batch, Replay
-from polyak.parts.replay import index
+from polyak.parts.replay import frames, index
 from polyak.parts.replay.draw import Windows, uniform
 from polyak.parts.replay.ring import Ring, add, clock_at, cut, empty, planned_bytes
 from polyak.parts.replay.window import Seen, as_it_is, clip_reward, n_step_batch
@@ -14,6 +14,7 @@ __all__ = [
     "clock_at",
     "cut",
     "empty",
+    "frames",
     "index",
     "n_step_batch",
     "planned_bytes",

@@ -16,14 +16,14 @@ class Windows(NamedTuple):
     env: Array
 
 
-def uniform(ring: Ring, key: Array, count: int, length: int = 1) -> Windows:
+def uniform(ring: Ring, key: Array, count: int, length: int = 1, held: Array | None = None) -> Windows:
     """Draw `count` windows, every row of the ring alike (Lin 1992; Mnih et al. 2015).
 
     A sequence of `length` rows starts anywhere and never runs over the newest row; it may contain episode ends.
+    With `held` they are among so many of the newest rows.
     """
-    key_time, key_env = jax.random.split(key)
-    newest = ring.clock.value
-    oldest = jnp.maximum(newest - ring.slots, 0)
+    (key_time, key_env), newest = jax.random.split(key), ring.clock.value
+    oldest = jnp.maximum(newest - ring.slots, 0) if held is None else newest - held
     shape = (count,) if length == 1 else (count, 1)
     start = jax.random.randint(key_time, shape, oldest, newest - length + 1)
     env = jax.random.randint(key_env, shape, 0, ring.rows.reward.shape[1])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from polyak.interface import Array, Transition
 from polyak.parts.replay.draw import Windows
+from polyak.parts.replay.frames import held_rows
 from polyak.parts.replay.ring import Ring, write
 from polyak.pytree import Record, pytree
 
@@ -73,7 +74,7 @@ def draw_ended(ring: Ring, episodes: Episodes, key: Array, count: int, length: i
     A sequence never runs over the last row of the newest ended episode.
     """
     newest = ring.clock.value
-    held = jnp.minimum(newest, ring.slots)
+    held = held_rows(ring)
     ended = jnp.maximum(held - episodes.steps - length + 1, 0)  # [N] windows of ended episodes
     several = jnp.where(ended.sum() > 0, ended, held - length + 1)
     upto = jnp.cumsum(several)
@@ -93,7 +94,7 @@ def span(ring: Ring, episodes: Episodes, windows: Windows) -> tuple[Array, Array
     """
     time, env = windows
     newest, slots = ring.clock.value - 1, ring.slots
-    oldest = jnp.maximum(newest + 1 - slots, 0)
+    oldest = newest + 1 - held_rows(ring)
     running = time > newest - episodes.steps[env]
     number = episodes.number[time % slots, env]
     last = jnp.where(running, newest, time + (episodes.end[number, env] - time) % slots)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from polyak.interface import Array, Batch, Goal, Replay, Transition
-from polyak.parts.replay import episodes, priority, ring
-from polyak.parts.replay.draw import Windows
+from polyak.parts.replay import episodes, frames, priority, ring
+from polyak.parts.replay.draw import Windows, uniform
 from polyak.parts.replay.hindsight import relabelled_batch
 from polyak.parts.replay.priority import Priorities
 from polyak.parts.replay.ring import Ring
@@ -24,8 +24,10 @@ class Index(Record):
 
 
 def empty(row: Transition, count: int, data: Replay) -> Ring:
-    """A ring of `count` slots with its index, () where windows are drawn uniformly."""
-    made = ring.empty(row, count)
+    """A ring of `count` slots with its index, () where windows are drawn uniformly, and its frames, () likewise."""
+    made = ring.empty(frames.numbered(row, data.frames), count)
+    if data.frames:
+        made = made.replace(frames=frames.no_frames(row.obs, count, data))
     if not data.indexed:
         return made
     num_envs = row.reward.shape[0]
@@ -49,14 +51,36 @@ def planned_bytes(row: Transition, count: int, data: Replay) -> int:
 
 def add(before: Ring, rollout: Transition, data: Replay) -> Ring:
     """Write a rollout [T, N, ...] over the oldest rows, and index it."""
-    after, (steps, num_envs), index = ring.add(before, rollout), rollout.reward.shape, before.index
+    (steps, num_envs), index, stored = rollout.reward.shape, before.index, before.frames
+    if data.frames:
+        stored, rollout = frames.enter(before, rollout)
+    after = ring.add(before, rollout).replace(frames=stored)
     priorities, table = index.priorities, index.episodes
     if priorities is not None:
         shape = (steps, num_envs, before.slots, data.length)
         priorities = priority.enter(priorities, data.priority, before.clock.value + steps, shape)
+        if data.frames:
+            priorities = priority.leave(priorities, lost_leaves(before, after, shape, data.frames))
     if table is not None:
         table = episodes.follow(table, rollout, before.clock.value % before.slots)
     return after.replace(index=Index(priorities, table))
+
+
+def lost_leaves(before: Ring, after: Ring, shape: tuple[int, int, int, int], stack: int) -> Array:
+    """Leaves [M] of rows that have lost a frame to a rollout and are still in the ring; beyond all leaves for none.
+
+    shape  as of `priority.enter`
+    """
+    steps, num_envs, slots, _ = shape
+    clock = before.clock.value + steps  # before whole turns may have been taken off
+    time = (
+        before.clock.value
+        - frames.held_rows(before)
+        + jnp.arange(min(frames.most_written(steps, stack), slots))
+    )
+    lost = (time < clock - frames.held_rows(after)) & (time >= clock - slots)
+    leaf = time[:, None] % slots * num_envs + jnp.arange(num_envs)
+    return jnp.where(lost[:, None], leaf, priority.padded(slots * num_envs)).ravel()
 
 
 def cut(before: Ring, mask: Array) -> Ring:
@@ -82,7 +106,7 @@ def by_priority(ring: Ring, priorities: Priorities, key: Array, data: Replay) ->
     num_envs = ring.rows.reward.shape[1]
     newest = ring.clock.value - 1
     time, env = newest - (newest - leaf // num_envs) % ring.slots, leaf % num_envs
-    count = (jnp.minimum(ring.clock.value, ring.slots) - data.length + 1) * num_envs
+    count = (frames.held_rows(ring) - data.length + 1) * num_envs
 
     # w_j = (N P(j))^-beta / max_i w_i      Alg. 1, line 10
     beta = priority.beta_of(data.correction, priorities.updates)
@@ -111,11 +135,17 @@ def sample(
     if index.priorities is not None:
         windows, leaf, weight = by_priority(ring, index.priorities, key, data)
         batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
+        batch = frames.observed(ring, batch, windows.env)
         return batch._replace(weight=jnp.broadcast_to(weight, batch.weight.shape)), leaf
+    if index.episodes is None:
+        windows = uniform(ring, key, data.batch_size, data.length, frames.held_rows(ring))
+        batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
+        return frames.observed(ring, batch, windows.env), None
     key_draw, key_goal = jax.random.split(key)
     windows = episodes.draw_ended(ring, index.episodes, key_draw, data.batch_size, data.length)
     if data.hindsight is None or goal is None:
-        return n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen), None
+        batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
+        return frames.observed(ring, batch, windows.env), None
     batch = relabelled_batch(ring, index.episodes, windows, goal, key_goal, data, data.hindsight, gamma, seen)
     return batch, None
 

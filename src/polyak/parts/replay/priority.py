@@ -80,6 +80,16 @@ def enter(priorities: Priorities, alpha: float, clock: Array, rows: tuple[int, i
     return priorities.replace(levels=put(priorities.levels, leaf.ravel(), mass.ravel()))
 
 
+def leave(priorities: Priorities, leaf: Array) -> Priorities:
+    """Rows [K] that may not be drawn any more; a leaf beyond the last is left out."""
+    return priorities.replace(levels=put(priorities.levels, leaf, jnp.zeros(leaf.shape)))
+
+
+def padded(count: int) -> int:
+    """The length of the lowest level of a tree with so many leaves, which is beyond all of them."""
+    return sizes(count)[0]
+
+
 def write_back(priorities: Priorities, leaf: Array, priority: Array, alpha: float) -> Priorities:
     """The drawn leaves [B] with their new priorities."""
     # p_j <- |delta_j|      Alg. 1, line 12; epsilon of sec. 3.3

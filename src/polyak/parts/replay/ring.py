@@ -21,6 +21,7 @@ class Ring(Record):
     rows: Transition  # [C, N, ...]
     clock: Counter  # rows of time ever written, whole turns of the ring taken off where they get too many
     index: Any = ()  # of rows that are not drawn uniformly: an `index.Index`
+    frames: Any = ()  # where observations are kept as numbers of frames: `frames.Frames`
 
     @property
     def slots(self) -> int:
