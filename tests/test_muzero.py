@@ -375,9 +375,10 @@ def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
     cfg = config(critic=critic, simulations=25, low=-2.0, high=3.0)
     spec = GAME if two else SPEC
     state = start(cfg, two)
-    # weights that are large enough for values to matter
-    model = jax.tree.map(lambda x: 2 * x, state.model)
-    state, slow = state.replace(model=model), Slow(cfg, spec, state.replace(model=model))
+    # heads that are large enough for priors and values to matter
+    loud = jax.tree.map(lambda x: 20 * x, state.model.prediction)
+    state = state.replace(model=state.model.replace(prediction=loud))
+    slow = Slow(cfg, spec, state)
     rng = np.random.default_rng(3)
     board = rng.normal(size=(12, 2)).astype(np.float32)
     legal = np.ones((12, A), np.float32)
