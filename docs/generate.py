@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from polyak import algorithms
-from polyak.drivers.check import PLANNERS, UNSERVED
+from polyak.drivers.check import ASKED, UNSERVED
 from polyak.flags import comment_of, comments, comments_by_line
 from polyak.runs.plan import DEFAULT
 
@@ -113,12 +113,13 @@ def facts_table(name: str) -> str:
 
 def settings_table(name: str) -> str:
     """Every field of an algorithm's Config that can be set: default, and meaning from the comment."""
-    cfg, plans = algorithms.find(name).Config(), algorithms.find(name).simulates
+    found = algorithms.find(name)
+    cfg, unasked = found.Config(), [entry for entry, (_, may) in ASKED.items() if not may(found)]
     cells = []
     for prefix, record in (("", cfg), ("data.", cfg.data)):
         said, hints = comments(type(record)), typing.get_type_hints(type(record))
         for entry in dataclasses.fields(record):
-            if prefix and entry.name in (*UNSERVED, *(() if plans else PLANNERS)):
+            if prefix and entry.name in (*UNSERVED, *unasked):
                 continue
             value = getattr(record, entry.name)
             if (
