@@ -32,8 +32,11 @@ def config(unroll=2, n=2, **values):
 
 @functools.cache
 def start(cfg, board=False):
+    """A state whose parameters are all far from 0, so that each has a slope."""
     init = jax.jit(lambda key: muzero.init(cfg, GAME if board else SPEC, key), compiler_options=QUICK)
-    return init(jax.random.key(0))
+    state, rng = init(jax.random.key(0)), np.random.default_rng(0)
+    model = jax.tree.map(lambda x: jnp.asarray(rng.normal(scale=0.7, size=x.shape), x.dtype), state.model)
+    return state.replace(model=model)
 
 
 # ---- targets
@@ -375,9 +378,7 @@ def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
     cfg = config(critic=critic, simulations=25, low=-2.0, high=3.0)
     spec = GAME if two else SPEC
     state = start(cfg, two)
-    # weights that are large enough for values to matter
-    model = jax.tree.map(lambda x: 2 * x, state.model)
-    state, slow = state.replace(model=model), Slow(cfg, spec, state.replace(model=model))
+    slow = Slow(cfg, spec, state)
     rng = np.random.default_rng(3)
     board = rng.normal(size=(12, 2)).astype(np.float32)
     legal = np.ones((12, A), np.float32)

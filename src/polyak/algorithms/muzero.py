@@ -115,11 +115,11 @@ optimizer = adam()
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Random networks."""
     keys, head = jax.random.split(key, 3), cfg.atoms if cfg.critic == "categorical" else 1
-    state, mlp = Box((cfg.width,)), build("mlp")
+    state, mlp = Box((cfg.width,)), partial(build("mlp"), hidden=cfg.hidden, init="orthogonal")
     model = Model(
-        build(cfg.network)(keys[0], spec.obs, cfg.width, cfg.hidden),
-        mlp(keys[1], (state, spec.action), cfg.width + head, cfg.hidden),
-        mlp(keys[2], state, spec.action.n + head, cfg.hidden),
+        build(cfg.network)(keys[0], spec.obs, cfg.width, cfg.hidden, init="orthogonal"),
+        mlp(keys[1], (state, spec.action), cfg.width + head),
+        mlp(keys[2], state, spec.action.n + head, scale=0.01),
     )
     return State(model, optimizer.init(model), start_clock())
 
