@@ -71,7 +71,7 @@ def learned(
     return arrays
 
 
-def driver_of(algorithm: Algorithm, cfg: Any, env: str, num_envs: int, seed: int = 0) -> InGraph | Host:
+def driver_of(algorithm: Algorithm, cfg: Any, env: str, num_envs: int, seed: int = 0) -> Any:
     """A driver of one seed."""
     world = find(env)
     spec = dataclasses.replace(world.spec, num_envs=num_envs)
@@ -273,6 +273,7 @@ def asynchronous_q() -> Finding:
         claims[f"{env}: one worker is Q-learning (C1), bit for bit after 200 updates"] = [
             x.tobytes() for x in got
         ] == [x.tobytes() for x in want]
+    ages = np.zeros(1)
     for method in METHODS:
         run = train("async_q", "jax:CartPole-v1", seeds=SEEDS, config={"method": method})
         means = run.evaluate(EPISODES).returns.mean(axis=1)
@@ -281,7 +282,7 @@ def asynchronous_q() -> Finding:
             reached >= 4
         )
         figures.append(f"{method} {means.mean():.0f} ({shown(means)})")
-    ages = histogram(run)
+        ages = histogram(run)
     draw_histogram(ages)
     age = float(np.arange(len(ages)) @ ages)
     claims[f"their gradients are old (mean {age:.2f} updates)"] = age > 1

@@ -437,7 +437,7 @@ class Hogwild:
     def report(self, run: HogwildRun) -> tuple[HogwildRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums [S] of all workers since the last report."""
         reports = self._ask("report")
-        sums = {name: sum(each[name] for each in reports) for name in reports[0]}
+        sums = {name: np.sum([each[name] for each in reports], axis=0) for name in reports[0]}
         seen = [
             name for name, value in sums.items() if not name.startswith("actor/staleness_") or value.any()
         ]
