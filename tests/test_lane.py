@@ -235,7 +235,7 @@ def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_dis
 
 
 def test_policies_are_ordered_by_disengagements_and_then_by_metres():
-    good = {"random": (9.0, 100.0), "zero": (9.0, 120.0), "pixels": (1.0, 250.0), "vae": (1.0, 250.0)}
+    good = {"random": (9.0, 100.0), "zero": (9.0, 120.0), "pixels": (1.0, 250.0), "encoder": (1.0, 250.0)}
     assert all(order(good).values())
     assert list(order({**good, "zero": (9.0, 100.0)}).values()) == [False, True, True]
-    assert list(order({**good, "vae": (1.5, 250.0)}).values()) == [True, True, False]
+    assert list(order({**good, "encoder": (1.5, 250.0)}).values()) == [True, True, False]

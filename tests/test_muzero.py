@@ -17,7 +17,9 @@ from polyak.algorithms import muzero
 from polyak.drivers.check import check_data
 from polyak.errors import UserError
 from polyak.interface import Batch, Box, Discrete, Replay, Spec, Transition
-from polyak.parts import replay
+from polyak.parts import replay, search
+from polyak.parts.networks.latent import compressed, expanded
+from polyak.parts.unrolled import targets
 
 A, B = 3, 4
 SPEC = Spec(obs=Box((2,)), action=Discrete(A))
@@ -107,7 +109,7 @@ def as_sequences(histories, gamma):
 
 @functools.cache
 def fast_targets(cfg):
-    return jax.jit(lambda batch, cut: muzero.targets(cfg, batch, cut), compiler_options=QUICK)
+    return jax.jit(lambda batch, cut: targets(batch, cfg.unroll, cfg.n_step, cut), compiler_options=QUICK)
 
 
 SHAPES = [(1, 1), (2, 3), (3, 6)]
@@ -155,7 +157,7 @@ def test_targets_of_what_a_ring_gives_are_those_of_the_whole_history_also_where_
     @functools.partial(jax.jit, compiler_options=QUICK)
     def learned_from(ring, key):
         sample = replay.sample(ring, key, data, -0.9)
-        return sample.obs[:, 0], muzero.targets(cfg, sample, jnp.full(count, 0.7))
+        return sample.obs[:, 0], targets(sample, cfg.unroll, cfg.n_step, jnp.full(count, 0.7))
 
     for first in range(0, 28, T):
         rows = [h[first : first + T] for h in histories]
@@ -183,10 +185,10 @@ def test_targets_of_what_a_ring_gives_are_those_of_the_whole_history_also_where_
 def test_h_and_its_inverse_are_those_of_appendix_f():
     x = np.array([-300.0, -2.5, -1e-3, 0.0, 0.3, 1.0, 200.0, 90_000.0])
     h = np.sign(x) * (np.sqrt(np.abs(x) + 1) - 1) + 0.001 * x
-    np.testing.assert_allclose(muzero.compressed(jnp.asarray(x, jnp.float32)), h, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(compressed(jnp.asarray(x, jnp.float32)), h, rtol=1e-6, atol=1e-7)
     back = np.sign(h) * (((np.sqrt(1 + 4 * 0.001 * (np.abs(h) + 1 + 0.001)) - 1) / (2 * 0.001)) ** 2 - 1)
     np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(muzero.expanded(jnp.asarray(h, jnp.float32)), x, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(expanded(jnp.asarray(h, jnp.float32)), x, rtol=1e-5, atol=1e-6)
 
 
 def softmax(x):
@@ -437,12 +439,12 @@ def test_what_cannot_work_is_one_line(monkeypatch):
         check_data("muzero", muzero.algorithm, config(**values), SPEC)
 
     check()
-    with pytest.raises(UserError, match="length is 3, but sequences need unroll"):
+    with pytest.raises(UserError, match="length is 3, but unroll"):
         check(n=0)
     with pytest.raises(UserError, match="low is 2 and high 1"):
         check(low=2.0, high=1.0)
     with pytest.raises(UserError, match="simulator is for planners, and this is none"):
         check(data=dataclasses.replace(config().data, simulator=True))
-    monkeypatch.setattr(muzero.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "polyak\[games\]"'):
         check()

@@ -5,18 +5,15 @@ Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Has
 appendices B to H. Lecture 1. One file for boards (`critic = "scalar"`, two players) and for one player with rewards.
 Search is mctx's: the paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
 
-The environment's rules are never asked. At the root, actions may be masked by the observation's part `legal`, as in the
-paper; inside the tree all actions are tried, and no state is an end.
+The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
 residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps. A time limit is
 bootstrapped through, by the network's value of the true successor; what lies behind it is not learned from.
 """
 
-import importlib.util
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +22,6 @@ from polyak.interface import (
     Algorithm,
     Array,
     Batch,
-    Box,
     Clock,
     Replay,
     Spec,
@@ -36,8 +32,11 @@ from polyak.interface import (
 )
 from polyak.parts import categorical
 from polyak.parts.networks import build
+from polyak.parts.networks.latent import LatentModel, latent_model
 from polyak.parts.optimize import adam, gradient_step, squared_norm
 from polyak.parts.schedules import linear_schedule, start_clock
+from polyak.parts.search import PUCT, installed, latent_search
+from polyak.parts.unrolled import targets
 from polyak.pytree import Record, pytree
 
 
@@ -84,28 +83,11 @@ class Config:
 
 
 @pytree
-class Model(Record):
-    """The three networks, theta."""
-
-    representation: Tree  # h: o -> s^0
-    dynamics: Tree  # g: s^k-1, a^k -> r^k, s^k
-    prediction: Tree  # f: s^k -> p^k, v^k
-
-
-@pytree
 class State(Record):
     """The model and its optimiser."""
 
-    model: Model
+    model: LatentModel  # theta
     opt_state: Tree
-    clock: Clock
-
-
-@pytree
-class Actor(Record):
-    """The model, and how far the temperature has fallen."""
-
-    model: Model
     clock: Clock
 
 
@@ -114,183 +96,35 @@ optimizer = adam()
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Random networks."""
-    keys, head = jax.random.split(key, 3), cfg.atoms if cfg.critic == "categorical" else 1
-    state, mlp = Box((cfg.width,)), partial(build("mlp"), hidden=cfg.hidden, init="orthogonal")
-    model = Model(
-        build(cfg.network)(keys[0], spec.obs, cfg.width, cfg.hidden, init="orthogonal"),
-        mlp(keys[1], (state, spec.action), cfg.width + head),
-        mlp(keys[2], state, spec.action.n + head, scale=0.01),
-    )
+    heads = cfg.low, cfg.high, cfg.atoms if cfg.critic == "categorical" else 1
+    builder, sizes = build(cfg.network), (cfg.width, cfg.hidden)
+    model = latent_model(key, builder, spec.obs, spec.action, *sizes, heads)
     return State(model, optimizer.init(model), start_clock())
 
 
-def actor(state: State) -> Actor:
-    """The part of the state that acting needs."""
-    return Actor(state.model, state.clock)
+def actor(state: State) -> tuple[LatentModel, Clock]:
+    """The model, and how far the temperature has fallen."""
+    return state.model, state.clock
 
 
-# ---- the model
-
-
-def scaled(hidden: Array) -> Array:
-    """State s with its least number moved to 0 and its largest to 1: appendix G."""
-    low, high = hidden.min(axis=-1, keepdims=True), hidden.max(axis=-1, keepdims=True)
-    return (hidden - low) / jnp.maximum(high - low, 1e-5)
-
-
-def represent(model: Model, obs: Tree) -> Array:
-    """s^0 = h(o), [..., width]."""
-    return scaled(model.representation(obs))
-
-
-def imagine(cfg: Config, model: Model, hidden: Array, action: Array) -> tuple[Array, Array]:
-    """s^k and what the reward's head says, from s^k-1 and a^k."""
-    out = model.dynamics((hidden, action))
-    return scaled(out[..., : cfg.width]), out[..., cfg.width :]
-
-
-def predict(spec: Spec, model: Model, hidden: Array) -> tuple[Array, Array]:
-    """Logits of p^k [..., A] and what the value's head says of s^k."""
-    out = model.prediction(hidden)
-    return out[..., : spec.action.n], out[..., spec.action.n :]
-
-
-# h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x, and its inverse      appendix F
-EPS = 0.001
-
-
-def compressed(x: Array) -> Array:
-    """h(x)."""
-    return jnp.sign(x) * (jnp.sqrt(jnp.abs(x) + 1) - 1) + EPS * x
-
-
-def expanded(x: Array) -> Array:
-    """The number of which h is x; written without a difference of numbers that are nearly the same."""
-    big = jnp.abs(x) + 1 + EPS
-    return jnp.sign(x) * ((2 * big / (jnp.sqrt(1 + 4 * EPS * big) + 1)) ** 2 - 1)
-
-
-def number(cfg: Config, out: Array) -> Array:
-    """The value or reward that a head says, in the environment's units."""
-    if cfg.critic == "scalar":
-        return jnp.tanh(out[..., 0])
-    return expanded(categorical.mean(out, categorical.support(cfg.low, cfg.high, cfg.atoms)))
-
-
-def distance(cfg: Config, target: Array, out: Array) -> Array:
-    """l^v or l^r of what a head says: cross-entropy to h(target) on the two atoms beside it, or the squared error."""
-    if cfg.critic == "scalar":
-        return (number(cfg, out) - target) ** 2
-    place, one = compressed(target)[..., None], jnp.ones((*target.shape, 1))
-    atoms = categorical.support(cfg.low, cfg.high, cfg.atoms)
-    return categorical.log_loss(categorical.project(place, one, atoms), out)
-
-
-# ---- acting
-
-
-def search(
-    cfg: Config, spec: Spec, actor: Actor, obs: Tree, key: Array, explore: bool
-) -> tuple[Array, Array, Array]:
+def search(cfg: Config, spec: Spec, actor: tuple, obs: Tree, key: Array, explore: bool) -> tuple:
     """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation."""
-    import mctx
-
-    def inside(model: Model, key: Array, action: Array, hidden: Array) -> tuple[Any, Array]:
-        hidden, reward = imagine(cfg, model, hidden, action)
-        logits, value = predict(spec, model, hidden)
-        gamma = jnp.full(action.shape, -cfg.gamma if spec.players == 2 else cfg.gamma)
-        said = {"reward": number(cfg, reward), "value": number(cfg, value)}
-        return mctx.RecurrentFnOutput(discount=gamma, prior_logits=logits, **said), hidden
-
-    hidden = represent(actor.model, obs)
-    logits, value = predict(spec, actor.model, hidden)
-    illegal = obs["legal"] <= 0 if isinstance(obs, dict) and "legal" in obs else None
-    root = mctx.RootFnOutput(prior_logits=logits, value=number(cfg, value), embedding=hidden)
-    call = actor.model, jax.random.key_data(key), root, inside, cfg.simulations, illegal
-    bounded = cfg.critic == "scalar"  # values are between -1 and 1, which is known and not seen in the tree
-    if cfg.search == "gumbel":
-        completed = partial(mctx.qtransform_completed_by_mix_value, rescale_values=not bounded)
-        found = mctx.gumbel_muzero_policy(*call, qtransform=completed, gumbel_scale=1.0 if explore else 0.0)
-    else:
-        known = partial(mctx.qtransform_by_min_max, min_value=-1.0, max_value=1.0)
-        ends = cfg.temperature, cfg.temperature_end
-        temperature = linear_schedule(actor.clock.env_steps, *ends, max(cfg.horizon, 1))
-        found = mctx.muzero_policy(
-            *call,
-            qtransform=known if bounded else normalized,
-            dirichlet_alpha=cfg.noise,
-            dirichlet_fraction=cfg.noise_share if explore else 0.0,
-            pb_c_init=cfg.pb_c_init,
-            pb_c_base=cfg.pb_c_base,
-            temperature=temperature if explore else 0.0,
-        )
-    return found.action.astype(jnp.int32), found.action_weights, found.search_tree.summary().value
+    (model, clock), turn = actor, -cfg.gamma if spec.players == 2 else cfg.gamma
+    ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
+    noise = cfg.noise, cfg.noise_share, cfg.pb_c_init, cfg.pb_c_base
+    puct = PUCT(*noise, linear_schedule(clock.env_steps, *ends)) if cfg.search == "puct" else None
+    return latent_search(model, obs, key, turn, cfg.simulations, puct, explore)
 
 
-def normalized(tree: Any, node: Array) -> Array:
-    """Q(s, a) of a node [A], between the least and the largest of the whole tree; 0 where nothing was tried: eq. 5."""
-    tried = tree.children_visits > 0
-    q = tree.children_rewards + tree.children_discounts * tree.children_values
-    low, high = jnp.where(tried, q, jnp.inf).min(), jnp.where(tried, q, -jnp.inf).max()
-    span = jnp.where(high > low, high - low, 1.0)
-    return jnp.where(tried[node], (q[node] - low) / span, 0.0)
-
-
-def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+def act(cfg: Config, spec: Spec, actor: tuple, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
     """What the search says; its policy and its value are remembered."""
-    # without exploring, ties are broken in the same way always
     action, policy, value = search(cfg, spec, actor, obs, key if explore else jax.random.key(0), explore)
     return action, memory, {"policy": policy, "value": value}
 
 
-# ---- learning
-
-
-@pytree
-class Targets(Record):
-    """What the model should say of the states k = 0 .. K, [B, K + 1], and where that is known."""
-
-    policy: Array  # pi, [B, K + 1, A]
-    value: Array  # z
-    reward: Array  # u, of the step into state k; nothing for k = 0
-    has_policy: Array  # 1 where state k is one that was searched
-    has_value: Array  # 1 there, and past the end of the world
-    has_reward: Array  # 1 where the step into state k was seen, and past the end of the world
-
-
-def targets(cfg: Config, batch: Batch, cut: Array) -> Targets:
-    """Targets from sequences [B, K + n + 1]; `cut` [B] is the value behind their first end, if that was a time limit.
-
-    States past the end of the world are absorbing: value and reward are 0. Past a time limit nothing is known.
-    """
-    K, last = cfg.unroll, batch.last
-    before = jnp.cumsum(last, axis=1) - last
-    alive = before == 0  # of the episode that the sequence begins in
-    over = ~alive & (jnp.cumsum(batch.terminated & alive, axis=1) > 0)
-
-    # z_t = u_t+1 + gamma u_t+2 + ... + gamma^n-1 u_t+n + gamma^n nu_t+n, one more step each time
-    def one_step_more(_: int, value: Array) -> Array:
-        after = jnp.where(last, cut[:, None], jnp.roll(value, -1, axis=1))
-        return batch.reward + jnp.where(batch.discount == 0, 0.0, batch.discount * after)
-
-    value = jax.lax.fori_loop(0, cfg.n_step, one_step_more, batch.extras["value"])
-    seen, known = alive[:, : K + 1], (alive | over)[:, : K + 1]
-    stepped = jnp.concatenate([jnp.zeros_like(seen[:, :1]), seen[:, :K]], axis=1)  # into state k
-    reward = jnp.concatenate([jnp.zeros_like(value[:, :1]), batch.reward[:, :K]], axis=1)
-    return Targets(
-        policy=batch.extras["policy"][:, : K + 1],
-        value=jnp.where(seen, value[:, : K + 1], 0.0),
-        reward=jnp.where(stepped, reward, 0.0),
-        has_policy=seen.astype(jnp.float32),
-        has_value=known.astype(jnp.float32),
-        has_reward=(stepped | (known & ~seen)).astype(jnp.float32),
-    )
-
-
 def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Batch:
     """The batch with policies and values of a share of its sequences as a search finds them now."""
-    count = round(cfg.reanalyze * len(batch.reward))
-    if count == 0:
+    if (count := round(cfg.reanalyze * len(batch.reward))) == 0:
         return batch
     shape = batch.reward[:count].shape
     obs = jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), batch.obs)
@@ -309,37 +143,37 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     # v of the true successor of each sequence's first end
     end = jnp.argmax(batch.last, axis=1)
     beyond = jax.tree.map(lambda x: x[jnp.arange(count), end], batch.next_obs)
-    cut = number(cfg, predict(spec, state.model, represent(state.model, beyond))[1])
-    target = targets(cfg, batch, cut)
+    cut = state.model.number(state.model.predict(state.model.represent(beyond))[1])
+    target = targets(batch, K, cfg.n_step, cut)
 
     # past the end of an episode actions are drawn
     drawn = jax.random.randint(key_action, (count, K), 0, spec.action.n, batch.action.dtype)
     action = jnp.where(target.has_policy[:, :K] > 0, batch.action[:, :K], drawn)
     scale = jnp.where(jnp.arange(K + 1) == 0, 1.0, 1.0 / K)  # of each head's loss      appendix G
 
-    def unroll(model: Model) -> tuple[Array, Array, Array]:
+    def unroll(model: LatentModel) -> tuple[Array, Array, Array]:
         def step(hidden: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
             hidden = 0.5 * hidden + jax.lax.stop_gradient(0.5 * hidden)  # half the gradient      appendix G
-            hidden, reward = imagine(cfg, model, hidden, action)
+            hidden, reward = model.imagine(hidden, action)
             return hidden, (hidden, reward)
 
-        first = represent(model, jax.tree.map(lambda x: x[:, 0], batch.obs))
+        first = model.represent(jax.tree.map(lambda x: x[:, 0], batch.obs))
         hidden, reward = jax.lax.scan(step, first, action.T)[1]
-        logits, value = predict(spec, model, jnp.concatenate([first[None], hidden]))
+        logits, value = model.predict(jnp.concatenate([first[None], hidden]))
         reward = jnp.concatenate([jnp.zeros_like(reward[:1]), reward])
         return tuple(x.swapaxes(0, 1) for x in (logits, value, reward))  # [B, K + 1, ...]
 
     # l = sum_k l^r(u, r^k) + l^v(z, v^k) + l^p(pi, p^k) + c |theta|^2      eq. 1
-    def loss(model: Model) -> tuple[Array, tuple[Array, ...]]:
+    def loss(model: LatentModel) -> tuple[Array, tuple[Array, ...]]:
         logits, value, reward = unroll(model)
         parts = (
             target.has_policy * categorical.log_loss(target.policy, logits),
-            target.has_value * distance(cfg, target.value, value) * cfg.value_scale,
-            target.has_reward * distance(cfg, target.reward, reward),
+            target.has_value * model.distance(target.value, value) * cfg.value_scale,
+            target.has_reward * model.distance(target.reward, reward),
         )
         policy_loss, value_loss, reward_loss = ((scale * part).sum(axis=1) for part in parts)
         total = (batch.weight[:, 0] * (policy_loss + value_loss + reward_loss)).mean()
-        means = policy_loss.mean(), value_loss.mean(), reward_loss.mean(), number(cfg, value[:, 0]).mean()
+        means = policy_loss.mean(), value_loss.mean(), reward_loss.mean(), model.number(value[:, 0]).mean()
         return total + cfg.decay * squared_norm(model), means
 
     (total, means), grads = jax.value_and_grad(loss, has_aux=True)(state.model)
@@ -361,12 +195,12 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 def wrong(cfg: Config, spec: Spec) -> list[str]:
     """Sequences that are too short, a support without width, and a search that is not installed."""
     lines = []
-    if importlib.util.find_spec("mctx") is None:
+    if not installed():
         lines.append('it searches with mctx: pip install "polyak[games]"')
     if cfg.n_step < 1:
+        least = cfg.unroll + 2
         lines.append(
-            f"data.length is {cfg.data.length}, but sequences need unroll + n + 1 rows, n at least 1: give "
-            f"{cfg.unroll + 2} or more"
+            f"data.length is {cfg.data.length}, but unroll + n + 1 rows are at least {least}: give more"
         )
     if cfg.critic == "categorical" and cfg.low >= cfg.high:
         lines.append(f"low is {cfg.low:g} and high {cfg.high:g}, but the atoms must rise from low to high")
