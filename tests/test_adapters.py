@@ -551,8 +551,9 @@ def test_each_prefix_finds_its_own():
     assert find("polyak.envs.worlds.classic_control:Pendulum", {"gravity": 2}).gravity == 2.0
     assert find("CartPole-v1").make_one("rgb_array").render_mode == "rgb_array"
     found = names()
-    assert {"jax", "gymnasium", "gymnax", "envpool", "atari"} == set(found)
-    assert all(("Pong-v5" if of == "atari" else "CartPole-v1") in listed for of, listed in found.items())
+    assert {"jax", "gymnasium", "gymnax", "pgx", "envpool", "atari"} == set(found)
+    shown = {"atari": "Pong-v5", "pgx": "go_9x9"}
+    assert all(shown.get(of, "CartPole-v1") in listed for of, listed in found.items())
 
 
 def test_an_environment_of_ones_own_is_found_in_the_current_folder(tmp_path, monkeypatch):

@@ -112,8 +112,9 @@ def test_a_position_is_chosen_once_in_a_game_right_after_its_uniform_move():
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_with_untrained_networks_the_search_wins_at_once_and_stops_a_line(lam):
     def nets(key):
-        one = alphago.cloning_init(alphago.CloningConfig(hidden=(4,)), SPEC, key)
-        three = alphago.value_init(alphago.ValueConfig(hidden=(4,)), SPEC, key)
+        key_one, key_three = jax.random.split(key)
+        one = alphago.cloning_init(alphago.CloningConfig(hidden=(4,)), SPEC, key_one)
+        three = alphago.value_init(alphago.ValueConfig(hidden=(4,)), SPEC, key_three)
         return one.policy, one.rollout, three.player, three.value
 
     learned = alphago.Networks(*jax.jit(nets)(jax.random.key(0)))

@@ -22,7 +22,13 @@ from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
 
 RESERVED = ("brax", "playground")  # prefixes that will mean something
-EXTRAS = {"gymnax": "polyak[gymnax]", "envpool": "polyak[envpool]", "pgx": "polyak[games]"}
+EXTRAS = {
+    "gymnax": "polyak[gymnax]",
+    "envpool": "polyak[envpool]",
+    "pgx": "polyak[games]",
+    "ale_py": "polyak[atari]",
+    "cv2": "polyak[atari]",
+}
 
 
 OBJECT = "object:"  # before what a run calls an environment that no name brings back
@@ -52,7 +58,7 @@ def find(
 ) -> Any:
     """The environment of this name: an `Environment` in JAX, or a factory of host environments.
 
-    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, pgx:go_9x9, envpool:Pong-v5,
+    name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, pgx:go_9x9, envpool:Pong-v5, atari:Pong-v5,
               my_package.module:MyEnv (a class, instance or function of your own); or such a thing itself,
               a `functools.partial` of it, or Gymnasium's EnvSpec
     fields    its constants or its constructor's keyword arguments
@@ -79,6 +85,13 @@ def find(
         return _with(name, table[rest](), fields, measures)
     if prefix == "gymnax":
         return _gymnax(rest, fields, measures)
+    if prefix == "atari":
+        _needs("ale_py", name)
+        _needs("cv2", name)
+        from polyak.envs.adapters import atari
+
+        refuse_on_host(name, fields)
+        return _looked_at(atari.factory(rest, fields, measures))
     if prefix == "pgx":
         _needs("pgx", name)
         from polyak.envs.adapters import pgx
@@ -127,7 +140,11 @@ def names() -> dict[str, list[str]]:
     import gymnasium
 
     found = {"jax": sorted(_ours()), "gymnasium": sorted(gymnasium.registry)}
-    found |= {"gymnax": [], "pgx": [], "envpool": []}
+    found |= {"gymnax": [], "pgx": [], "envpool": [], "atari": []}
+    with contextlib.suppress(ImportError):
+        from polyak.envs.adapters import atari
+
+        found["atari"] = atari.names()
     with contextlib.suppress(ImportError):
         from polyak.envs.adapters import gymnax
 
@@ -144,7 +161,7 @@ def names() -> dict[str, list[str]]:
 
 
 def _prefixes() -> str:
-    return "jax:, gymnax:, pgx:, envpool:, my_package.module:, or none for Gymnasium"
+    return "jax:, gymnax:, pgx:, envpool:, atari:, my_package.module:, or none for Gymnasium"
 
 
 def _ours() -> dict[str, type]:
@@ -241,7 +258,7 @@ def _module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise UserError(f"importing {path} failed: {said_by(error)}") from error
-        hint = nearest(path, ("jax", "gymnax", "pgx", "envpool"))
+        hint = nearest(path, ("jax", "gymnax", "pgx", "envpool", "atari"))
         raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
     except BaseException as error:
         if passes(error):
