@@ -147,7 +147,7 @@ def search(
         found = mctx.gumbel_muzero_policy(*given, max_num_considered_actions=most, gumbel_scale=scale)
     else:
         noise = {"dirichlet_fraction": cfg.noise if explore else 0.0, "dirichlet_alpha": cfg.alpha}
-        found = mctx.muzero_policy(*given, **noise, pb_c_init=cfg.exploration)
+        found = mctx.muzero_policy(*given, **noise, pb_c_init=cfg.exploration)  # pyright: ignore
     return found.action, found.action_weights
 
 

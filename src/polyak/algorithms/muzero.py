@@ -139,7 +139,6 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     key_search, key_action = jax.random.split(key)
     batch = reanalyzed(cfg, spec, state, batch, key_search)
     K, count = cfg.unroll, len(batch.reward)
-
     # v of the true successor of each sequence's first end
     end = jnp.argmax(batch.last, axis=1)
     beyond = jax.tree.map(lambda x: x[jnp.arange(count), end], batch.next_obs)
@@ -151,7 +150,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     action = jnp.where(target.has_policy[:, :K] > 0, batch.action[:, :K], drawn)
     scale = jnp.where(jnp.arange(K + 1) == 0, 1.0, 1.0 / K)  # of each head's loss      appendix G
 
-    def unroll(model: LatentModel) -> tuple[Array, Array, Array]:
+    def unroll(model: LatentModel) -> tuple[Array, ...]:
         def step(hidden: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
             hidden = 0.5 * hidden + jax.lax.stop_gradient(0.5 * hidden)  # half the gradient      appendix G
             hidden, reward = model.imagine(hidden, action)
@@ -159,8 +158,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
         first = model.represent(jax.tree.map(lambda x: x[:, 0], batch.obs))
         hidden, reward = jax.lax.scan(step, first, action.T)[1]
-        logits, value = model.predict(jnp.concatenate([first[None], hidden]))
         reward = jnp.concatenate([jnp.zeros_like(reward[:1]), reward])
+        logits, value = model.predict(jnp.concatenate([first[None], hidden]))
         return tuple(x.swapaxes(0, 1) for x in (logits, value, reward))  # [B, K + 1, ...]
 
     # l = sum_k l^r(u, r^k) + l^v(z, v^k) + l^p(pi, p^k) + c |theta|^2      eq. 1

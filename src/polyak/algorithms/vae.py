@@ -138,7 +138,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
         "error": error,  # mean squared error of a number of the reconstruction
         "divergence": divergence,  # of q(z|x) from the prior N(0, I), nats
     }
-    return Update(State(*nets, opt_state, state.clock.updated()), metrics)
+    encoder, spread, decoder = nets
+    return Update(State(encoder, spread, decoder, opt_state, state.clock.updated()), metrics)
 
 
 algorithm = Algorithm(

@@ -49,7 +49,7 @@ class ILQR:
                 by_time(jax.hessian(both(cost))),
             )
 
-        def play(start: Array, actions: Array, states: Array, gains: Array) -> tuple[Array, Array]:
+        def play(start: Array, actions: Array, states: Array, gains: Array) -> tuple[Array, Array, Array]:
             def step(x: Array, now: tuple) -> tuple[Array, tuple]:
                 u, near, K = now
                 u = u + (K * (x - near)).sum(axis=-1)

@@ -40,12 +40,13 @@ def latent_search(
         hidden, reward = model.imagine(hidden, action)
         logits, value = model.predict(hidden)
         said = {"reward": model.number(reward), "value": model.number(value), "prior_logits": logits}
-        return mctx.RecurrentFnOutput(discount=jnp.full(action.shape, gamma), **said), hidden
+        said["discount"] = jnp.full(action.shape, gamma)
+        return mctx.RecurrentFnOutput(**said), hidden  # pyright: ignore
 
     hidden = model.represent(obs)
     logits, value = model.predict(hidden)
     illegal = obs["legal"] <= 0 if isinstance(obs, dict) and "legal" in obs else None
-    root = mctx.RootFnOutput(prior_logits=logits, value=model.number(value), embedding=hidden)
+    root = mctx.RootFnOutput(prior_logits=logits, value=model.number(value), embedding=hidden)  # pyright: ignore
     call = model, jax.random.key_data(key), root, inside, simulations, illegal
     if puct is None:
         completed = partial(mctx.qtransform_completed_by_mix_value, rescale_values=not model.bounded)

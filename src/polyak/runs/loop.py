@@ -373,7 +373,11 @@ def declared_frames(ring: Any, extra: dict[str, Any], path: Path) -> dict[str, A
     if not isinstance(ring, Ring) or ring.frames == ():
         return {}
     lengths = extra.get("frames")
-    if not files.counts(lengths) or len(lengths) != len(jax.tree.leaves(ring.frames.store)):
+    if (
+        lengths is None
+        or not files.counts(lengths)
+        or len(lengths) != len(jax.tree.leaves(ring.frames.store))
+    ):
         raise files.damaged(path, "field 'frames' is missing or wrong")
     store = [jax.ShapeDtypeStruct((length,), np.uint8) for length in lengths]
     return {"frames": {"head": ring.frames.head, "held": ring.frames.held, "store": store}}

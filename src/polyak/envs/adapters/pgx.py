@@ -87,4 +87,4 @@ def names() -> list[str]:
 def _built(name: str) -> Any:
     """Pgx's object: functions and what its constructor computed, never tracers."""
     with jax.ensure_compile_time_eval():
-        return pgx.make(name)
+        return pgx.make(name)  # pyright: ignore[reportArgumentType]

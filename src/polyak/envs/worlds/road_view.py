@@ -174,7 +174,10 @@ def rays(camera: Camera) -> Rays:
         azimuth=np.arctan(side / np.cos(pitch)),
         pixel=1 / focal,
     )
-    return Rays(*(np.asarray(x, np.float32) if isinstance(x, np.ndarray) else x for x in found))
+    arrays = {
+        name: np.asarray(x, np.float32) for name, x in found._asdict().items() if isinstance(x, np.ndarray)
+    }
+    return found._replace(**arrays)
 
 
 def table_at(table: Array, place: Array) -> Array:
