@@ -59,8 +59,8 @@ def find(
     """The environment of this name: an `Environment` in JAX, or a factory of host environments.
 
     name      CartPole-v1 (Gymnasium), jax:CartPole-v1 (ours), gymnax:Breakout-MinAtar, pgx:go_9x9, envpool:Pong-v5,
-              atari:Pong-v5, my_package.module:MyEnv (a class, instance or function of your own); or such a thing itself,
-              a `functools.partial` of it, or Gymnasium's EnvSpec
+              atari:Pong-v5, my_package.module:MyEnv (a class, instance or function of your own); or such a thing
+              itself, a `functools.partial` of it, or Gymnasium's EnvSpec
     fields    its constants or its constructor's keyword arguments
     measures  names in `info`, each with how an episode is summed up; a JAX environment has its own
     UserError says in one line what is wrong and the nearest valid name.
