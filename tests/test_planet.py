@@ -16,8 +16,9 @@ from oracles import Adam, finite_differences, float64, mlp
 from polyak.algorithms import planet
 from polyak.envs.worlds.pixels import CartPoleSwingUp, PixelCartPoleSwingUp, PixelPendulum
 from polyak.interface import Box, Replay, Spec
-from polyak.parts.networks.images import coarse, decoder, dequantised, encoder, fine, squares
+from polyak.parts.networks.images import coarse, decoder, dequantised, encoder
 from polyak.parts.networks.rssm import Latent
+from polyak.parts.networks.squares import four_of_each, squares
 
 SPEC = Spec(obs=Box((2,)), action=Box((1,), -2.0, 2.0))
 B, L, D, S = 2, 5, 3, 2
@@ -244,7 +245,7 @@ def test_a_layer_of_the_decoder_is_the_transpose_of_one_of_the_encoder():
     weight = rng.normal(size=(2, 2, 2, 2, 2, 3))  # of the encoder: square, place in it, channel, filter
     halved = coarse(jnp.asarray(wide)) @ weight.reshape(32, 3)
     turned = weight[::-1, ::-1].transpose(0, 1, 5, 2, 3, 4).reshape(12, 8)  # a place is in four squares
-    doubled = fine(squares(jnp.asarray(narrow), edge=1) @ turned)[1:-1, 1:-1]
+    doubled = four_of_each(squares(jnp.asarray(narrow), 2, edge=1) @ turned)[1:-1, 1:-1]
     assert doubled.shape == wide.shape
     np.testing.assert_allclose((halved * narrow).sum(), (doubled * wide).sum(), rtol=1e-4)
 

@@ -9,10 +9,10 @@ from scipy import signal
 from polyak.errors import UserError
 from polyak.interface import Box
 from polyak.parts.networks import build
+from polyak.parts.networks.squares import four_of_each
 from polyak.parts.networks.strided import (
     LATENT,
     every_other,
-    four_of_each,
     halved,
     make_decoder,
     make_encoder,

@@ -12,6 +12,7 @@ from polyak.errors import UserError, chosen
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer
 from polyak.parts.networks.mlp import mlp
+from polyak.parts.networks.squares import squares
 from polyak.pytree import Record, pytree, static
 
 FILTERS, WIDTH = 16, 3  # of the paper: 16 filters of 3 x 3, one place apart
@@ -36,15 +37,8 @@ class CNN(Record):
 
     def convolved(self, filters: Layer, image: Array) -> Float[Array, "*batch D"]:
         """What the filters say of an image [..., H, W, C], in one row."""
-        x = ACTIVATIONS[self.activation](filters(patches(jnp.asarray(image, jnp.float32))))
+        x = ACTIVATIONS[self.activation](filters(squares(jnp.asarray(image, jnp.float32), WIDTH)))
         return x.reshape(*x.shape[:-3], -1)
-
-
-def patches(image: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H2 W2 D"]:
-    """Every square of 3 x 3 places, [..., H - 2, W - 2, 9 C]: a convolution is one product of them with its filters."""
-    high, wide = image.shape[-3] - WIDTH + 1, image.shape[-2] - WIDTH + 1
-    parts = [image[..., i : i + high, j : j + wide, :] for i in range(WIDTH) for j in range(WIDTH)]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def at(tree: Tree, place: tuple[Any, ...], change: Callable[[Any], Any]) -> Tree:

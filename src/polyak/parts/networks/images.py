@@ -1,7 +1,4 @@
-"""From images to numbers and back, by filters that halve the sides of an image or double them.
-
-A layer is one product of matrices: XLA's own convolutions take fifteen times as long inside a loop on a CPU.
-"""
+"""From images to numbers and back, by filters that halve the sides of an image or double them."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +6,7 @@ from jaxtyping import Float
 
 from polyak.interface import Array, Box, Space
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer
+from polyak.parts.networks.squares import four_of_each, squares
 from polyak.pytree import Record, pytree, static
 
 LEAST = 4  # side at which halving ends
@@ -49,7 +47,9 @@ class Decoder(Record):
         image = self.first(x)
         image = image.reshape(*image.shape[:-1], LEAST, LEAST, image.shape[-1] // LEAST**2)
         for layer in self.layers:
-            image = fine(layer(squares(ACTIVATIONS[self.activation](image), edge=1)))[..., 1:-1, 1:-1, :]
+            image = four_of_each(layer(squares(ACTIVATIONS[self.activation](image), 2, edge=1)))[
+                ..., 1:-1, 1:-1, :
+            ]
         return image
 
 
@@ -58,23 +58,7 @@ def coarse(image: Float[Array, "*batch S S C"]) -> Float[Array, "*batch H H D"]:
     *lead, high, wide, depth = image.shape
     edge = [(0, 0)] * len(lead) + [(1, 1), (1, 1), (0, 0)]
     image = jnp.pad(image, edge).reshape(*lead, high // 2 + 1, 2, wide // 2 + 1, 2, depth)
-    return squares(image.swapaxes(-4, -3).reshape(*lead, high // 2 + 1, wide // 2 + 1, 4 * depth))
-
-
-def squares(image: Float[Array, "*batch S S C"], edge: int = 0) -> Float[Array, "*batch T T D"]:
-    """Every square of 2 x 2 places, [..., S - 1, S - 1, 4 C], after an edge of zeros."""
-    if edge:
-        image = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [(edge, edge), (edge, edge), (0, 0)])
-    high, wide = image.shape[-3] - 1, image.shape[-2] - 1
-    parts = [image[..., i : i + high, j : j + wide, :] for i in range(2) for j in range(2)]
-    return jnp.concatenate(parts, axis=-1)
-
-
-def fine(image: Float[Array, "*batch S S D"]) -> Float[Array, "*batch T T C"]:
-    """An image [..., 2 S, 2 S, C], each of whose squares of 2 x 2 was one place of [..., S, S, 4 C]."""
-    *lead, high, wide, depth = image.shape
-    image = image.reshape(*lead, high, wide, 2, 2, depth // 4).swapaxes(-4, -3)
-    return image.reshape(*lead, 2 * high, 2 * wide, depth // 4)
+    return squares(image.swapaxes(-4, -3).reshape(*lead, high // 2 + 1, wide // 2 + 1, 4 * depth), 2)
 
 
 def dequantised(image: Array, key: Array, bits: int) -> Float[Array, "*batch S S C"]:

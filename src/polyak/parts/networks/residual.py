@@ -21,6 +21,7 @@ from polyak.parts.networks.layers import (
     layout,
     num_features,
 )
+from polyak.parts.networks.squares import squares
 from polyak.pytree import Record, pytree, static
 
 PLANES, UNITS = 8, 64  # channels that the tower is read through, and units of the reading's hidden layer
@@ -36,7 +37,7 @@ class Block(Record):
     def __call__(self, x: Float[Array, "*batch H W C"], activation: str) -> Float[Array, "*batch H W C"]:
         """The activation of what is added and what was there."""
         act = ACTIVATIONS[activation]
-        return act(x + self.second(around(act(self.first(around(x))))))
+        return act(x + self.second(squares(act(self.first(squares(x, 3, edge=1))), 3, edge=1)))
 
 
 @pytree
@@ -62,19 +63,11 @@ class ResNet(Record):
     def tower(self, board: Array) -> Float[Array, "*batch D"]:
         """What the tower says of a board [..., H, W, C], in one row."""
         act = ACTIVATIONS[self.activation]
-        x = act(self.stem(around(jnp.asarray(board, jnp.float32))))
+        x = act(self.stem(squares(jnp.asarray(board, jnp.float32), 3, edge=1)))
         for block in self.blocks:
             x = block(x, self.activation)
         x = act(self.planes(x))
         return x.reshape(*x.shape[:-3], -1)
-
-
-def around(image: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H W D"]:
-    """Each place with its eight neighbours, 0 beyond the border: their product with filters is a convolution."""
-    high, wide = image.shape[-3:-1]
-    padded = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)])
-    parts = [padded[..., i : i + high, j : j + wide, :] for i in range(3) for j in range(3)]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def residual(

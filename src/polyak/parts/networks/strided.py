@@ -13,6 +13,7 @@ from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at, images
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer, Linear
 from polyak.parts.networks.mlp import mlp
+from polyak.parts.networks.squares import four_of_each, squares
 from polyak.pytree import Record, pytree, static
 
 DEPTH, FILTERS, WIDTH = 4, 16, 3  # of the paper: four layers of 16 filters of 3 x 3, two places apart
@@ -119,7 +120,7 @@ def strided(
 class Decoder(Record):
     """A linear layer, and filters, each layer twice as high and wide as what it reads; a picture is in [0, 1].
 
-    Of each place four are made, side by side: the sub-pixel convolution of Shi et al. 2016 (arXiv:1609.05158).
+    Of each place four are made, side by side.
     """
 
     first: Linear  # [LATENT, D]
@@ -132,24 +133,11 @@ class Decoder(Record):
         x = jax.nn.relu(self.first(latent))
         x = x.reshape(*x.shape[:-1], halved(height, DEPTH), halved(width, DEPTH), FILTERS)
         for left, layer in zip(reversed(range(DEPTH)), self.filters, strict=True):
-            x = four_of_each(layer(around(x)))[..., : halved(height, left), : halved(width, left), :]
+            x = four_of_each(layer(squares(x, WIDTH, edge=1)))[
+                ..., : halved(height, left), : halved(width, left), :
+            ]
             x = jax.nn.relu(x) if left else jax.nn.sigmoid(x)
         return x
-
-
-def four_of_each(x: Float[Array, "*batch H W F4"]) -> Float[Array, "*batch H2 W2 F"]:
-    """Each place with numbers for four as a square of 2 x 2 places: [..., 2 H, 2 W, F]."""
-    *lead, high, wide, count = x.shape
-    x = jnp.swapaxes(x.reshape(*lead, high, wide, 2, 2, count // 4), -4, -3)
-    return x.reshape(*lead, 2 * high, 2 * wide, count // 4)
-
-
-def around(image: Float[Array, "*batch H W C"]) -> Float[Array, "*batch H W D"]:
-    """The square of 3 x 3 places about every place, zeros beyond the edge: [..., H, W, 9 C]."""
-    high, wide = image.shape[-3:-1]
-    x = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)])
-    parts = [x[..., i : i + high, j : j + wide, :] for i in range(WIDTH) for j in range(WIDTH)]
-    return jnp.concatenate(parts, axis=-1)
 
 
 def make_decoder(key: jax.Array, image: Box, latent: int = LATENT, init: str = "uniform") -> Decoder:
