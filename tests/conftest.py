@@ -28,6 +28,13 @@ import jax
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_forgotten():
+    """What a file's tests compiled is let go: a process may map so much memory, in pieces that are not too many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _keys_are_used_once(request):
     """A key that is used twice is an error; `@pytest.mark.keys_unchecked` where another's code does it."""

@@ -234,7 +234,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(going):
         (NAME, {"sync": "hogwild", "vectorization": "async"}, "leave --vectorization at sync"),
         (NAME, {"sync": "hogwild", "config": {"network": "noisy"}}, "choose another --config.network"),
         (NAME, {"sync": "async", "workers": 3, "num_envs": 4}, "give a multiple of --workers"),
-        (NAME, {"workers": 3}, "say how by --sync"),
+        (NAME, {"workers": 3}, "by --sync lockstep"),
         ("dqn", {"sync": "async", "workers": 2}, "has no gradient that workers could send: " + NAME),
     ],
 )

@@ -219,7 +219,7 @@ def test_both_drivers_and_agents_begin_with_the_weights(first, env):
 
 @pytest.mark.slow
 def test_a_run_with_hindsight_is_loaded_and_begun_from(tmp_path):
-    given = {"config": TD3, "out": str(tmp_path), "her": "future", **SMALL}
+    given = {"config": TD3 | {"data.warmup": 50}, "out": str(tmp_path), "her": "future", **SMALL}
     run = train("td3", "jax:Reach", steps=60, name="first", **given)
     again = train("td3", "jax:Reach", steps=60, name="again", init=(str(run.path),), **given)
     assert again.resume(steps=90).finished
