@@ -261,7 +261,7 @@ def ignored(spec: Spec, cfg: Any) -> dict[str, str]:
         if isinstance(space, Box) and len(space.shape) > 1 and space.size >= PICTURE and network == "mlp":
             notes["picture"] = (
                 f"observations of shape {space.shape} are read as {space.size:,} numbers in a row by the network "
-                "'mlp', which does not see that they are pictures: networks with convolutions are not served yet"
+                "'mlp', which does not see that they are pictures: choose --config.network nature, residual or cnn"
             )
     return notes
 
