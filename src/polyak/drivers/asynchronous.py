@@ -76,8 +76,8 @@ def out_of_step(algorithm: Algorithm, workers: int) -> Algorithm:
             return algorithm.act(cfg, share, replaced(newest, mine), memory, obs, key, explore)
 
         parts = split_envs(memory, workers), split_envs(obs, workers)
-        done = over_workers(of_one, read, *parts, split_key(key, workers))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), done)
+        acted = over_workers(of_one, read, *parts, split_key(key, workers))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), acted)
 
     def update(cfg: Any, spec: Spec, state: Workers, batch: Batch, key: Array) -> Update:
         share, newest = of_worker(spec, workers), algorithm.actor(state.newest)

@@ -127,7 +127,7 @@ class Shared:
         self.count = numbers[
             :3
         ]  # updates that have a number; of these before the clock was set back; its updates
-        self.done = numbers[3:]  # [K] rollouts of each worker
+        self.played = numbers[3:]  # [K] rollouts of each worker
 
     def clock(self, number: int) -> Clock:
         """The clock before the update of this number."""
@@ -163,7 +163,7 @@ class Shared:
         """Let go of the memory, and give it back if `forget`."""
         if forget:
             self.block.unlink()
-        self.views, self.count, self.done = [], np.zeros(3, np.int64), np.zeros(0, np.int64)
+        self.views, self.count, self.played = [], np.zeros(3, np.int64), np.zeros(0, np.int64)
         with contextlib.suppress(BufferError):  # somebody still looks at it; it goes with the process
             self.block.close()
 
@@ -221,7 +221,7 @@ class Worker:
             shared.add(before, self.apply(shared.tree(before, number), grads))
             self.age[min(number - read_at, BINS - 1)] += 1
             self.total_age += number - read_at
-            shared.done[self.worker] += 1
+            shared.played[self.worker] += 1
         return rollouts
 
     def report(self) -> dict[str, np.ndarray]:
@@ -392,7 +392,7 @@ class Hogwild:
             "state": self._states(),
             "buffer": (),
             "episodes": {"length": np.concatenate(length, axis=1)},  # of all, as every driver has it
-            "counts": {"updates": self.shared.count.copy(), "rollouts": self.shared.done.copy()},
+            "counts": {"updates": self.shared.count.copy(), "rollouts": self.shared.played.copy()},
             "workers": {str(worker): tree for worker, tree in enumerate(trees)},
         }
         return tree, {"workers": list(extras)}
@@ -423,7 +423,7 @@ class Hogwild:
         """The run that was packed: exact where there is one worker, else consistent."""
         self._begin()
         self.shared.write(tree["state"])
-        self.shared.count[:], self.shared.done[:] = tree["counts"]["updates"], tree["counts"]["rollouts"]
+        self.shared.count[:], self.shared.played[:] = tree["counts"]["updates"], tree["counts"]["rollouts"]
         each = [(tree["workers"][str(w)], dict(one)) for w, one in enumerate(extra["workers"])]
         own, self.inexact = self.spec.num_envs // self.workers, []
         for worker, slots in enumerate(self._ask("unpack", each=each, seconds=STARTING)):
@@ -432,7 +432,7 @@ class Hogwild:
             self.notes["hogwild"] = (
                 "resumed: consistent, not exact, since with --sync hogwild the bits depend on which worker comes when"
             )
-        return HogwildRun(int(self.shared.done[0]))
+        return HogwildRun(int(self.shared.played[0]))
 
     def report(self, run: HogwildRun) -> tuple[HogwildRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums [S] of all workers since the last report."""
@@ -515,7 +515,7 @@ class Hogwild:
                 raise self._gone(worker) from None
         answers: list[Any] = [None] * self.workers
         waiting = dict(enumerate(self.pipes))
-        heard, done = time.monotonic(), self.shared.done.copy()
+        heard, before = time.monotonic(), self.shared.played.copy()
         fault: EnvironmentFault | None = None
         while waiting:
             ready = wait(list(waiting.values()), LOOK_SECONDS)
@@ -527,8 +527,8 @@ class Hogwild:
                 if kind == "fault":
                     fault = fault or EnvironmentFault(f"worker {worker}: {answer}")
                 answers[worker] = answer
-            if ready or (self.shared.done != done).any():
-                heard, done = time.monotonic(), self.shared.done.copy()
+            if ready or (self.shared.played != before).any():
+                heard, before = time.monotonic(), self.shared.played.copy()
             elif time.monotonic() - heard > seconds:
                 raise self._silent(min(waiting), seconds)
             if self.watch is not None and what == "advance":
