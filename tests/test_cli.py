@@ -13,7 +13,6 @@ import pytest
 
 from polyak import algorithms, flags
 from polyak.cli import COMMANDS, main
-from polyak.drivers.check import UNSERVED
 from polyak.errors import UserError
 from polyak.interface import Replay
 from polyak.runs.plan import Settings
@@ -136,9 +135,7 @@ def test_help_says_something_of_every_setting(name, capsys, monkeypatch):
         helped[flag] = words[1:] if takes_value else words
     cfg = algorithms.find(name).Config()
     wanted = {entry.name for entry in dataclasses.fields(cfg)} - {"data"}
-    wanted |= {f"data.{entry.name}" for entry in dataclasses.fields(cfg.data)} - {
-        f"data.{field}" for field in (*UNSERVED, "hindsight")
-    }
+    wanted |= {f"data.{entry.name}" for entry in dataclasses.fields(cfg.data)} - {"data.hindsight"}
     wanted = {f"--config.{field}".replace("_", "-") for field in wanted}
     assert wanted | {"--steps", "--no-preset"} <= helped.keys()
     assert [flag for flag, words in helped.items() if len(words) < 2] == []

@@ -23,7 +23,7 @@ from polyak.drivers.check import check_data
 from polyak.drivers.learn import on_policy_batch
 from polyak.drivers.padding import padded
 from polyak.drivers.program import map_seeded, over_seeds, stack_seeds
-from polyak.envs.environment import flat_actions
+from polyak.envs.environment import Rules, flat_actions
 from polyak.errors import UserError
 from polyak.flags import comments
 from polyak.interface import (
@@ -71,10 +71,21 @@ class Case:
 @functools.cache
 def case(name: str, action: str, wrap: str = "plain", obs: str = "vector") -> Case:
     chosen, spec = CASE[name], CASE[name].spec(action, time_limit=20, num_envs=N)
-    spec = spec if obs == "vector" else dataclasses.replace(spec, obs=OBS[obs])
+    if obs != "vector":
+        spec = dataclasses.replace(spec, obs=OBS[obs], model=spec.model and shows(spec.model, OBS[obs]))
     data = chosen.data({"steps": T}, {"capacity": 64, "batch_size": B, "warmup": 32, "steps": T})
     cfg = chosen.config(data, horizon=1000, minibatch=8, **chosen.at_once)
     return Case(name, WRAP[wrap](find(name)), cfg, spec)
+
+
+def shows(model: Rules, space: Any) -> Rules:
+    """These rules with observations of another space, all zeros."""
+    nothing = jax.tree.map(jnp.zeros_like, point(space, np.random.default_rng(0), ()))
+
+    def step(state, action, key):
+        return model.step(state, action, key)._replace(obs=nothing)
+
+    return Rules(lambda key: (model.reset(key)[0], nothing), step)
 
 
 def compiles_early(name, kind, wrap):

@@ -165,8 +165,6 @@ def of_config(words: list[str]) -> list[str]:
 
 def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> None:
     """Print the help of `train ALGO ENV`: the algorithm's settings too, with their tuned values."""
-    from polyak.drivers.check import UNSERVED
-
     tuned = preset(algorithm, env) if with_preset else {}
     usual = {"steps": STEPS, "num_envs": 1, "wrap": ()}
     settings = [
@@ -176,7 +174,7 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     about += (
         "\n\n--env.FIELD VALUE sets a constant of the environment, --eval-env.FIELD one of evaluation's own."
     )
-    hidden = (*UNSERVED, "hindsight")  # which --her sets
+    hidden = ("hindsight",)  # which --her sets
     show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, hidden)
 
 

@@ -37,8 +37,6 @@ from polyak.parts.optimize import adam, gradient_step, squared_norm
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
 
-NEVER = -1e9  # log-probability of what is against the rules
-
 
 @dataclass(frozen=True)
 class Config:
@@ -89,6 +87,9 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
     """How many moves of its game each environment has seen, [N]."""
     return jnp.zeros(len(env_ids), jnp.int32)
+
+
+NEVER = -1e9  # log-probability of what is against the rules
 
 
 def legal_in(spec: Spec, obs: Tree, lead: tuple[int, ...]) -> Array:

@@ -47,8 +47,8 @@ class Config:
     gamma: float = within(0.997, 0, 1)  # gamma, discount of one step
     simulations: int = within(50, 1)  # simulations before every action
     search: Literal["puct", "gumbel"] = "puct"  # how actions are chosen in the tree
-    pb_c_init: float = within(1.25, 0)  # c_1 of PUCT
-    pb_c_base: float = within(19_652.0, 1)  # c_2 of PUCT
+    pb_c_init: float = within(1.25, 0)  # c_1, how much PUCT goes by the prior
+    pb_c_base: float = within(19_652.0, 1)  # c_2, visits after which PUCT goes by it more
     noise: float = within(0.25, 1e-3)  # alpha of the Dirichlet noise at the root, for PUCT
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
     temperature: float = within(

@@ -6,8 +6,6 @@ from typing import Any
 from polyak.errors import UserError, out_of_range
 from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec, rows_of
 
-# Settings of the data that have their place in the interface and that no driver serves yet, with their defaults.
-UNSERVED: dict[str, Any] = {}
 # settings of the data that only some are asked about, and who may be given them
 ASKED = {
     "simulator": ("is for planners, and this is none", lambda algorithm: algorithm.simulates),
@@ -35,17 +33,25 @@ def check_data(
         raise UserError(
             f"observations have keys that cannot be saved ({', '.join(unnamed)}): make them plain text"
         )
+    seen = observation_kind(spec)
+    if algorithm.observes not in ("any", seen):
+        takes = {"vector": "one vector of real numbers (Box)", "discrete": "one integer (Discrete)"}
+        raise UserError(
+            f"{name} takes observations that are {takes[algorithm.observes]}, but this task's are "
+            f"{takes.get(seen, 'of another kind')}"
+        )
+    kind = action_kind(spec)
+    if kind not in algorithm.actions:
+        taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
+        advice = f": {fit} would fit" if fit else ""
+        raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
     data = cfg.data
-    wrong = [
-        f"data.{field} is not served yet (given {getattr(data, field)!r}, leave it at {unset!r})"
-        for field, unset in UNSERVED.items()
-        if getattr(data, field, unset) != unset
-    ]
+    wrong = []
     if isinstance(data, Planning):
         wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
-    wrong += out_of_range(cfg) + out_of_range(data, "data.")
+    wrong += out_of_range(cfg) + out_of_range(data, "data.") + wrong_frames(data, spec)
     wrong = wrong or wrong_rollout(algorithm, data, spec)
-    wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec) + wrong_frames(data, spec)
+    wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec)
     wrong = wrong or list(algorithm.wrong(cfg, spec))
     if taken := sorted(TAKEN & set(spec.measures)):
         wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
@@ -66,18 +72,6 @@ def check_data(
         )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
-    seen = observation_kind(spec)
-    if algorithm.observes not in ("any", seen):
-        takes = {"vector": "one vector of real numbers (Box)", "discrete": "one integer (Discrete)"}
-        raise UserError(
-            f"{name} takes observations that are {takes[algorithm.observes]}, but this task's are "
-            f"{takes.get(seen, 'of another kind')}"
-        )
-    kind = action_kind(spec)
-    if kind not in algorithm.actions:
-        taken, fit = " and ".join(algorithm.actions), ", ".join(fitting(kind))
-        advice = f": {fit} would fit" if fit else ""
-        raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
 
 
 def unsavable(space: Space) -> list[str]:
@@ -179,10 +173,8 @@ def wrong_index(data: Any, spec: Spec) -> list[str]:
 
 def wrong_frames(data: Any, spec: Spec) -> list[str]:
     """A line where observations are not the stacks of frames that `data.frames` says, or cannot be read as such."""
-    if not data.replays or not data.frames:
+    if not data.replays or data.frames <= 0:
         return []
-    if data.frames < 0:
-        return [f"data.frames is {data.frames}, but must be at least 0"]
     if data.hindsight is not None:
         return [
             "hindsight (--her) reads goals of observations that are kept as frames: leave data.frames at 0"

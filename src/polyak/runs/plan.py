@@ -333,7 +333,11 @@ def shared_out(settings: Settings, tuned: Mapping[str, Any], driver: str) -> tup
             f"--workers {settings.workers}: say what they do, by --driver ray (they play, one process learns) or by "
             "--sync lockstep, async or hogwild (they send gradients)"
         )
-    workers = 1 if sync is None else settings.workers or tuned.get("workers", 1)
+    if sync is None:
+        return num_envs, sync, 1
+    if settings.workers is None and said is not None:
+        return said, sync, equal_shares(said, tuned.get("workers", 1))
+    workers = settings.workers or tuned.get("workers", 1)
     if said is None:
         return max(num_envs, workers) // workers * workers, sync, workers
     if said % workers:
@@ -356,12 +360,17 @@ def ray_workers(settings: Settings, num_envs: int) -> int:
     if not settings.lockstep and settings.lag:
         raise UserError("--lag is for lock-step: with --no-lockstep no worker waits anyway")
     if settings.workers is None:
-        return max(w for w in range(1, min(cores(), num_envs) + 1) if num_envs % w == 0)
+        return equal_shares(num_envs, cores())
     if num_envs % settings.workers:
         raise UserError(
             f"--workers is {settings.workers}, which must divide the number of environments ({num_envs}; --actors)"
         )
     return settings.workers
+
+
+def equal_shares(num_envs: int, most: int) -> int:
+    """The largest number of workers, at most `most`, that play equally many of the environments."""
+    return max(w for w in range(1, min(most, num_envs) + 1) if num_envs % w == 0)
 
 
 def cores() -> int:
