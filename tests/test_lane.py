@@ -223,7 +223,7 @@ def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_dis
     metrics = [
         *(trained(3, 10.0, 30.0), {"seed": 0}, evaluated(2.0, 250.0), trained(2, 50.0, 60.0)),
         *(evaluated(0.0, 250.0), trained(5, 9.0, 9.0), evaluated(1.0, 240.0)),
-        *(other, {**evaluated(4.0, 200.0), "seed": 1}),
+        *(other, {**evaluated(4.0, 250.4), "seed": 1}),
     ]
     line = table_row(metrics, 2)
     assert line.episodes.tolist() == [5, 7]
@@ -231,7 +231,7 @@ def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_dis
     assert line.minutes.tolist() == [3 * 0.5 + 2, 7]
     assert line.solved.tolist() == [1, 0]
     assert line.per_route.tolist() == [1, 4]
-    assert line.distance.tolist() == [240, 200]
+    assert line.distance.tolist() == [240, 250]  # of a route, which the last step may lead beyond
 
 
 def test_policies_are_ordered_by_disengagements_and_then_by_metres():
