@@ -7,11 +7,13 @@ own senses, and the action, one layer above. The ablation is blind: zeros stand 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import t as student
 
 import polyak
+from polyak.envs.worlds.parkour import Parkour
 from polyak.interface import Array, Spec, Tree
 from reproductions.driving import driver
 from reproductions.finding import Finding, main, train
@@ -42,6 +44,18 @@ def cleared(steps: int, seeds: int, **said: Any) -> np.ndarray:
     found = run.evaluate(EPISODES)
     print(f"  return {np.round(found.returns.mean(axis=1), 1)}", flush=True)
     return found.measures["cleared"].mean(axis=1)
+
+
+def path(run: polyak.Run, env: Parkour, course: int) -> tuple[np.ndarray, Tree, bool]:
+    """Places [T, 2] of the runner on a course that training never saw; the course; whether the runner fell."""
+    reset, step, policy, key = jax.jit(env.reset), jax.jit(env.step), run.policy(), jax.random.key(0)
+    state, obs = reset(jax.random.key(1_000 + course))
+    walked, fell = [np.asarray(state[0][:2])], False
+    while not fell and len(walked) <= (env.time_limit or 0):
+        made = step(state, policy(jax.device_get(obs))[0], key)
+        state, obs, fell = made.state, made.obs, bool(made.terminated)
+        walked.append(np.asarray(state[0][:2]))
+    return np.stack(walked), jax.tree.map(np.asarray, state[1]), fell
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
