@@ -164,14 +164,13 @@ def lane() -> Figure:
 def parkour() -> Figure:
     """The way of one runner who sees and of one who does not, over the same course."""
     from polyak.envs.worlds.parkour import Parkour
-    from reproductions.finding import train
-    from reproductions.parkour import path
+    from reproductions import parkour as rows
 
     made = Figure(figsize=(9.6, 2.9), dpi=110, layout="constrained")
     FigureCanvasAgg(made)
     for one, blind in zip(made.subplots(2, 1, sharex=True), (False, True), strict=True):
-        run = train("d4pg", "jax:Parkour", env_fields={"blind": blind})
-        walked, (begins, length, height), fell = path(run, Parkour(blind=blind), course=0)
+        run = rows.learned("blind" if blind else "seeing", **rows.SHORT)
+        walked, (begins, length, height), fell = rows.path(run, Parkour(blind=blind), course=0)
         x = np.linspace(-0.5, 40, 8_101)
         inside = (x[:, None] >= begins) & (x[:, None] <= begins + length)
         one.fill_between(x, -0.8, (inside * height).sum(axis=1), color="#cdbfae", linewidth=0)
