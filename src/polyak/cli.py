@@ -72,6 +72,7 @@ class ResumeOptions:
     steps: int | None = within(
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
+    updates: int | None = within(None, 1, 2**32 - 1)  # the same of a run that takes no environment step
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
     out: str = "runs"  # folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
@@ -248,9 +249,10 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
-    with run.folder.held() if options.steps is not None or not run.finished else contextlib.nullcontext():
-        if options.steps is not None:
-            run.lengthen(options.steps, Terminal())
+    said_more = {"steps": options.steps, "updates": options.updates}
+    more = {unit: value for unit, value in said_more.items() if value is not None}
+    with run.folder.held() if more or not run.finished else contextlib.nullcontext():
+        run.lengthen(more, Terminal())
         session = run.trust()
         session.address = options.address
         return go_on(run, session, facts(session, run.config.get("preset", "")), True)
@@ -264,7 +266,7 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
 
     terminal = Terminal()
     if there and run.finished:
-        terminal.say(f"already finished: {run.plan.steps:,} steps")
+        terminal.say(f"already finished: {run.plan.budget:,} {run.plan.unit}")
     else:
         try:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)

@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 
+from polyak.files import place
 from polyak.runs.run import Evaluation, Run
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal, number
@@ -28,7 +29,7 @@ def say_results(run: Run, terminal: Terminal) -> None:
     if middle:
         rows[f"IQM of {len(means)} seeds"] = f"{middle:>{left}}"
     if rows:
-        terminal.say(f"last evaluation, at step {max(line['env_steps'] for line in last.values()):,}")
+        terminal.say(f"last evaluation, at {run.plan.unit[:-1]} {max(map(place, last.values())):,}")
         terminal.facts(rows)
     name = shown(run)
     terminal.facts(

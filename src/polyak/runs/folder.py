@@ -179,14 +179,14 @@ class RunFolder:
                 if line := read_line(text):
                     yield line
 
-    def rewind(self, env_steps: int, seeds: int) -> None:
+    def rewind(self, position: int, seeds: int) -> None:
         """Forget what was logged after the checkpoint that a resume begins from, and half an evaluation there."""
-        whole = self.evaluated(env_steps, seeds)
+        whole = self.evaluated(position, seeds)
         self.keep(
             line
             for line in self._lines(MOST_READ)
-            if line["env_steps"] < env_steps
-            or (line["env_steps"] == env_steps and (whole or "eval/episodes" not in line))
+            if files.place(line) < position
+            or (files.place(line) == position and (whole or "eval/episodes" not in line))
         )
 
     def keep(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -195,9 +195,9 @@ class RunFolder:
             for line in lines:
                 file.write(json.dumps(finite(line)) + "\n")
 
-    def evaluated(self, env_steps: int, seeds: int) -> bool:
-        """Whether there is the evaluation of every seed after so many steps."""
-        found = (line for line in self._lines(MOST_READ) if line["env_steps"] == env_steps)
+    def evaluated(self, position: int, seeds: int) -> bool:
+        """Whether there is the evaluation of every seed at this place of the run."""
+        found = (line for line in self._lines(MOST_READ) if files.place(line) == position)
         return sum("eval/episodes" in line for line in found) >= seeds
 
 
@@ -291,7 +291,7 @@ class Metrics:
             self.file.write(json.dumps(clean) + "\n")
             for name, value in clean.items():
                 if "/" in name and isinstance(value, int | float):
-                    self.board.add(f"{name}/seed_{line['seed']}", value, line["env_steps"])
+                    self.board.add(f"{name}/seed_{line['seed']}", value, int(files.place(line)))
 
     def flush(self) -> None:
         """Let others see what was written; before a checkpoint, so that it never knows more than the log."""

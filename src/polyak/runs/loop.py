@@ -51,12 +51,13 @@ class Schedule:
     """Iterations that end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
 
     def __init__(self, session: Session, base: int = 0):
-        plan, per = session.plan, session.driver.env_steps
-        self.env_steps, self.base = per, base  # base: the iteration at which steps were last counted from 0
-        self.total = base + -(-plan.steps // per)
+        plan, per = session.plan, session.driver.env_steps or session.cfg.data.updates
+        self.per = per  # steps in one iteration, or updates where none are taken: the budget's unit
+        self.base = base  # the iteration at which they were last counted from 0
+        self.total = base + -(-plan.budget // per)
         self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else NEVER
         self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        usual = plan.eval_every or max(1, plan.steps // 20)
+        usual = plan.eval_every or max(1, plan.budget // 20)
         longest = MOST_SUMMED // max(per, session.cfg.data.updates)  # sums of a line are int32
         self.log = max(1, min(max(1, round(usual / per)) // LOGS_PER_EVALUATION, longest))
 
@@ -86,7 +87,7 @@ class Training:
         self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
-        self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
+        self.evaluations: dict[int, list[float]] = {}  # position -> mean return of each seed
         self.evaluates = True  # until an evaluation fails
         self.owes = False  # an evaluation that is due was stopped
         self.said_cut = False
@@ -95,8 +96,13 @@ class Training:
 
     @property
     def env_steps(self) -> int:
-        """Steps of each seed so far."""
-        return (self.iteration - self.schedule.base) * self.schedule.env_steps
+        """Environment steps of each seed so far."""
+        return (self.iteration - self.schedule.base) * self.session.driver.env_steps
+
+    @property
+    def position(self) -> int:
+        """How much of the budget is spent, in its unit."""
+        return (self.iteration - self.schedule.base) * self.schedule.per
 
     @property
     def updates(self) -> int:
@@ -107,7 +113,12 @@ class Training:
     @property
     def recorded(self) -> int:
         """Iterations that another run's rows stand for, with which this one began."""
-        return self.session.plan.data.get("rows", 0) // self.session.driver.rows
+        return inputs.rollouts_given(self.session) if self.session.driver.rows else 0
+
+    def clock_after(self, iteration: int) -> int:
+        """Rows of time that the ring has been given by then."""
+        rows = inputs.rollouts_given(self.session) * inputs.rows_in_rollout(self.session)
+        return rows + (iteration - self.recorded) * self.session.driver.rows
 
     def start(self) -> None:
         """A run at step 0. UserError where its checkpoints could not be written."""
@@ -143,7 +154,7 @@ class Training:
             ring = shapes.pop("buffer")
             return shapes | beside_rows(ring) | declared_frames(ring, extra, path)
 
-        read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
+        read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.per, path)
         ring = driver.buffer_shape()
         return checkpoint.load(
             checkpoints, template, ring.rows if isinstance(ring, Ring) else None, self.terminal.warn
@@ -153,10 +164,10 @@ class Training:
         """Go on from a checkpoint; those of more steps are forgotten once that is so."""
         driver, extra = self.session.driver, loaded.extra
         fields = storage.fields(loaded.tree)
-        counts = read_counts(extra, loaded.env_steps, fields, self.schedule.env_steps, loaded.path)
+        counts = read_counts(extra, loaded.env_steps, fields, self.schedule.per, loaded.path)
         buffer, ring = (), driver.buffer_shape()
         if isinstance(ring, Ring):
-            if loaded.clock != counts.iteration * driver.rows:
+            if loaded.clock != self.clock_after(counts.iteration):
                 raise files.damaged(loaded.path, "field 'clock' is not that of its iteration")
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
             index, packed = loaded.tree.pop("index", ()), loaded.tree.pop("frames", ())
@@ -202,9 +213,10 @@ class Training:
         schedule = self.schedule
         end = schedule.total if until is None else until
         self.say_notes(self.session.notes)
-        with self.terminal.progress((schedule.total - schedule.base) * schedule.env_steps) as progress:
+        total = (schedule.total - schedule.base) * schedule.per
+        with self.terminal.progress(total, self.session.plan.unit) as progress:
             self.progress = progress
-            progress.update(self.env_steps, phase=self._phase())
+            progress.update(self.position, phase=self._phase())
             if owed:
                 self._evaluate(sink, progress)
             while self.iteration < end and not self.stop.is_set():
@@ -213,7 +225,7 @@ class Training:
                 self.say_notes(self.session.driver.notes)
                 if self.iteration == before:
                     continue
-                progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
+                progress.update(self.position, last_return=self.last_return, phase=self._phase())
                 if schedule.due(schedule.log, self.iteration):
                     self._log(sink)
                 if save and schedule.due(schedule.checkpoint, self.iteration):
@@ -230,8 +242,8 @@ class Training:
     def _watch(self, rows: int) -> bool:
         """Show how far a rollout is; whether to leave it."""
         if self.progress is not None:
-            per_row = self.schedule.env_steps // self.session.driver.rows
-            self.progress.update(self.env_steps + rows * per_row, phase=self._phase())
+            per_row = self.schedule.per // self.session.driver.rows
+            self.progress.update(self.position + rows * per_row, phase=self._phase())
         return self.stop.is_set()
 
     def say_notes(self, notes: Mapping[str, str]) -> None:
@@ -318,9 +330,9 @@ class Training:
             line |= {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
             sink.write(line)
         means = played.total.mean(axis=1)
-        self.evaluations[self.env_steps] = means.tolist()
+        self.evaluations[self.position] = means.tolist()
         spread = means.std() if len(means) > 1 else played.total.std()
-        progress.log_evaluation(self.env_steps, float(means.mean()), float(spread), len(means))
+        progress.log_evaluation(self.position, float(means.mean()), float(spread), len(means))
 
 
 ASKS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -437,7 +449,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
     lengths = {"frames": [stream.size for stream in frames["frames"]["store"]]} if frames else {}
     checkpoint.save(
         folder.checkpoints,
-        training.env_steps,
+        training.position,
         tree | beside_rows(ring) | frames,
         lengths
         | {
@@ -450,7 +462,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
-        clock=training.iteration * driver.rows if isinstance(ring, Ring) else 0,
+        clock=training.clock_after(training.iteration) if isinstance(ring, Ring) else 0,
     )
 
 
@@ -485,12 +497,12 @@ def _train(
                 training.compile_next()
             begun = True
             if resume:
-                terminal.say(f"resumed at step {training.env_steps:,}")
-            folder.rewind(training.env_steps, session.plan.seeds)
+                terminal.say(f"resumed at {session.plan.unit[:-1]} {training.position:,}")
+            folder.rewind(training.position, session.plan.seeds)
             schedule, at = training.schedule, training.iteration
             owed = at > 0 and schedule.due(schedule.evaluation, at)
-            owed = owed and not folder.evaluated(training.env_steps, session.plan.seeds)
-            sink = Metrics(folder, training.env_steps)
+            owed = owed and not folder.evaluated(training.position, session.plan.seeds)
+            sink = Metrics(folder, training.position)
             save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
                 training.run(Recorder(sink, folder, terminal), save, owed=owed)

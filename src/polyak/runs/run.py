@@ -22,6 +22,7 @@ from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError, brief
+from polyak.files import place
 from polyak.interface import Algorithm, Spec, rows_of
 from polyak.runs import inputs
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
@@ -180,7 +181,7 @@ class Run:
     def finished(self) -> bool:
         """Whether the whole budget is spent, what came of it kept whole, and evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None or int(newest.name) < self.plan.steps or not checkpoint.is_sound(newest):
+        if newest is None or int(newest.name) < self.plan.budget or not checkpoint.is_sound(newest):
             return False
         return not self.plan.eval_every or self.folder.evaluated(int(newest.name), self.plan.seeds)
 
@@ -254,8 +255,8 @@ class Run:
         """The run as the checkpoint has it that evaluated best, mean over seeds, of those that are kept."""
         totals: dict[int, list[float]] = {}
         for line in self.metrics:
-            if line["env_steps"] in self.kept and line.get("eval/return") is not None:
-                totals.setdefault(line["env_steps"], []).append(line["eval/return"])
+            if place(line) in self.kept and line.get("eval/return") is not None:
+                totals.setdefault(int(place(line)), []).append(line["eval/return"])
         if not totals:
             raise UserError(f"{self.path} has no checkpoint that was evaluated: name one with --at STEP")
         return self.at(max(totals, key=lambda step: (float(np.mean(totals[step])), step)))
@@ -298,17 +299,22 @@ class Run:
         return checkpoint.digest(self.path)
 
     def resume(
-        self, terminal: Terminal | None = None, steps: int | None = None, address: str | None = None
+        self,
+        terminal: Terminal | None = None,
+        steps: int | None = None,
+        address: str | None = None,
+        updates: int | None = None,
     ) -> "Run":
         """Go on to the end of its budget, bit for bit as if it had never stopped.
 
         steps    another budget: schedules over the whole run are stretched to it
+        updates  the same of a run that takes no environment step
         address  HOST:PORT of a Ray cluster that is there
         """
-        with self.folder.held() if steps is not None else nullcontext():
+        more = {unit: value for unit, value in (("steps", steps), ("updates", updates)) if value is not None}
+        with self.folder.held() if more else nullcontext():
             terminal = terminal or silent()
-            if steps is not None:
-                self.lengthen(steps, terminal)
+            self.lengthen(more, terminal)
             session = self.trust()
             session.address = address
             if not self.finished:
@@ -316,17 +322,25 @@ class Run:
                 run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
         return self
 
-    def lengthen(self, steps: int, terminal: Terminal) -> None:
-        """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
-        self.check_trust()
-        newest = checkpoint.latest(self.folder.checkpoints)
-        made = 0 if newest is None else int(newest.name)
-        if steps == self.plan.steps:
+    def lengthen(self, more: Mapping[str, int], terminal: Terminal) -> None:
+        """Give the run another budget, and say what becomes of its schedules. UserError where it went further.
+
+        more  the budget by its unit, "steps" or "updates"; nothing: it stays
+        """
+        if not more:
             return
-        if steps <= made:
-            raise UserError(f"--steps is {steps:,}, but {self.path} has made {made:,}: give more")
-        plan = dataclasses.replace(self.plan, steps=steps)
-        terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
+        self.check_trust()
+        unit = self.plan.unit
+        if other := more.keys() - {unit}:
+            raise UserError(f"--{other.pop()}: the budget of {self.path} is counted in {unit}: say --{unit}")
+        if more[unit] == self.plan.budget:
+            return
+        newest = checkpoint.latest(self.folder.checkpoints)
+        made, budget = 0 if newest is None else int(newest.name), more[unit]
+        if budget <= made:
+            raise UserError(f"--{unit} is {budget:,}, but {self.path} has made {made:,}: give more")
+        plan = dataclasses.replace(self.plan, **more)
+        terminal.say(f"the budget is now {budget:,} {unit}, it was {self.plan.budget:,}")
         say_horizon(self.plan, plan, wrapped(plan), terminal)
         self.folder.replan(plan, made)
         self.plan, self.config = plan, self.folder.config()
@@ -339,7 +353,7 @@ def say_horizon(before: Plan, plan: Plan, algorithm: Algorithm, terminal: Termin
         return
     if old != new:
         terminal.say(f"schedules run to step {new:,}, before to step {old:,}")
-    elif new < plan.steps:
+    elif new < plan.budget:
         terminal.say(f"config.horizon is {new:,}: from that step on schedules stand at their end")
 
 
@@ -378,14 +392,14 @@ def facts(session: Session, note: str) -> dict[str, str]:
         "device": device(),
         "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
     }
-    per = rows_of(data, spec.time_limit) * spec.num_envs
-    total = -(-plan.steps // per) * per
+    per = data.updates if plan.updates else rows_of(data, spec.time_limit) * spec.num_envs
+    total = -(-plan.budget // per) * per
     rounded = (
-        f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""
+        f" (rounded up from {plan.budget:,} to whole iterations of {per:,})" if total != plan.budget else ""
     )
     seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
     envs = f", {spec.num_envs} environments" if spec.num_envs > 1 else ""
-    shown["budget"] = f"{total:,} steps{seeds}{envs}{rounded}"
+    shown["budget"] = f"{total:,} {plan.unit}{seeds}{envs}{rounded}"
     if data.replays:
         shown["replay"] = f"{gigabytes(session.planned_bytes)} for {data.capacity:,} transitions{seeds}"
     if note:
@@ -446,8 +460,9 @@ def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tu
             yield folder, False
             return
         if (there := folder.plan()) != plan:
-            longer = dataclasses.replace(there, steps=plan.steps) == plan and plan.steps > there.steps
-            instead = f"polyak resume {folder.path} --steps {plan.steps}" if longer else "resume it as it is"
+            same = dataclasses.replace(there, **{plan.unit: plan.budget}) == plan
+            longer = f"polyak resume {folder.path} --{plan.unit} {plan.budget}"
+            instead = longer if same and plan.budget > there.budget else "resume it as it is"
             raise UserError(
                 f"{folder.path} is a run with other settings ({there.differences(plan)}): "
                 f"choose another --name, or {instead}"

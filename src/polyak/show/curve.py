@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from polyak.files import replacing
+from polyak.files import place, replacing
 
 SIZE = (7.2, 4.2)  # inches, at 200 dots per inch
 INK, PALE = "#22262e", "#8a919e"
@@ -57,7 +57,8 @@ def deviations(seeds: int, level: float) -> float:
 def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> Path:
     """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole.
 
-    A line without `seed` belongs to seed 0; a value that is missing or not finite is left out.
+    Where no step is taken, they stand against `updates`. A line without `seed` belongs to seed 0; a value that is
+    missing or not finite is left out.
     """
     lines = list(lines)
     figure = Figure(figsize=SIZE, dpi=200)
@@ -70,7 +71,8 @@ def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str 
         labels.append(_draw_group(axes, training, TRAINING, "training", faint=bool(evaluation)))
     if evaluation:
         labels.append(_draw_group(axes, evaluation, EVALUATION, "evaluation", faint=False))
-    _dress(axes, title, max(len(training), len(evaluation)), _last_step(training, evaluation))
+    unit = "environment steps" if any(line["env_steps"] for line in lines) else "updates"
+    _dress(axes, title, unit, max(len(training), len(evaluation)), _last_step(training, evaluation))
     _label(axes, labels)
     _make_room(figure, axes)
     return _save(figure, Path(path))
@@ -92,7 +94,7 @@ def _by_seed(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, tuple[n
     for line in lines:
         value = line.get(name)
         if value is not None and np.isfinite(value):
-            found[line.get("seed") or 0][line["env_steps"]] = value
+            found[line.get("seed") or 0][place(line)] = value
     series = {}
     for seed, points in sorted(found.items()):
         steps = sorted(points)
@@ -156,11 +158,11 @@ def _last_step(*groups: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
     return max((steps[-1] for group in groups for steps, _ in group.values()), default=1.0)
 
 
-def _dress(axes: Axes, title: str, seeds: int, last: float) -> None:
+def _dress(axes: Axes, title: str, unit: str, seeds: int, last: float) -> None:
     """Title, axes and a quiet grid."""
     axes.set_xlim(0, max(last, 1))
     axes.margins(y=0.08)
-    axes.set_xlabel("environment steps", fontsize=9, color=INK, labelpad=6)
+    axes.set_xlabel(unit, fontsize=9, color=INK, labelpad=6)
     axes.set_ylabel("return", fontsize=9, color=INK, labelpad=6)
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=12, fontweight="bold", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
