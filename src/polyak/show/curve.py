@@ -107,8 +107,8 @@ def _draw_group(
     thin = (0.18 if faint else 0.32) * min(1, (10 / len(series)) ** 0.5)
     if len(series) <= 20 if faint else len(series) > 1:
         for steps, values in series.values():
-            axes.plot(*_thin(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
-    steps, values = _together(series)
+            axes.plot(*thinned(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
+    steps, values = together(series)
     middle = interquartile_mean(values)
     if len(series) >= 3:
         low, high = iqm_interval(values)
@@ -116,7 +116,7 @@ def _draw_group(
         low, high = np.maximum(low, values.min() - span / 2), np.minimum(high, values.max() + span / 2)
         axes.fill_between(steps, low, high, color=colour, alpha=0.10 if faint else 0.20, linewidth=0)
     if name == "training":
-        steps, middle = _thin(steps, middle, 100)
+        steps, middle = thinned(steps, middle, 100)
     width, strength = (1.2, 0.7) if faint else (2.0, 1.0)
     axes.plot(
         steps, middle, color=colour, linewidth=width, alpha=strength, solid_capstyle="round", clip_on=False
@@ -126,9 +126,11 @@ def _draw_group(
     return steps[-1], middle[-1], name, colour
 
 
-def _together(series: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def together(
+    series: Mapping[int, tuple[np.ndarray, np.ndarray]], points: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Steps [P] and values [S, P] at which all seeds have begun and none has ended, interpolated linearly."""
-    points = max(40, 2000 // len(series))
+    points = points or max(40, 2000 // len(series))
     first = max(steps[0] for steps, _ in series.values())
     last = min(steps[-1] for steps, _ in series.values())
     grid = np.unique(np.concatenate([steps for steps, _ in series.values()]))
@@ -137,10 +139,10 @@ def _together(series: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
         grid = np.array([last])
     if len(grid) > points:
         grid = np.linspace(grid[0], grid[-1], points)
-    return grid, np.stack([np.interp(grid, *_thin(*pair, points)) for pair in series.values()])
+    return grid, np.stack([np.interp(grid, *thinned(*pair, points)) for pair in series.values()])
 
 
-def _thin(steps: np.ndarray, values: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def thinned(steps: np.ndarray, values: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """At most about `points` points: means of equally many neighbours, and the true first and last step."""
     group = -(-len(steps) // points)
     if group <= 1:
