@@ -27,6 +27,14 @@ MOST_FILMS = 2 << 20  # and of all of them, so that pages stay below 5 MB
 FILMS = {".mp4": "video/mp4", ".gif": "image/gif"}
 
 
+class Seen(NamedTuple):
+    """Runs as they were read and compared, and a line for everything that could not be read."""
+
+    folders: list[RunFolder]
+    comparison: Comparison
+    left_out: list[str]
+
+
 class Written(NamedTuple):
     """What came of a report.
 
@@ -50,23 +58,27 @@ def report(
     table  a CSV file beside it, with every line of metrics
     UserError where no folder is a run.
     """
-    if len(paths) > MOST_RUNS:
-        raise UserError(f"{len(paths)} runs are given, but a page shows {MOST_RUNS} at most")
     page = check_page(out, paths)
-    left_out: list[str] = []
-    read = [(folder, trace) for folder in once(paths, left_out) if (trace := read_trace(folder, left_out))]
-    if not read:
-        raise CheckpointError("; ".join(left_out[:3]) or "no run is given")
-    traces = renamed(read)
-    comparison = compare(traces)
-    videos = find_videos([(folder, trace) for (folder, _), trace in zip(read, traces, strict=True)], left_out)
+    folders, comparison, left_out = look(paths)
+    videos = find_videos(folders, comparison.traces, left_out)
     files.write_bytes(page, write_page(comparison, videos, left_out))
     written = [page]
     if png:
         written.append(draw_png(page.with_suffix(".png"), comparison))
     if table:
-        written.append(write_table(page.with_suffix(".csv"), traces))
-    return Written(written, said(comparison), left_out)
+        written.append(write_table(page.with_suffix(".csv"), comparison.traces))
+    return Written(written, verdict(comparison), left_out)
+
+
+def look(paths: Sequence[str | Path]) -> Seen:
+    """Read runs and compare them; CheckpointError where no folder is a run."""
+    if len(paths) > MOST_RUNS:
+        raise UserError(f"{len(paths)} runs are given, but a page shows {MOST_RUNS} at most")
+    left_out: list[str] = []
+    read = [(folder, trace) for folder in once(paths, left_out) if (trace := read_trace(folder, left_out))]
+    if not read:
+        raise CheckpointError("; ".join(left_out[:3]) or "no run is given")
+    return Seen([folder for folder, _ in read], compare(renamed(read)), left_out)
 
 
 def check_page(out: str | Path | None, paths: Sequence[str | Path]) -> Path:
@@ -81,7 +93,7 @@ def check_page(out: str | Path | None, paths: Sequence[str | Path]) -> Path:
     return page
 
 
-def said(comparison: Comparison) -> list[str]:
+def verdict(comparison: Comparison) -> list[str]:
     """The verdicts, a line for each environment."""
     several = len(comparison.worlds) > 1
     lines = []
@@ -163,10 +175,10 @@ def renamed(read: Sequence[tuple[RunFolder, Trace]]) -> list[Trace]:
     ]
 
 
-def find_videos(read: Sequence[tuple[RunFolder, Trace]], left_out: list[str]) -> list[Video]:
+def find_videos(folders: Sequence[RunFolder], traces: Sequence[Trace], left_out: list[str]) -> list[Video]:
     """The newest video of each run that is small enough."""
     videos: list[Video] = []
-    for folder, trace in read:
+    for folder, trace in zip(folders, traces, strict=True):
         path = newest_video(folder.path / "videos")
         if path is None:
             continue

@@ -101,6 +101,7 @@ class Group:
     traces: list[Trace]
     curves: dict[str, list[Curve]] = field(default_factory=dict)  # by metric
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [S] of the seeds that are compared
+    middles: dict[str, Middle | None] = field(default_factory=dict)  # by metric, of those that were asked for
     at: int = 0  # the step of the last evaluation that these are of
 
     def counted(self, metric: str) -> list[Curve]:
@@ -110,6 +111,11 @@ class Group:
 
     def middle(self, metric: str) -> Middle | None:
         """The curve of its interquartile mean; None without a value."""
+        if metric not in self.middles:
+            self.middles[metric] = self._middle(metric)
+        return self.middles[metric]
+
+    def _middle(self, metric: str) -> Middle | None:
         curves = self.counted(metric)
         if not curves:
             return None
@@ -224,7 +230,7 @@ def label(traces: Sequence[Trace], worlds: Iterable[Sequence[Trace]]) -> dict[in
         own = identity(trace)
         key = trace.algorithm, *(brief(own.get(name), 1_000) for name in names)
         if key not in found:
-            text = ", ".join(f"{name.rpartition('.')[2]}={shown(own.get(name))}" for name in names)
+            text = ", ".join(f"{name.rpartition('.')[2]}={shown(own.get(name), 40)}" for name in names)
             text = trace.name if len(names) > MOST_NOTED else text
             text = printable(f"{trace.algorithm}: {text}" if text else trace.algorithm, 80)
             while text in found.values():
@@ -243,11 +249,9 @@ def identity(trace: Trace) -> dict[str, Any]:
     }
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = 160) -> str:
     """A setting for a person."""
-    if isinstance(value, str):
-        return printable(value, 60)
-    return brief(value, 60)
+    return printable(value, most) if isinstance(value, str) else brief(value, most)
 
 
 # ---- what they logged
@@ -374,7 +378,7 @@ def score(group: Group, world: World, notes: list[str]) -> None:
     for curve in group.counted(world.metric):
         upto = curve.steps <= world.step
         if world.metric == TRAINING:
-            late = upto & (curve.steps >= (1 - LAST) * world.step)
+            late = upto & (curve.steps > (1 - LAST) * world.step)
             upto = late if late.any() else upto
         if upto.any():
             scores.append(curve.values[upto].mean() if world.metric == TRAINING else curve.values[upto][-1])
@@ -392,10 +396,8 @@ def pair(a: str, b: str, x: statistics.Scores, y: statistics.Scores) -> Pair:
     if statistics.improvement(x, y) < 0.5:
         a, b, x, y = b, a, y, x
     sizes_x, sizes_y = ([len(each) for each in one] for one in (x, y))
-    indices = [*statistics.resampling(sizes_x, 1), *statistics.resampling(sizes_y, 2)]
-    least = min(len(rows) for rows in indices)
-    drawn = statistics.bootstrap(statistics.improvement, [rows[:least] for rows in indices], x, y)
-    low, high = statistics.percentiles(drawn)
+    of_x, of_y = statistics.resampling(sizes_x, 1), statistics.resampling(sizes_y, 2)
+    low, high = statistics.percentiles(statistics.resampled_improvement(x, y, of_x, of_y))
     return Pair(
         better=a,
         worse=b,

@@ -4,6 +4,7 @@ Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical 
 """
 
 import functools
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,13 +55,27 @@ def deviations(seeds: int, level: float) -> float:
     return float(np.quantile(np.abs(interquartile_mean(x)) / x.std(axis=0, ddof=1), level))
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", facecolor="white")
+        return data.getvalue()
+
+
 def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> Path:
-    """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole.
+    """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole."""
+    return save(curve_of(lines, title), Path(path))
+
+
+def curve_of(lines: Iterable[Mapping[str, Any]], title: str = "") -> Picture:
+    """The figure of `eval/return` and `episode/return` of metrics lines against `env_steps`.
 
     A line without `seed` belongs to seed 0; a value that is missing or not finite is left out.
     """
     lines = list(lines)
-    figure = Figure(figsize=SIZE, dpi=200)
+    figure = Picture(figsize=SIZE, dpi=200)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.095, 0.125, 0.775, 0.755))
     training = _by_seed(lines, "episode/return")
@@ -73,7 +88,7 @@ def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str 
     _dress(axes, title, max(len(training), len(evaluation)), _last_step(training, evaluation))
     _label(axes, labels)
     _make_room(figure, axes)
-    return _save(figure, Path(path))
+    return figure
 
 
 def _make_room(figure: Figure, axes: Axes) -> None:
@@ -214,7 +229,8 @@ def count_label(x: float) -> str:
     return f"{x:.4g}"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", facecolor="white")

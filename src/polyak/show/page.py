@@ -129,8 +129,10 @@ def write_page(comparison: Comparison, videos: Sequence[Video], left_out: Sequen
 
 def title_of(comparison: Comparison) -> str:
     """What the page is about, in a line."""
-    what, where = listed(comparison.labels, 4), listed((world.name for world in comparison.worlds), 3)
-    return printable(f"{what} on {where}", 200)
+    what, where = comparison.labels, [world.name for world in comparison.worlds]
+    said = [", ".join(names) if len(names) <= 3 else f"{len(names)} {kind}"
+            for names, kind in ((what, "algorithms and settings"), (where, "environments"))]  # fmt: skip
+    return printable(" on ".join(said), 200)
 
 
 def many_seeds(comparison: Comparison) -> str | None:
@@ -339,7 +341,7 @@ def percentiles(world: World) -> Element | None:
         if len(group.scores) < 2:
             continue
         indices = statistics.resampling([len(group.scores)])
-        low, high = statistics.percentiles(statistics.bootstrap(statistics.iqm, indices, [group.scores]))
+        low, high = statistics.percentiles(statistics.resampled_iqm([group.scores], indices))
         middle = float(statistics.iqm([group.scores]))
         rows.append(
             row(f"IQM of {group.label}", f"{figure(middle)} [{figure(float(low))}, {figure(float(high))}]")
@@ -452,10 +454,10 @@ def settings(traces: Sequence[Trace]) -> Element:
     head = h("thead", row("setting", *(trace.name for trace in traces), cell="th"))
 
     def rows(chosen: list[str], mark: str | None = None) -> Element:
-        cells = ([printable(n, 60), *(shown(t[n]) if n in t else "–" for t in tables)] for n in chosen)
+        cells = ([breakable(n), *(shown(t[n]) if n in t else "–" for t in tables)] for n in chosen)
         return h("tbody", [row(*each, class_=mark) for each in cells])
 
-    common = h("tbody", [row(printable(name, 60), shown(tables[0][name])) for name in same])
+    common = h("tbody", [row(breakable(name), shown(tables[0][name])) for name in same])
     return h(
         "section",
         h("h2", "Settings"),
@@ -468,6 +470,12 @@ def settings(traces: Sequence[Trace]) -> Element:
             scrolled(common, class_="settings"),
         ),
     )
+
+
+def breakable(name: str) -> list[Any]:
+    """The name of a setting, that may go on in another line after a dot."""
+    first, *rest = printable(name, 80).split(".")
+    return [first, [[".", h("wbr"), each] for each in rest]]
 
 
 def folded(summary: str, *children: Any) -> Element:
