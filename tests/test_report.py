@@ -110,22 +110,22 @@ def said(paths):
 
 
 def test_a_better_algorithm_is_named_with_its_probability_and_interval(here):
-    page = said([make(here, "a", "td3", level=100, seeds=10), make(here, "b", "ddpg", level=60, seeds=10)])
-    assert page.verdict == "td3 is better than ddpg with probability 1.00 [0.80, 1.00]."
+    page = said([make(here, "a", "td3", level=100, seeds=10), make(here, "b", "dqn", level=60, seeds=10)])
+    assert page.verdict == "td3 is better than dqn with probability 1.00 [0.80, 1.00]."
     assert page.notes == ""
 
 
 def test_two_that_overlap_cannot_be_told_apart(here):
-    page = said([make(here, "a", "td3", level=100), make(here, "b", "ddpg", level=99)])
+    page = said([make(here, "a", "td3", level=100), make(here, "b", "dqn", level=99)])
     assert re.fullmatch(
-        r"td3 and ddpg cannot be told apart: td3 is better with probability 0\.\d\d \[0\.\d\d, 0\.\d\d\]\. .*",
+        r"td3 and dqn cannot be told apart: td3 is better with probability 0\.\d\d \[0\.\d\d, 0\.\d\d\]\. .*",
         page.verdict,
     )
 
 
 def test_with_three_seeds_each_it_says_that_there_are_too_few(here):
-    page = said([make(here, "a", "td3", seeds=3), make(here, "b", "ddpg", level=10, seeds=3)])
-    assert page.verdict.startswith("Too few seeds to say whether td3 is better than ddpg: with 3 and 3,")
+    page = said([make(here, "a", "td3", seeds=3), make(here, "b", "dqn", level=10, seeds=3)])
+    assert page.verdict.startswith("Too few seeds to say whether td3 is better than dqn: with 3 and 3,")
     assert "10 % of cases" in page.verdict
 
 
@@ -140,17 +140,17 @@ def test_over_environments_returns_are_scaled_in_each_and_order_is_what_counts(h
     paths = [
         make(here, f"{algorithm}-{env}", algorithm, env, level=level * scale)
         for env, scale in (("Pendulum-v1", 1), ("Ant-v5", 1_000), ("Hopper-v5", 10))
-        for algorithm, level in (("td3", 3), ("ddpg", 2))
+        for algorithm, level in (("td3", 3), ("dqn", 2))
     ]
-    page = said([*paths, make(here, "alone", "sac", "Ant-v5", level=1)])
-    assert page.verdict.startswith("over 3 environments: td3 is better than ddpg with probability 1.00 [")
-    assert "left out over all environments, since they are not in each: sac" in page.notes
+    page = said([*paths, make(here, "alone", "ppo", "Ant-v5", level=1)])
+    assert page.verdict.startswith("over 3 environments: td3 is better than dqn with probability 1.00 [")
+    assert "left out over all environments, since they are not in each: ppo" in page.notes
     scores = page.comparison.overall.scores
-    assert list(scores) == ["td3", "ddpg"]
-    for each in scores["td3"], scores["ddpg"]:  # 1.8 to 3.3 of the algorithms that are in each environment
+    assert list(scores) == ["td3", "dqn"]
+    for each in scores["td3"], scores["dqn"]:  # 1.8 to 3.3 of the algorithms that are in each environment
         np.testing.assert_allclose(each, [(each[0] if len(each[0]) else 0)] * 3)
     assert max(scores["td3"][0]) == pytest.approx(1)
-    assert min(scores["ddpg"][0]) == pytest.approx(0)
+    assert min(scores["dqn"][0]) == pytest.approx(0)
 
 
 # ---- what belongs together, and what is compared with what
@@ -170,46 +170,46 @@ def test_a_seed_that_is_there_twice_counts_once(here):
 
 
 def test_other_constants_are_another_environment_and_never_compared(here):
-    page = said([make(here, "a"), make(here, "b", "ddpg", env_fields={"g": 5.0})])
+    page = said([make(here, "a"), make(here, "b", "dqn", env_fields={"g": 5.0})])
     assert "2 environments" in page.seeds
-    assert "Pendulum-v1 (g=5.0): ddpg returns" in page.verdict
+    assert "Pendulum-v1 (g=5.0): dqn returns" in page.verdict
     assert "better" not in page.verdict
 
 
 def test_different_budgets_are_compared_where_the_shorter_ends(here):
-    page = said([make(here, "a", "td3", level=100), make(here, "b", "ddpg", level=60, steps=2 * STEPS)])
+    page = said([make(here, "a", "td3", level=100), make(here, "b", "dqn", level=60, steps=2 * STEPS)])
     assert page.steps == [1_000]
-    assert "compared after 1,000 steps, where the shortest ends; ddpg (2,000) went further" in page.notes
-    assert page.verdict.startswith("td3 is better than ddpg with probability 1.00")  # 100 against 30
-    (ddpg,) = (group for group in page.comparison.worlds[0].groups if group.label == "ddpg")
-    np.testing.assert_allclose(ddpg.scores, values(5, 60) / 2)
+    assert "compared after 1,000 steps, where the shortest ends; dqn (2,000) went further" in page.notes
+    assert page.verdict.startswith("td3 is better than dqn with probability 1.00")  # 100 against 30
+    (dqn,) = (group for group in page.comparison.worlds[0].groups if group.label == "dqn")
+    np.testing.assert_allclose(dqn.scores, values(5, 60) / 2)
 
 
 def test_an_unfinished_run_is_shown_and_not_compared_with_finished_ones(here):
-    finished = [make(here, "a"), make(here, "b", "ddpg", level=90)]
-    page = said([*finished, make(here, "c", "sac", level=900, until=0.5)])
+    finished = [make(here, "a"), make(here, "b", "dqn", level=90)]
+    page = said([*finished, make(here, "c", "ppo", level=900, until=0.5)])
     assert "c is not finished (500 of 1,000 steps)" in page.notes
-    assert "sac" not in page.verdict
+    assert "ppo" not in page.verdict
     assert "15 seeds" in page.seeds
     assert page.steps == [1_000]
 
 
 def test_of_unfinished_runs_alone_the_common_steps_are_compared(here):
-    page = said([make(here, "a", until=0.5), make(here, "b", "ddpg", level=20, until=0.8)])
+    page = said([make(here, "a", until=0.5), make(here, "b", "dqn", level=20, until=0.8)])
     assert page.steps == [500]
-    assert page.verdict.startswith("td3 is better than ddpg")
+    assert page.verdict.startswith("td3 is better than dqn")
 
 
 def test_a_run_without_evaluations_is_not_compared_with_one_that_has_them(here):
-    path = make(here, "a", "ddpg", level=900)
+    path = make(here, "a", "dqn", level=900)
     lines = [line for line in RunFolder(path).metrics() if "eval/return" not in line]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = said([path, make(here, "b")])
-    assert "ddpg was never evaluated, and is not compared with what was" in page.notes
+    assert "dqn was never evaluated, and is not compared with what was" in page.notes
     assert page.verdict.startswith("td3 returns")
     page = said([path])
     assert "nothing was evaluated, so that training returns, with exploration, are shown" in page.notes
-    assert page.verdict.startswith("ddpg returns in training 899.0 [")  # of the last tenth of the steps
+    assert page.verdict.startswith("dqn returns in training 899.0 [")  # of the last tenth of the steps
 
 
 def test_evaluations_that_are_no_numbers_are_left_out_and_counted(here):
@@ -224,7 +224,7 @@ def test_pauses_are_not_time_and_other_devices_are_said(here):
     np.testing.assert_allclose(clock, [[1, 2, 3, 4, 5, 6], [0, 3, 6, 9, 12, 15]])
     assert lost == pytest.approx(1e9)
     assert elapsed(lines[:1]) == (None, 0.0)
-    path = make(here, "b", "ddpg")
+    path = make(here, "b", "dqn")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "device": "2 x H100"}))
     notes = said([make(here, "a"), path]).notes
@@ -232,7 +232,7 @@ def test_pauses_are_not_time_and_other_devices_are_said(here):
 
 
 def test_settings_that_differ_are_marked_and_others_folded(here):
-    report([make(here, "a"), make(here, "b", "ddpg", config={"lr": 0.1, "tau": 0.5})], here / "page.html")
+    report([make(here, "a"), make(here, "b", "dqn", config={"lr": 0.1, "tau": 0.5})], here / "page.html")
     page = (here / "page.html").read_text()
     marked = re.findall(r'<tr class="differs"><td>(.*?)</td>', page)
     assert "algorithm" in marked
@@ -249,10 +249,10 @@ def test_each_folder_that_is_no_run_is_one_line_and_nothing_else_is_lost(here, c
     (here / "empty").mkdir()
     broken = make(here, "broken")
     (broken / "config.json").write_text("{")
-    damaged = make(here, "damaged", "ddpg")
+    damaged = make(here, "damaged", "dqn")
     with open(damaged / "metrics.jsonl", "a") as file:
         file.write('{"env_steps": 5\nnot json\n')
-    silent = make(here, "silent", "sac", points=10, until=0)
+    silent = make(here, "silent", "ppo", points=10, until=0)
     words = ["good", "nothing", "empty", "broken", "damaged", "silent", "good", "--out", "page.html"]
     assert cli.main(["report", *words]) == 0
     out, err = capsys.readouterr()
@@ -324,7 +324,7 @@ def hostile(here):
 def test_markup_in_a_folder_is_text_on_the_page_and_nothing_is_written_or_fetched_elsewhere(here):
     path = hostile(here)
     with WATCH.over(here):
-        written = report([path, make(here, "other", "ddpg")], here / "page.html", png=True, table=True)
+        written = report([path, make(here, "other", "dqn")], here / "page.html", png=True, table=True)
     assert WATCH.executed == []
     assert WATCH.outside == []
     assert any("10.mp4 is not a .mp4 video" in line for line in written.left_out)
@@ -365,7 +365,7 @@ def test_a_link_in_the_place_of_the_page_is_replaced_and_not_followed(here):
 
 
 def test_the_same_runs_give_the_same_page_to_the_byte(here):
-    paths = [make(here, "a"), make(here, "b", "ddpg")]
+    paths = [make(here, "a"), make(here, "b", "dqn")]
     pages = []
     for name in ("one.html", "two.html"):
         report(paths, here / name)
@@ -374,7 +374,7 @@ def test_the_same_runs_give_the_same_page_to_the_byte(here):
 
 
 def test_no_two_elements_of_a_page_have_one_name_and_every_reference_leads_somewhere(here):
-    report([make(here, "a"), make(here, "b", "ddpg")], here / "page.html")
+    report([make(here, "a"), make(here, "b", "dqn")], here / "page.html")
     text = (here / "page.html").read_text()
     names = re.findall(r'\bid="([^"]+)"', text)
     used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
@@ -461,7 +461,7 @@ in_a_browser = pytest.mark.skipif(find_chromium() is None, reason="there is no C
 
 @in_a_browser
 def test_a_browser_shows_the_page_without_errors_and_its_legend_toggles(here):
-    paths = [make(here, "a"), make(here, "b", "ddpg", level=50)]
+    paths = [make(here, "a"), make(here, "b", "dqn", level=50)]
     film(paths[0], "500.gif")
     report(paths, here / "page.html")
     with Page(find_chromium(), here / "profile") as page:
@@ -483,7 +483,7 @@ def test_a_browser_shows_the_page_without_errors_and_its_legend_toggles(here):
 
 @in_a_browser
 def test_it_reads_at_phone_width_in_both_colours(here):
-    report([make(here, "a"), make(here, "b", "ddpg", env_fields={"g": 5.0})], here / "page.html")
+    report([make(here, "a"), make(here, "b", "dqn", env_fields={"g": 5.0})], here / "page.html")
     with Page(find_chromium(), here / "profile") as page:
         colours = []
         for scheme in ("light", "dark"):
@@ -511,9 +511,17 @@ def test_a_browser_runs_nothing_of_a_hostile_folder(here):
 @pytest.mark.slow
 def test_twenty_runs_of_ten_seeds_stay_below_five_megabytes_and_open_in_two_seconds(here):
     paths = [
-        make(here, f"{algorithm}-{env}", algorithm, env, level=level * scale, seeds=10, points=100)
+        make(
+            here, f"{algorithm}-{lr}-{env}", algorithm, env, level * scale, 10, points=100, config={"lr": lr}
+        )
         for env, scale in (("Pendulum-v1", 1), ("Ant-v5", 1_000), ("Hopper-v5", 10), ("Walker2d-v5", 3))
-        for algorithm, level in (("td3", 30), ("ddpg", 20), ("sac", 31), ("ppo", 15), ("svg", 17))
+        for algorithm, level, lr in (
+            ("td3", 3, 1),
+            ("dqn", 2, 1),
+            ("ppo", 3.1, 1),
+            ("ppo", 1.5, 2),
+            ("dqn", 1.7, 2),
+        )
     ]
     report(paths, here / "page.html")
     assert (here / "page.html").stat().st_size < 5_000_000

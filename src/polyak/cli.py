@@ -502,7 +502,7 @@ EXAMPLES = {
     "resume": "runs/NAME",
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
-    "report": "runs/td3 runs/ddpg --out td3-or-ddpg.html",
+    "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
 }
