@@ -254,20 +254,20 @@ def as_svg(figure: Figure, number: int) -> Element:
     return inlined(ElementTree.fromstring(text.getvalue()), f"c{number}")
 
 
-def inlined(svg: Element, prefix: str) -> Element:
+def inlined(drawing: Element, prefix: str) -> Element:
     """Make Matplotlib's SVG part of a page: no rules for others, no names that another chart has, few digits."""
-    for element in svg.iter():
+    for element in drawing.iter():
         element.tag = element.tag.rpartition("}")[2]
         for name in [name for name in element.attrib if "}" in name]:
             element.attrib[name.rpartition("}")[2]] = element.attrib.pop(name)
-    for parent in list(svg.iter()):
+    for parent in list(drawing.iter()):
         for child in list(parent):
             if child.tag in ("metadata", "style", "title"):
                 parent.remove(child)
-    written = " ".join(value for element in svg.iter() for value in element.attrib.values())
+    written = " ".join(value for element in drawing.iter() for value in element.attrib.values())
     used = set(re.findall(r"url\(#([^)]+)\)|(?:^| )#(\S+)", written))
     kept = {one or other for one, other in used}
-    for element in svg.iter():
+    for element in drawing.iter():
         own = element.attrib.pop("id", "")
         if own in kept:
             element.set("id", f"{prefix}-{own}")
@@ -276,9 +276,9 @@ def inlined(svg: Element, prefix: str) -> Element:
         for name, value in element.attrib.items():
             element.set(name, tidy(name, value, prefix))
     for name in ("width", "height", "version"):
-        svg.attrib.pop(name, None)
-    svg.set("aria-hidden", "true")
-    return svg
+        drawing.attrib.pop(name, None)
+    drawing.set("aria-hidden", "true")
+    return drawing
 
 
 def tidy(name: str, value: str, prefix: str) -> str:

@@ -224,11 +224,11 @@ def legend(comparison: Comparison) -> Element:
     return h("nav", buttons, seeds, class_="legend", aria_label="groups that are shown")
 
 
-def chart(svg: Element | None, caption: str) -> Element | None:
+def chart(drawing: Element | None, caption: str) -> Element | None:
     """A chart with its words, None where there is none."""
-    if svg is None:
+    if drawing is None:
         return None
-    return h("figure", h("figcaption", caption), svg, role="img", aria_label=caption)
+    return h("figure", h("figcaption", caption), drawing, role="img", aria_label=caption)
 
 
 # ---- one environment
@@ -247,9 +247,9 @@ def environment(world: World, comparison: Comparison, parts: Html) -> Element:
     profiles = None
     if len(world.compared) > 1:
         scores = {group.index: [group.scores] for group in world.compared}
-        svg = charts.profile_svg(scores, parts.number(), across=False)
+        drawing = charts.profile_svg(scores, parts.number(), across=False)
         profiles = chart(
-            svg, f"performance profile: share of runs that return more, after {world.step:,} steps"
+            drawing, f"performance profile: share of runs that return more, after {world.step:,} steps"
         )
     if not any(each is not None for each in curves):
         return h("section", h("h2", world.name), h("p", "Nothing was logged yet.", class_="pale"))
@@ -369,7 +369,9 @@ def overall(each: Overall, comparison: Comparison, parts: Html) -> Element:
         between = f"[{low:.2f}, {high:.2f}]" if np.isfinite(low) else "too few seeds"
         cells = [swatch(order.index(name)), " ", name], f"{middle:.2f}", between, str(len(scores[0]))
         rows.append(row(*cells, class_=f"s{order.index(name)}"))
-    svg = charts.profile_svg({order.index(n): s for n, s in each.scores.items()}, parts.number(), across=True)
+    drawing = charts.profile_svg(
+        {order.index(n): s for n, s in each.scores.items()}, parts.number(), across=True
+    )
     said = (
         "Returns are scaled in each environment, so that 0 is the lowest and 1 the highest of the runs on this page: "
         f"these numbers mean nothing outside it. Environments: {listed(each.worlds, 30)}."
@@ -383,7 +385,7 @@ def overall(each: Overall, comparison: Comparison, parts: Html) -> Element:
         h(
             "div",
             pairs_table(each.pairs, []),
-            chart(svg, "performance profile: share of runs with more"),
+            chart(drawing, "performance profile: share of runs with more"),
             class_="charts",
         ),
     )
