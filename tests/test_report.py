@@ -456,13 +456,21 @@ def test_a_report_needs_no_jax(here):
 
 # ---- in a browser
 
+PLAYED = """new Promise(resolve => {
+  const video = document.querySelector("video");
+  video.muted = true;
+  video.addEventListener("timeupdate", () => video.currentTime > 0 && resolve(video.currentTime));
+  video.addEventListener("ended", () => resolve(video.currentTime));
+  video.play().catch(() => resolve(-1));
+})"""
 in_a_browser = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: set POLYAK_CHROMIUM")
 
 
 @in_a_browser
 def test_a_browser_shows_the_page_without_errors_and_its_legend_toggles(here):
     paths = [make(here, "a"), make(here, "b", "dqn", level=50)]
-    film(paths[0], "500.gif")
+    film(paths[0])
+    film(paths[1], "500.gif")
     report(paths, here / "page.html")
     with Page(find_chromium(), here / "profile") as page:
         page.open(here / "page.html")
@@ -477,6 +485,8 @@ def test_a_browser_shows_the_page_without_errors_and_its_legend_toggles(here):
         page.click(".legend button:last-child")
         assert page.ask("getComputedStyle(document.querySelector('.seeds')).display") == "none"
         assert page.ask("document.querySelector('section img').naturalWidth") == 64
+        assert page.ask("document.querySelector('figure .s1 title').textContent") == "dqn"
+        assert page.ask(PLAYED) > 0
         assert page.errors == []
         assert page.requests == [(here / "page.html").as_uri()]
 

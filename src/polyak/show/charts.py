@@ -98,6 +98,7 @@ def draw_curves(
     if clock:
         longest = max((np.nanmax(c.seconds) for _, c in curves if np.isfinite(c.seconds).any()), default=0.0)
         unit = ("h", 3600.0) if longest > 3 * 3600 else ("min", 60.0) if longest > 180 else ("s", 1.0)
+    shade = 0.16 * min(1, 5 / max(1, len(groups)))
     every = max(1, -(-len(curves) // MOST_SEEDS))
     for group in groups:
         middle = group.middle(metric)
@@ -124,7 +125,7 @@ def draw_curves(
             reach = np.ptp(np.concatenate([line[:, 1] for line in lines]))
             low = np.maximum(middle.low, min(line[:, 1].min() for line in lines) - reach / 2)
             high = np.minimum(middle.high, max(line[:, 1].max() for line in lines) + reach / 2)
-            axes.fill_between(x, low, high, color=pen, alpha=0.16, linewidth=0, gid=f"{name}-band")
+            axes.fill_between(x, low, high, color=pen, alpha=shade, linewidth=0, gid=f"{name}-band")
         (line,) = axes.plot(x, middle.value, color=pen, linestyle=dash(group.index), linewidth=1.8, gid=name)
         line.set_solid_capstyle("round")
         if len(x) <= 2:
@@ -156,13 +157,14 @@ def draw_profile(axes: Axes, scores: dict[int, list[np.ndarray]], theme: Theme, 
     low, high = float(everything.min()), float(everything.max())
     room = 0.04 * (high - low) or 0.5
     at = np.unique(np.concatenate([everything, np.linspace(low - room, high + room, 101)]))
+    shade = 0.09 * min(1, 5 / len(scores))
     for index, each in scores.items():
         share = statistics.profile(each, at)
         below, above = statistics.share_interval(share, sum(map(len, each)))
         pen, name = colour(index, theme), f"s{index}"
         own = (at >= min(map(np.min, each))) & (at <= max(map(np.max, each)))
         axes.fill_between(
-            at, below, above, where=own, step="post", color=pen, alpha=0.09, linewidth=0, gid=f"{name}-band"
+            at, below, above, where=own, step="post", color=pen, alpha=shade, linewidth=0, gid=f"{name}-band"
         )
         axes.step(at, share, where="post", color=pen, linestyle=dash(index), linewidth=1.8, gid=name)
     dress(axes, theme)

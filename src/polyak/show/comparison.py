@@ -24,7 +24,7 @@ PAUSES = 20.0  # if they are also so many times what is usual
 MOST_NOTED = 3  # settings that the name of a group may have
 BY_CHANCE = 0.05  # as often as this equal algorithms may differ as much, for a verdict
 LAST = 0.1  # share of the steps whose training returns stand for an evaluation, where there is none
-MOST_SAID = 6  # groups in a sentence
+MOST_SAID = 4  # groups in a sentence
 DRAWN = 60  # points of a line in a chart
 
 # What two runs of one group may differ in: where they run and how they are looked at, not what they learn from.
@@ -500,7 +500,8 @@ def beside(best: str, pairs: Sequence[Pair]) -> list[str]:
             f"{probability(each)}."
         )
     if open_:
-        said.append("More seeds would narrow this.")
+        more = f"Neither can {len(open_) - MOST_SAID} others. " if len(open_) > MOST_SAID else ""
+        said.append(f"{more}More seeds would narrow this.")
     if few:
         least = min(few, key=lambda each: min(each.seeds))
         names = listed((each.worse if each.better == best else each.better for each in few), MOST_SAID)

@@ -8,6 +8,7 @@ and every script but the one whose digest it names.
 import base64
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -224,10 +225,14 @@ def legend(comparison: Comparison) -> Element:
     return h("nav", buttons, seeds, class_="legend", aria_label="groups that are shown")
 
 
-def chart(drawing: Element | None, caption: str) -> Element | None:
-    """A chart with its words, None where there is none."""
+def chart(drawing: Element | None, caption: str, labels: Sequence[str]) -> Element | None:
+    """A chart with its words, None where there is none; a line says whose it is where the mouse rests."""
     if drawing is None:
         return None
+    for element in list(drawing.iter()):
+        group = re.match(r"s(\d+)", element.get("class", ""))
+        if group:
+            element.insert(0, h("title", labels[int(group[1])]))
     return h("figure", h("figcaption", caption), drawing, role="img", aria_label=caption)
 
 
@@ -241,6 +246,7 @@ def environment(world: World, comparison: Comparison, parts: Html) -> Element:
         chart(
             charts.curves_svg(world.groups, world.metric, clock, parts.number(), False),
             f"{what}, by {'the clock' if clock else 'environment steps'}",
+            comparison.labels,
         )
         for clock in (False, True)
     ]
@@ -248,9 +254,8 @@ def environment(world: World, comparison: Comparison, parts: Html) -> Element:
     if len(world.compared) > 1:
         scores = {group.index: [group.scores] for group in world.compared}
         drawing = charts.profile_svg(scores, parts.number(), across=False)
-        profiles = chart(
-            drawing, f"performance profile: share of runs that return more, after {world.step:,} steps"
-        )
+        said = f"performance profile: share of runs that return more, after {world.step:,} steps"
+        profiles = chart(drawing, said, comparison.labels)
     if not any(each is not None for each in curves):
         return h("section", h("h2", world.name), h("p", "Nothing was logged yet.", class_="pale"))
     return h(
@@ -385,7 +390,7 @@ def overall(each: Overall, comparison: Comparison, parts: Html) -> Element:
         h(
             "div",
             pairs_table(each.pairs, []),
-            chart(drawing, "performance profile: share of runs with more"),
+            chart(drawing, "performance profile: share of runs with more", order),
             class_="charts",
         ),
     )
@@ -421,7 +426,11 @@ def metrics(comparison: Comparison, parts: Html) -> Element | None:
         ]
         names = [name for name in names if name != "episode/count"]
         drawn = [
-            chart(charts.curves_svg(world.groups, name, False, parts.number(), True), printable(name, 60))
+            chart(
+                charts.curves_svg(world.groups, name, False, parts.number(), True),
+                printable(name, 60),
+                comparison.labels,
+            )
             for name in names[:left]
         ]
         more = len(names) - len(names[:left])
