@@ -16,7 +16,7 @@ import pytest
 from attacks import Watch, canary
 from chromium import Page, find_chromium
 
-from polyak import Run, UserError, cli
+from polyak import CheckpointError, Run, UserError, cli
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.report import look, report, verdict
@@ -269,6 +269,18 @@ def test_each_folder_that_is_no_run_is_one_line_and_nothing_else_is_lost(here, c
     assert str(silent.name) in text
     assert cli.main(["report", "nothing", "empty"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("init", [8, 8]), ("use", 5), ("data", 5), ("seeds", "x"), ("env", [])]
+)
+def test_a_plan_of_the_wrong_kind_is_one_line(here, name, value):
+    path = make(here, "a")
+    config = json.loads((path / "config.json").read_text())
+    config["plan"][name] = value
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        look([path])
 
 
 def test_an_only_run_that_logged_nothing_makes_a_page_that_says_so(here):
