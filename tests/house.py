@@ -341,7 +341,11 @@ class House:
         """Files that name an algorithm as a user types it; other algorithms' own files may compare themselves."""
         others = set().union(*(self.own(name) for name in self.algorithms if name != algorithm))
         word = re.compile(rf"\b{re.escape(algorithm)}\b")
-        return {name for name, text in self.texts.items() if word.search(text)} - others
+        return (
+            {name for name, text in self.texts.items() if word.search(text)}
+            - others
+            - ALIKE.get(algorithm, set())
+        )
 
     def tables(self) -> set[str]:
         """Python files with a literal that holds the name of every algorithm: a list that somebody must keep."""
@@ -357,6 +361,9 @@ class House:
 
 LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
 HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
+ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
+    "svg": {"src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
+}
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 
 

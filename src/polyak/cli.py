@@ -52,6 +52,7 @@ commands:
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
   watch RUN | ALGO ENV       make a video of a trained policy
+  report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
 
@@ -105,6 +106,15 @@ class WatchOptions:
     )  # seed whose policy acts, of a run with several; usually the first
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where the page goes, and what is written beside it."""
+
+    out: str | None = None  # file, .html; usually report.html: in the folder of the only run, else here
+    png: bool = False  # write a picture too, report.png
+    csv: bool = False  # write every line of metrics too, report.csv
 
 
 @dataclass(frozen=True)
@@ -408,6 +418,20 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     return 0
 
 
+def report(said: flags.Said, options: ReportOptions) -> int:
+    """Write a page about runs."""
+    from polyak.runs.report import report as write
+
+    written = write(said.words, options.out, options.png, options.csv)
+    for line in written.left_out:
+        fail(line)
+    for line in written.verdict:
+        print(printable(line))
+    for path in written.files:
+        print(visible(str(path)))
+    return 0
+
+
 def digest(said: flags.Said, options: NoOptions) -> int:
     """One line that equal runs share."""
     path = Path(said.words[0])
@@ -480,6 +504,7 @@ EXAMPLES = {
     "resume": "runs/NAME",
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
+    "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
 }
@@ -488,6 +513,7 @@ COMMANDS = {
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
     "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
+    "report": Command(report, ReportOptions(), "RUN...", "Show and compare runs on one page.", 1, 200),
     "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
     "list": Command(
         show_list,

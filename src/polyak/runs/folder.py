@@ -163,21 +163,27 @@ class RunFolder:
             raise CheckpointError(f"{self.path / 'config.json'}: plan is missing")
         return Plan.read(config["plan"], str(self.path / "config.json"))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every line logged so far; one that is cut off or damaged is left out. CheckpointError for too many."""
-        return list(self._lines(MOST_KEPT))
+    def metrics(self, damaged: list[int] | None = None) -> list[dict[str, Any]]:
+        """Every line logged so far; one that is cut off or damaged is left out. CheckpointError for too many.
 
-    def _lines(self, most: int) -> Iterator[dict[str, Any]]:
+        damaged  takes the numbers of those that are left out
+        """
+        return list(self._lines(MOST_KEPT, damaged))
+
+    def _lines(self, most: int, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
         """The sound lines of a file of so many bytes at most, one in memory at a time."""
         if not os.path.lexists(self.metrics_path):
             return
         with files.guarded(self.metrics_path), files.open_file(self.metrics_path) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:
                 raise files.damaged(self.metrics_path, f"has {size:,} bytes, at most {most:,} are read")
-            buffered = io.BufferedReader(file)
+            buffered, number = io.BufferedReader(file), 0
             while text := buffered.readline(MAX_LINE):
+                number += 1
                 if line := read_line(text):
                     yield line
+                elif damaged is not None:
+                    damaged.append(number)
 
     def rewind(self, position: int, seeds: int) -> None:
         """Forget what was logged after the checkpoint that a resume begins from, and half an evaluation there."""

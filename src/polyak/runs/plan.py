@@ -167,13 +167,13 @@ class Plan:
         for name in ("algorithm", "env"):
             if not isinstance(values[name], str):
                 raise CheckpointError(f"{where}: plan.{name} is {brief(values[name])}, but must be a name")
-        if not all(isinstance(said, str) for said in dict(values.get("init") or {}).values()):
-            raise CheckpointError(f"{where}: plan.init has no digest of each run")
-        if not all(map(is_use, dict(values.get("use") or {}).values())):
-            raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
-        if not is_data(values.get("data") or {}):
-            raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
         with files.guarded(Path(where)):
+            if not all(isinstance(said, str) for said in dict(values.get("init") or {}).values()):
+                raise CheckpointError(f"{where}: plan.init has no digest of each run")
+            if not all(map(is_use, dict(values.get("use") or {}).values())):
+                raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
+            if not is_data(values.get("data") or {}):
+                raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
             try:
                 plan = amend(cls("", ""), values)
                 check_ranges(plan)

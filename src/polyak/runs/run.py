@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from polyak.drivers.act import actors
 from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
@@ -33,7 +34,7 @@ from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
 from polyak.runs.values import amend, whole
-from polyak.show.curve import interquartile_mean
+from polyak.show.curve import curve_of, interquartile_mean, save
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
 
@@ -293,6 +294,27 @@ class Run:
         session = self.trust()
         actor = actors(session.algorithm)(self.state())
         return play(session, actor, episodes, seed, sample, limit, self.warn)
+
+    def plot(self, out: str | Path | None = None) -> Figure:
+        """The learning curve, as a figure that a notebook shows; written as a PNG too where `out` names a file."""
+        figure = curve_of(self.metrics, f"{self.plan.algorithm} on {self.plan.env}")
+        if out is not None:
+            save(figure, Path(out))
+        return figure
+
+    def to_dataframe(self) -> Any:
+        """Every line logged so far as a pandas DataFrame, a column for each metric; UserError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(
+                "to_dataframe needs pandas, which is not installed: pip install pandas, or use run.metrics, a list "
+                "of the same lines"
+            ) from error
+        lines = self.metrics
+        first = ["env_steps", "updates", "seed"]
+        names = sorted({name for line in lines for name in line} - set(first))
+        return pandas.DataFrame(lines, columns=[*first, *names])
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
