@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from polyak.errors import CheckpointError, EnvironmentFault, UserError
+    from polyak.health.environment import check_env
     from polyak.runs.agent import Agent
     from polyak.runs.run import Run, load, train
 
@@ -15,10 +16,21 @@ _HOMES = {
     "EnvironmentFault": "polyak.errors",
     "Run": "polyak.runs.run",
     "UserError": "polyak.errors",
+    "check_env": "polyak.health.environment",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
 }
-__all__ = ["Agent", "CheckpointError", "EnvironmentFault", "Run", "UserError", "__version__", "load", "train"]
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "EnvironmentFault",
+    "Run",
+    "UserError",
+    "__version__",
+    "check_env",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

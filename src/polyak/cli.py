@@ -40,7 +40,10 @@ REFUSED = {  # what a disk says
     errno.ENOTDIR,
     errno.ELOOP,
 }
-GROUPS = ("config", "env", "eval_env")  # --config.FIELD, --env.FIELD, --eval-env.FIELD
+GROUPS = {  # --config.FIELD, --env.FIELD, --eval-env.FIELD, of the commands that take them
+    "train": ("config", "env", "eval_env"),
+    "check-env": ("env",),
+}
 
 HELP = """\
 usage: polyak COMMAND ...
@@ -54,6 +57,7 @@ commands:
   watch RUN | ALGO ENV       make a video of a trained policy
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
+  check-env ENV              all that is wrong with an environment, and what to do about it
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -104,6 +108,16 @@ class WatchOptions:
     )  # seed whose policy acts, of a run with several; usually the first
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How long an environment is looked at."""
+
+    steps: int = within(10_000, 1)  # random steps
+    seconds: float = within(20.0, 0.1)  # that they may take
+    seed: int = within(0, 0, 2**31 - 1)  # of the first episode
+    json: bool = False  # print one line of JSON
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         return show_help(name, command, rest)
-    grouped = GROUPS if name == "train" else ()
+    grouped = GROUPS.get(name, ())
     said = flags.read(rest, command.options, command.most, grouped, flags.of_config)
     if len(said.words) < command.least:
         raise UserError(f"{name} needs {command.usage}, as in: polyak {name} {EXAMPLES[name]}")
@@ -473,6 +487,20 @@ def list_envs(pattern: str) -> bool:
     return some
 
 
+def check_env(said: flags.Said, options: CheckOptions) -> int:
+    """Everything that is wrong with an environment; exit code 2 where it breaks training."""
+    from polyak.health.environment import check_env as look
+
+    fields = flags.literals(said.groups.get("env", {}))
+    report = look(
+        said.words[0], steps=options.steps, seconds=options.seconds, seed=options.seed, fields=fields
+    )
+    if not report.facts:  # there is nothing to be looked at
+        raise UserError(report.findings[0].says)
+    print(report.as_json() if options.json else report)
+    return 2 if report.errors else 0
+
+
 EXAMPLES = {
     "train": "td3 Pendulum-v1 --steps 20000",
     "resume": "runs/NAME",
@@ -480,6 +508,7 @@ EXAMPLES = {
     "watch": "runs/NAME --out policy.mp4",
     "digest": "runs/NAME",
     "list": "envs cartpole",
+    "check-env": "my_module:MyEnv",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
@@ -494,5 +523,13 @@ COMMANDS = {
         "List what there is, or what has PATTERN in its name.",
         0,
         2,
+    ),
+    "check-env": Command(
+        check_env,
+        CheckOptions(),
+        "ENV",
+        "Find all that is wrong with an environment; --env.FIELD VALUE sets a constant of it.",
+        1,
+        1,
     ),
 }
