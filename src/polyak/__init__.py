@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from polyak.errors import CheckpointError, EnvironmentFault, UserError
     from polyak.health.environment import check_env
+    from polyak.health.run import doctor
     from polyak.runs.agent import Agent
     from polyak.runs.run import Run, load, train
 
@@ -17,6 +18,7 @@ _HOMES = {
     "Run": "polyak.runs.run",
     "UserError": "polyak.errors",
     "check_env": "polyak.health.environment",
+    "doctor": "polyak.health.run",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
 }
@@ -28,6 +30,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check_env",
+    "doctor",
     "load",
     "train",
 ]

@@ -58,6 +58,7 @@ commands:
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
   check-env ENV              all that is wrong with an environment, and what to do about it
+  doctor [RUN]               why a run does not learn; without one, what this machine has
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -118,6 +119,16 @@ class CheckOptions:
     seconds: float = within(20.0, 0.1)  # that they may take
     seed: int = within(0, 0, 2**31 - 1)  # of the first episode
     json: bool = False  # print one line of JSON
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What is looked at."""
+
+    render: bool = True  # draw pictures, in processes of their own
+    json: bool = False  # print one line of JSON
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
 @dataclass(frozen=True)
@@ -501,6 +512,23 @@ def check_env(said: flags.Said, options: CheckOptions) -> int:
     return 2 if report.errors else 0
 
 
+def doctor(said: flags.Said, options: DoctorOptions) -> int:
+    """What this machine lacks, or why a run does not learn."""
+    if not said.words:
+        from polyak.health.machine import check_machine
+
+        report = check_machine(options.render)
+    else:
+        path, trusted = named_run("doctor", said.words, options.out)
+        from polyak.health.run import doctor as diagnose
+        from polyak.runs.setup import set_up_jax
+
+        set_up_jax()
+        report = diagnose(open_trusted(path, [*options.trust, *trusted]))
+    print(report.as_json() if options.json else report)
+    return 0
+
+
 EXAMPLES = {
     "train": "td3 Pendulum-v1 --steps 20000",
     "resume": "runs/NAME",
@@ -509,6 +537,7 @@ EXAMPLES = {
     "digest": "runs/NAME",
     "list": "envs cartpole",
     "check-env": "my_module:MyEnv",
+    "doctor": "runs/NAME",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
@@ -531,5 +560,13 @@ COMMANDS = {
         "Find all that is wrong with an environment; --env.FIELD VALUE sets a constant of it.",
         1,
         1,
+    ),
+    "doctor": Command(
+        doctor,
+        DoctorOptions(),
+        "[RUN | ALGO ENV]",
+        "Say why a run does not learn; without one, what this machine has and lacks.",
+        0,
+        2,
     ),
 }
