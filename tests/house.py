@@ -32,8 +32,9 @@ FLOOR = {
     "lab": 4,
     "presets": 4,
     "runs": 5,
+    "health": 6,
 }
-TOP = 6  # cli.py, __init__.py and the files beside them
+TOP = 7  # cli.py, __init__.py and the files beside them
 STOREYS = {
     0: "ground",
     1: "parts, envs",
@@ -41,7 +42,8 @@ STOREYS = {
     3: "drivers",
     4: "store, show",
     5: "runs",
-    6: "top",
+    6: "health",
+    7: "top",
 }
 
 

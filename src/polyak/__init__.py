@@ -6,6 +6,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from polyak.errors import CheckpointError, EnvironmentFault, UserError
+    from polyak.health.environment import check_env
+    from polyak.health.run import doctor
     from polyak.runs.agent import Agent
     from polyak.runs.run import Run, load, train
 
@@ -15,10 +17,23 @@ _HOMES = {
     "EnvironmentFault": "polyak.errors",
     "Run": "polyak.runs.run",
     "UserError": "polyak.errors",
+    "check_env": "polyak.health.environment",
+    "doctor": "polyak.health.run",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
 }
-__all__ = ["Agent", "CheckpointError", "EnvironmentFault", "Run", "UserError", "__version__", "load", "train"]
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "EnvironmentFault",
+    "Run",
+    "UserError",
+    "__version__",
+    "check_env",
+    "doctor",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

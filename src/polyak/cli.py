@@ -40,7 +40,10 @@ REFUSED = {  # what a disk says
     errno.ENOTDIR,
     errno.ELOOP,
 }
-GROUPS = ("config", "env", "eval_env")  # --config.FIELD, --env.FIELD, --eval-env.FIELD
+GROUPS = {  # --config.FIELD, --env.FIELD, --eval-env.FIELD, of the commands that take them
+    "train": ("config", "env", "eval_env"),
+    "check-env": ("env",),
+}
 
 HELP = """\
 usage: polyak COMMAND ...
@@ -55,6 +58,8 @@ commands:
   report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
+  check-env ENV              all that is wrong with an environment, and what to do about it
+  doctor [RUN]               why a run does not learn; without one, what this machine has
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -115,6 +120,26 @@ class ReportOptions:
     out: str | None = None  # file, .html; usually report.html: in the folder of the only run, else here
     png: bool = False  # write a picture too, report.png
     csv: bool = False  # write every line of metrics too, report.csv
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How long an environment is looked at."""
+
+    steps: int = within(10_000, 1)  # random steps
+    seconds: float = within(20.0, 0.1)  # that they may take
+    seed: int = within(0, 0, 2**31 - 1)  # of the first episode
+    json: bool = False  # print one line of JSON
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What is looked at."""
+
+    render: bool = True  # draw pictures, in processes of their own
+    json: bool = False  # print one line of JSON
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
 @dataclass(frozen=True)
@@ -203,7 +228,7 @@ def dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         return show_help(name, command, rest)
-    grouped = GROUPS if name == "train" else ()
+    grouped = GROUPS.get(name, ())
     said = flags.read(rest, command.options, command.most, grouped, flags.of_config)
     if len(said.words) < command.least:
         raise UserError(f"{name} needs {command.usage}, as in: polyak {name} {EXAMPLES[name]}")
@@ -499,6 +524,37 @@ def list_envs(pattern: str) -> bool:
     return some
 
 
+def check_env(said: flags.Said, options: CheckOptions) -> int:
+    """Everything that is wrong with an environment; exit code 2 where it breaks training."""
+    from polyak.health.environment import check_env as look
+
+    fields = flags.literals(said.groups.get("env", {}))
+    report = look(
+        said.words[0], steps=options.steps, seconds=options.seconds, seed=options.seed, fields=fields
+    )
+    if not report.facts:  # there is nothing to be looked at
+        raise UserError(report.findings[0].says)
+    print(report.as_json() if options.json else report)
+    return 2 if report.errors else 0
+
+
+def doctor(said: flags.Said, options: DoctorOptions) -> int:
+    """What this machine lacks, or why a run does not learn."""
+    if not said.words:
+        from polyak.health.machine import check_machine
+
+        report = check_machine(options.render)
+    else:
+        path, trusted = named_run("doctor", said.words, options.out)
+        from polyak.health.run import doctor as diagnose
+        from polyak.runs.setup import set_up_jax
+
+        set_up_jax()
+        report = diagnose(open_trusted(path, [*options.trust, *trusted]))
+    print(report.as_json() if options.json else report)
+    return 0
+
+
 EXAMPLES = {
     "train": "td3 Pendulum-v1 --steps 20000",
     "resume": "runs/NAME",
@@ -507,6 +563,8 @@ EXAMPLES = {
     "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
+    "check-env": "my_module:MyEnv",
+    "doctor": "runs/NAME",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
@@ -520,6 +578,22 @@ COMMANDS = {
         NoOptions(),
         "[algorithms|envs [PATTERN]]",
         "List what there is, or what has PATTERN in its name.",
+        0,
+        2,
+    ),
+    "check-env": Command(
+        check_env,
+        CheckOptions(),
+        "ENV",
+        "Find all that is wrong with an environment; --env.FIELD VALUE sets a constant of it.",
+        1,
+        1,
+    ),
+    "doctor": Command(
+        doctor,
+        DoctorOptions(),
+        "[RUN | ALGO ENV]",
+        "Say why a run does not learn; without one, what this machine has and lacks.",
         0,
         2,
     ),

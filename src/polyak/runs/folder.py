@@ -22,6 +22,7 @@ from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
 FORMAT = 3
+STOPPED = "stopped.txt"  # why an environment or an update ended the run, where one did
 LOCK = "lock"  # the file that a writer holds; it has the number of its process
 LONGEST_NAME = 200  # bytes: file systems take 255, and temporary names are a little longer
 MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl

@@ -16,11 +16,11 @@ from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
 from polyak.envs.environment import unscaled
-from polyak.errors import EnvironmentFault, UserError, said_by
+from polyak.errors import EnvironmentFault, UserError, printable, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs import inputs
-from polyak.runs.folder import Metrics, RunFolder
+from polyak.runs.folder import STOPPED, Metrics, RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
@@ -506,6 +506,10 @@ def _train(
             save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
                 training.run(Recorder(sink, folder, terminal), save, owed=owed)
+            except EnvironmentFault as fault:
+                with contextlib.suppress(OSError):  # for `polyak doctor`
+                    files.write_bytes(folder.path / STOPPED, printable(fault).encode())
+                raise
             finally:
                 sink.close()
                 draw(folder, terminal)
