@@ -221,7 +221,10 @@ def chart() -> tuple[Figure, Axes]:
 def make_room(axes: Axes) -> None:
     """Let the axes begin where the numbers on their left end; much faster than a layout that draws them first."""
     places = axes.yaxis.get_majorticklocs()
-    widest = max((len(label) for label in axes.yaxis.get_major_formatter().format_ticks(places)), default=0)
+    widest = max(
+        (len(label) for label in axes.yaxis.get_major_formatter().format_ticks(list(map(float, places)))),
+        default=0,
+    )
     left = (0.65 * FONT * widest + 8) / (72 * SIZE[0])
     axes.set_position((left, 0.16, 0.98 - left, 0.8))
 
