@@ -298,8 +298,13 @@ def test_out_is_a_page_in_a_folder_that_is_there(here, capsys):
     make(here, "b")
     assert cli.main(["report", "a", "b"]) == 0
     assert (here / "report.html").is_file()
+    assert cli.main(["report", "a", "b"]) == 0  # again, in its place
+    (here / "report.html").write_text("my own")
+    assert cli.main(["report", "a", "b"]) == 2
+    assert "say --out" in capsys.readouterr().err
+    assert (here / "report.html").read_text() == "my own"
     with pytest.raises(UserError, match="at most"):
-        report(["a"] * 201)
+        report(["a"] * 201, here / "page.html")
 
 
 # ---- a folder from a stranger

@@ -19,7 +19,7 @@ from polyak.runs.plan import Plan, flattened
 from polyak.runs.values import plain
 from polyak.show.charts import draw_png
 from polyak.show.comparison import Comparison, Trace, compare, verdicts
-from polyak.show.page import Video, overall_verdict, write_page
+from polyak.show.page import GENERATOR, Video, overall_verdict, write_page
 
 MOST_RUNS = 200
 MOST_FILM = 1 << 20  # bytes of a video on the page
@@ -83,14 +83,28 @@ def look(paths: Sequence[str | Path]) -> Seen:
 
 def check_page(out: str | Path | None, paths: Sequence[str | Path]) -> Path:
     """Where the page goes; UserError for a name that is none of a page."""
+    if out is None and len(paths) == 1:
+        return Path(paths[0]) / "report.html"
     if out is None:
-        return Path(paths[0]) / "report.html" if len(paths) == 1 else Path("report.html")
+        page = Path("report.html")
+        if os.path.lexists(page) and not is_report(page):
+            raise UserError("report.html is there already and is no page of polyak's: say --out FILE.html")
+        return page
     page = Path(out)
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out is {brief(str(out))}, but must end in .html")
     if not page.parent.is_dir():
         raise UserError(f"--out is {brief(str(out))}, but there is no folder {brief(str(page.parent))}")
     return page
+
+
+def is_report(page: Path) -> bool:
+    """Whether a file is a page that this command made."""
+    try:
+        with files.open_file(page) as file:
+            return GENERATOR.encode() in file.read(2_000)
+    except (CheckpointError, OSError):
+        return False
 
 
 def verdict(comparison: Comparison) -> list[str]:

@@ -171,7 +171,7 @@ def draw_profile(axes: Axes, scores: dict[int, list[np.ndarray]], theme: Theme, 
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: value_label(x, max(abs(low), abs(high)))))
-    axes.set_xlabel("scaled return" if across else "return", color=theme.pale, fontsize=FONT - 1)
+    axes.set_xlabel("scaled return" if across else "return", color=theme.pale, fontsize=FONT)
 
 
 def draw_pairs(axes: Axes, pairs: Sequence[Pair], theme: Theme) -> None:
@@ -185,7 +185,7 @@ def draw_pairs(axes: Axes, pairs: Sequence[Pair], theme: Theme) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.set_yticks(range(len(pairs)), [f"{each.better} > {each.worse}" for each in pairs], parse_math=False)
-    axes.set_xlabel("probability of improvement", color=theme.pale, fontsize=FONT - 1)
+    axes.set_xlabel("probability of improvement", color=theme.pale, fontsize=FONT)
 
 
 def dress(axes: Axes, theme: Theme) -> None:
@@ -221,7 +221,10 @@ def chart() -> tuple[Figure, Axes]:
 def make_room(axes: Axes) -> None:
     """Let the axes begin where the numbers on their left end; much faster than a layout that draws them first."""
     places = axes.yaxis.get_majorticklocs()
-    widest = max((len(label) for label in axes.yaxis.get_major_formatter().format_ticks(places)), default=0)
+    widest = max(
+        (len(label) for label in axes.yaxis.get_major_formatter().format_ticks(list(map(float, places)))),
+        default=0,
+    )
     left = (0.65 * FONT * widest + 8) / (72 * SIZE[0])
     axes.set_position((left, 0.16, 0.98 - left, 0.8))
 

@@ -35,6 +35,7 @@ from polyak.show.comparison import (
     verdicts,
 )
 
+GENERATOR = "polyak report"  # by which a page is known
 RAW = {"script", "style"}  # whose text HTML does not escape: only constants of ours
 MOST_CHARTS = 60  # of update metrics, on the whole page
 MOST_PAIRS = 45  # rows of a table of pairs
@@ -112,6 +113,7 @@ def write_page(comparison: Comparison, videos: Sequence[Video], left_out: Sequen
             h("meta", charset="utf-8"),
             h("meta", http_equiv="Content-Security-Policy", content=policy),
             h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            h("meta", name="generator", content=GENERATOR),
             h("meta", name="color-scheme", content="light dark"),
             h("title", heading),
             h("style", style),
