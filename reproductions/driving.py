@@ -1,4 +1,4 @@
-"""Learning to drive in a day (D7 to D10, H5): Kendall et al. 2018 (arXiv:1807.00412), in a simulator of our own.
+"""Learning to drive in a day (D7 to D10): Kendall et al. 2018 (arXiv:1807.00412), in a simulator of our own.
 
 The simulator is another, so that the protocol is compared with the paper's and not the numbers.
 """
@@ -422,21 +422,8 @@ def counted(seeds: int) -> str:
     return f"{seeds} seed{'s' if seeds > 1 else ''}"
 
 
-# ---- H5
-
-
-def cameras(scale: Scale = SHORT) -> Finding:
-    """From pixels: CarRacing by the same command, briefly, and the lane until a route is driven."""
-    from reproductions.atari import driving as car_racing
-
-    racing, lane = car_racing(ddpg_steps=400), learn(scale, 0, None)
-    claims = dict(racing.claims) | {"DDPG drives a route on the lane": lane.solved}
-    said = f"jax:Lane from {scale.width} x {scale.height} pixels: {lane.per_route.mean():.2f} disengagements on 250 m"
-    return Finding(claims, f"{racing.figure}; {said} after {scale.driving:,} steps of DDPG")
-
-
 if __name__ == "__main__":
     main(
-        {"D7": table, "D8": encoder, "D9": roads, "D10": columns, "H5": cameras},
+        {"D7": table, "D8": encoder, "D9": roads, "D10": columns},
         long={"D7": lambda: table(LONG), "D8": sooner},
     )
