@@ -34,7 +34,7 @@ def try_all(world: OnHost, seed: int) -> None:
         if world.make is not None:
             other_instances(world, script, first)
     global_state(world, seed)
-    starts(world, seed)
+    beginnings(world, seed)
     extremes(world, seed)
     goals(world, seed)
     formal(world)
@@ -149,14 +149,14 @@ def global_state(world: OnHost, seed: int) -> None:
             )
 
 
-def starts(world: OnHost, seed: int) -> None:
+def beginnings(world: OnHost, seed: int) -> None:
     """Whether a seed, and no seed, do what they should."""
     seeds = [seed + i for i in range(6)]
     begun = [world.play(Script(s, [])) for s in seeds]
     if any(e.raised for e in begun):
         return
     world.play(Script(seed, []))
-    free = [free(world) for _ in range(3)]
+    free = [unseeded_start(world) for _ in range(3)]
     if any(row is None for row in free):
         return
     starts = {e.obs[0].tobytes() for e in begun}
@@ -178,7 +178,7 @@ def starts(world: OnHost, seed: int) -> None:
         )
 
 
-def free(world: OnHost) -> np.ndarray | None:
+def unseeded_start(world: OnHost) -> np.ndarray | None:
     """The first observation of an episode that is given no seed."""
     try:
         with contextlib.redirect_stdout(world.printed):
