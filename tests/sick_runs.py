@@ -64,12 +64,16 @@ class Told(NamedTuple):
     said: dict[str, Any]
 
 
+SMALL = {name: {"hidden": (32, 32)} for name in ("ppo", "a2c", "dqn", "td3", "sac")}  # what is sick
+
+
 def told(cause: str, algorithm: str, env: Any, steps: int = 0, **said: Any) -> Told:
     """A run; words that `polyak.train` does not know are settings of the algorithm."""
-    known = {"num_envs", "env_fields", "eval_env_fields", "wrap", "preset", "eval_every"}
+    known = {"num_envs", "env_fields", "eval_env_fields", "wrap", "preset"}
     config = {name.replace("data_", "data."): value for name, value in said.items() if name not in known}
+    config |= SMALL.get(algorithm, {}) if steps else {}
     settings = {name: value for name, value in said.items() if name in known}
-    settings |= {"steps": steps} if steps else {}
+    settings |= {"steps": steps, "eval_every": steps // 5, "eval_episodes": 5} if steps else {}
     return Told(set(cause.split()), algorithm, env, {**settings, "config": config})
 
 
@@ -82,7 +86,7 @@ SICK: dict[str, Told] = {
     "TD3, an actor's rate of 0.5": told("learning-rate saturated", "td3", PENDULUM, 5_000, actor_lr=0.5),
     "SAC, a learning rate of 1e-8": told("learning-rate stands-still", "sac", PENDULUM, 4_000, lr=1e-8),
     # exploration
-    "PPO, an entropy's weight of 5": told("uniform", "ppo", CARTPOLE, 20_000, entropy=5.0),
+    "PPO, an entropy's weight of 5": told("uniform", "ppo", PENDULUM, 40_000, entropy=5.0),
     "PPO, sigma of a hundredth": told(
         "no-exploration", "ppo", PENDULUM, 40_000, sigma="fixed", log_sigma=-5.0
     ),

@@ -13,7 +13,7 @@ import polyak
 from polyak.algorithms import find
 from polyak.cli import main
 from polyak.errors import UserError
-from polyak.health import machine, symptoms
+from polyak.health import behaviour, machine, symptoms
 from polyak.health.case import Case, Played
 from polyak.health.finding import Finding, Report
 from polyak.health.run import doctor
@@ -54,14 +54,15 @@ def test_nothing_is_blamed_in_10_healthy_runs(tmp_path):
 
 
 def test_a_run_that_an_environment_ended_says_so_first(tmp_path):
-    told = sick_runs.told(
-        "stopped", "ppo", Sick(how="NaN"), 4_096, data_steps=512, epochs=1, hidden=(8,), eval_every=0
-    )
+    told = sick_runs.told("stopped", "ppo", Sick(how="NaN"), 4_096, data_steps=512, epochs=1)
     names, report = first_two("nan", told, tmp_path)
     assert names[0] == "stopped"
     assert "not finite" in report.findings[0].says
     assert (tmp_path / "nan" / STOPPED).is_file()
     assert report.errors
+    alone = doctor(polyak.load(tmp_path / "nan"))  # code that only a folder names is not run
+    assert alone.findings[0].name == "stopped"
+    assert "its environment was not looked at" in " ".join(finding.says for finding in alone.findings)
 
 
 def test_a_run_that_stands_still_is_named_from_its_folder_alone(tmp_path, capsys):
@@ -76,13 +77,6 @@ def test_a_run_that_stands_still_is_named_from_its_folder_alone(tmp_path, capsys
     assert {"learning-rate", "stands-still"} & {finding["name"] for finding in said["findings"][:2]}
     assert "--config.lr, now 1e-09" in said["findings"][1]["fix"]
     assert said["facts"]["verdict"].startswith("it does not learn")
-
-
-def test_code_that_only_a_folder_names_is_not_run(tmp_path):
-    told = sick_runs.told("", "ppo", Sick, 256, data_steps=128, epochs=1, hidden=(8,), eval_every=0)
-    sick_runs.train(told, tmp_path, "own")
-    report = doctor(polyak.load(tmp_path / "own"))
-    assert "its environment was not looked at" in " ".join(f.says for f in report.findings)
 
 
 # ---- symptom by symptom, on what was made up
@@ -125,28 +119,28 @@ def said_by(symptom, made):
 @pytest.mark.parametrize(
     ("symptom", "made", "names"),
     [
-        (symptoms.moved, {"lines": log(update__kl=0.3)}, ["large-steps"]),
-        (symptoms.moved, {"lines": log(update__kl=0.01)}, []),
-        (symptoms.values, {"lines": log(update__explained_variance=-0.4)}, ["value-function"]),
-        (symptoms.values, {"lines": log(update__explained_variance=0.6)}, []),
+        (behaviour.moved, {"lines": log(update__kl=0.3)}, ["large-steps"]),
+        (behaviour.moved, {"lines": log(update__kl=0.01)}, []),
+        (behaviour.values, {"lines": log(update__explained_variance=-0.4)}, ["value-function"]),
+        (behaviour.values, {"lines": log(update__explained_variance=0.6)}, []),
         (symptoms.no_episode, {"lines": log(episode__count=0)}, ["no-end"]),
         (symptoms.no_episode, {"lines": log(episode__count=lambda i: i == 5)}, []),
         (symptoms.grown, {"lines": log(update__value_loss=lambda i: 10.0 ** (2 * i))}, ["diverged"]),
         (symptoms.grown, {"lines": log(update__value_loss=lambda i: 1.0 + i)}, []),
         (symptoms.stopped, {"lines": log(update__kl=lambda i: None if i > 6 else 0.1)}, ["not-finite"]),
-        (symptoms.unreached, {"lines": log(episode__return=20.0)}, ["unreached"]),
-        (symptoms.unreached, {"lines": log(episode__return=lambda i: 20.0 + i)}, []),
+        (behaviour.unreached, {"lines": log(episode__return=20.0)}, ["unreached"]),
+        (behaviour.unreached, {"lines": log(episode__return=lambda i: 20.0 + i)}, []),
         (symptoms.settings, {"lines": log(eval__length=150.0), "config": {"gamma": 0.5}}, ["short-sighted"]),
         (symptoms.settings, {"lines": log(eval__length=150.0)}, []),
-        (symptoms.learning_rate, {"config": {"lr": 0.5}}, ["learning-rate"]),
-        (symptoms.learning_rate, {}, []),
+        (behaviour.learning_rate, {"config": {"lr": 0.5}}, ["learning-rate"]),
+        (behaviour.learning_rate, {}, []),
         (
-            symptoms.without_exploring,
+            behaviour.without_exploring,
             {"lines": log(eval__return=10.0, episode__return=180.0)},
             ["evaluation"],
         ),
-        (symptoms.without_exploring, {"lines": log(eval__return=170.0, episode__return=180.0)}, []),
-        (symptoms.improving, {"lines": log(eval__return=lambda i: 20.0 + i)}, ["improving"]),
+        (behaviour.without_exploring, {"lines": log(eval__return=170.0, episode__return=180.0)}, []),
+        (behaviour.improving, {"lines": log(eval__return=lambda i: 20.0 + i)}, ["improving"]),
     ],
 )
 def test_a_symptom_is_named_and_its_absence_is_not(symptom, made, names, tmp_path):
@@ -169,29 +163,33 @@ def test_what_the_policy_does_is_read_from_its_actions(tmp_path):
     calm = rng.uniform(-0.5, 0.5, (100, 2))
     bound = np.ones((100, 2))
     td3 = {"algorithm": "td3", "env": "jax:Pendulum-v1"}
-    assert said_by(symptoms.exploration, case(tmp_path, played=playing(calm, calm + 1e-3), **td3)) == [
+    assert said_by(behaviour.exploration, case(tmp_path, played=playing(calm, calm + 1e-3), **td3)) == [
         "no-exploration"
     ]
-    assert said_by(symptoms.exploration, case(tmp_path, played=playing(calm, calm + 0.1), **td3)) == []
-    assert said_by(symptoms.one_answer, case(tmp_path, played=playing(bound, bound), **td3)) == ["saturated"]
-    assert said_by(symptoms.one_answer, case(tmp_path, played=playing(0.3 * bound, bound), **td3)) == [
+    assert said_by(behaviour.exploration, case(tmp_path, played=playing(calm, calm + 0.1), **td3)) == []
+    assert said_by(behaviour.one_answer, case(tmp_path, played=playing(bound, bound), **td3)) == ["saturated"]
+    assert said_by(behaviour.one_answer, case(tmp_path, played=playing(0.3 * bound, bound), **td3)) == [
         "one-action"
     ]
-    assert said_by(symptoms.one_answer, case(tmp_path, played=playing(calm, calm), **td3)) == []
+    assert said_by(behaviour.one_answer, case(tmp_path, played=playing(calm, calm), **td3)) == []
     whole = rng.integers(0, 3, 300)
     dqn = {"algorithm": "dqn", "config": {"epsilon_end": 1.0}}
     assert said_by(
-        symptoms.exploration, case(tmp_path, played=playing(whole, rng.integers(0, 3, 300)), **dqn)
+        behaviour.exploration, case(tmp_path, played=playing(whole, rng.integers(0, 3, 300)), **dqn)
     ) == ["random"]
-    assert said_by(symptoms.exploration, case(tmp_path, played=playing(whole, whole), **dqn)) == [
+    assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **dqn)) == [
         "no-exploration"
     ]
     entropies = {"lines": log(update__entropy=1.098), "config": {"entropy": 3.0}}
-    assert said_by(symptoms.exploration, case(tmp_path, played=playing(whole, whole), **entropies)) == [
+    assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **entropies)) == [
         "uniform"
     ]
+    hot = case(tmp_path, log(update__entropy=1.3), "sac", "jax:Pendulum-v1", played=playing(calm, calm + 0.5))
+    assert said_by(behaviour.exploration, hot) == ["uniform"]
     low = {"lines": log(update__entropy=1e-3)}
-    assert said_by(symptoms.exploration, case(tmp_path, played=playing(whole, whole), **low)) == ["collapsed"]
+    assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **low)) == [
+        "collapsed"
+    ]
 
 
 def test_q_far_above_all_returns_is_overestimation(tmp_path):
@@ -202,8 +200,8 @@ def test_q_far_above_all_returns_is_overestimation(tmp_path):
         "played": playing(calm, calm, -1.0),
         "chance": -20.0,
     }
-    assert said_by(symptoms.values, case(tmp_path, lines=log(update__q=300.0), **made)) == ["overestimation"]
-    assert said_by(symptoms.values, case(tmp_path, lines=log(update__q=-20.0), **made)) == []
+    assert said_by(behaviour.values, case(tmp_path, lines=log(update__q=300.0), **made)) == ["overestimation"]
+    assert said_by(behaviour.values, case(tmp_path, lines=log(update__q=-20.0), **made)) == []
 
 
 def test_a_run_has_learned_where_it_is_far_above_chance_and_near_its_best(tmp_path):

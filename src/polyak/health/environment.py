@@ -24,6 +24,7 @@ from polyak.health.graph import InGraph
 from polyak.health.host import OnHost
 from polyak.health.pairs import compared
 from polyak.health.played import CHECKS, bounds, numbers
+from polyak.health.trials import try_all
 from polyak.interface import Replay, Transition
 from polyak.parts import replay
 from polyak.runs.session import free_memory, gigabytes
@@ -85,11 +86,11 @@ def check_env(
         found += action_space(world.actions)
         episodes = world.explore(steps, seconds, seed)
         if episodes and not any(episode.raised for episode in episodes):
-            found += world.closer(seed)
+            found += closer(world, seed)
             found += [each for check in CHECKS for each in check(world, episodes)]
             found += compared(world, seed)
         elif episodes:
-            found += world.closer(seed)
+            found += closer(world, seed)
             found += [each for check in (numbers, bounds) for each in check(world, episodes)]
     finally:
         if isinstance(world, OnHost):
@@ -99,6 +100,14 @@ def check_env(
     follows = {name for finding in found for name in FOLLOW.get(finding.name, ())}
     found = [finding for finding in found if finding.name not in follows]
     return Report(name, ranked(found, ORDER), facts(world, episodes, time.monotonic() - began))
+
+
+def closer(world: World, seed: int) -> list[Finding]:
+    """What only one kind of environment can get wrong."""
+    if isinstance(world, OnHost):
+        try_all(world, seed)  # it keeps what it finds
+        return []
+    return list(world.traced(seed)) if isinstance(world, InGraph) else []
 
 
 def opened(env: Any, fields: dict[str, object], found: list[Finding]) -> World | None:

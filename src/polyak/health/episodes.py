@@ -67,10 +67,6 @@ class World(Protocol):
         """Play scripts."""
         ...
 
-    def closer(self, seed: int) -> list[Finding]:
-        """What only this kind of environment can get wrong."""
-        ...
-
 
 def random_actions(space: Any, count: int, rng: np.random.Generator) -> Any:
     """Actions [T, ...], uniform between bounds; normal where there are none."""

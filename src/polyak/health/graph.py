@@ -76,7 +76,7 @@ class InGraph:
             episodes += [self._cut(script, *(part[i] for part in played)) for i, script in enumerate(some)]
         return episodes
 
-    def closer(self, seed: int) -> list[Finding]:
+    def traced(self, seed: int) -> list[Finding]:
         """Randomness that is drawn while it is traced, and so is the same for ever."""
         scripts = [Script(seed, random_actions(self.actions, self.length, np.random.default_rng(seed)))]
         actions = self._inward(np.asarray(scripts[0].actions))

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from polyak.health.behaviour import SOFT
 from polyak.health.case import Case, gather
 from polyak.health.finding import LEVELS, Finding, Report
-from polyak.health.symptoms import HARD, SOFT
+from polyak.health.symptoms import HARD
 from polyak.runs.run import Run
 
 
