@@ -20,7 +20,7 @@ from reproductions.finding import Finding, main, train
 
 EPISODES = 50  # courses of each seed; none was seen in training
 NEAR = 6  # stretches of terrain: from the first obstacle within 1.5 m the script takes off
-SHORT = {"steps": 40_000, "seeds": 5}
+STEPS = 48_000  # with which a runner who sees comes over most courses
 SIGHTS: Mapping[str, Mapping[str, Any]] = {
     "seeing": {},
     "blind": {"env_fields": {"blind": True}},
@@ -90,6 +90,6 @@ def sight(names: tuple[str, ...], steps: int, seeds: int) -> Finding:
 
 if __name__ == "__main__":
     main(
-        {"D15": lambda: sight(("seeing", "blind"), **SHORT)},
+        {"D15": lambda: sight(("seeing", "blind"), steps=STEPS, seeds=5)},
         long={"D15": lambda: sight(tuple(SIGHTS), steps=200_000, seeds=10)},
     )
