@@ -204,6 +204,8 @@ class Slow:
         self.sign = -1 if spec.players == 2 else 1
         self.model, self.adam, self.clock = float64(state.model), Adam(cfg.lr), [0, 0, 0]
         self.atoms = np.linspace(cfg.low, cfg.high, cfg.atoms)
+        if cfg.critic == "outcome":
+            self.atoms = np.array([-1.0, 0.0, 1.0])
 
     def scaled(self, s):
         return (s - s.min()) / max(s.max() - s.min(), 1e-5)
@@ -223,12 +225,15 @@ class Slow:
         if self.cfg.critic == "scalar":
             return np.tanh(out[0])
         h = softmax(out) @ self.atoms
+        if self.cfg.critic == "outcome":
+            return h
         return np.sign(h) * (((np.sqrt(1 + 0.004 * (abs(h) + 1.001)) - 1) / 0.002) ** 2 - 1)
 
     def distance(self, target, out):
         if self.cfg.critic == "scalar":
             return (np.tanh(out[0]) - target) ** 2
         h = np.sign(target) * (np.sqrt(abs(target) + 1) - 1) + 0.001 * target
+        h = target if self.cfg.critic == "outcome" else h
         place = np.eye(len(self.atoms))[0]
         two = oracles.categorical_backup(float(h), 0.0, place, self.atoms)
         return -(two * np.log(softmax(out))).sum()
@@ -302,7 +307,10 @@ def sequences(cfg, spec, seed):
     return batch._replace(extras=extras)
 
 
-@pytest.mark.parametrize("critic", ["categorical", "scalar"])
+CRITICS = ["categorical", "scalar", "outcome"]
+
+
+@pytest.mark.parametrize("critic", CRITICS)
 def test_updates_are_those_of_appendix_g(critic):
     cfg = config(critic=critic, value_scale=0.25)
     spec = SPEC if critic == "categorical" else dataclasses.replace(SPEC, players=2)
@@ -348,7 +356,7 @@ def slow_search(slow, obs, simulations, legal=None):
     for _ in range(simulations):
         at, way = root, []
         tried = [q(each, a) for each in nodes for a in each.children]
-        low, high = (-1.0, 1.0) if cfg.critic == "scalar" else (min(tried or [0]), max(tried or [0]))
+        low, high = (-1.0, 1.0) if cfg.critic != "categorical" else (min(tried or [0]), max(tried or [0]))
         while True:
             scores = []
             for a in range(slow.A):
@@ -373,9 +381,9 @@ def slow_search(slow, obs, simulations, legal=None):
     return np.array(visits), root.total / root.visits
 
 
-@pytest.mark.parametrize("critic", ["categorical", "scalar"])
+@pytest.mark.parametrize("critic", CRITICS)
 def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
-    two = critic == "scalar"
+    two = critic != "categorical"
     cfg = config(critic=critic, simulations=25, low=-2.0, high=3.0)
     spec = GAME if two else SPEC
     state = start(cfg, two)
@@ -386,7 +394,9 @@ def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
     legal[np.arange(8), rng.integers(A, size=8)] = 0
     obs = {"board": board, "legal": legal} if two else board
     act = jax.jit(
-        lambda obs: muzero.act(cfg, spec, muzero.actor(state), (), obs, jax.random.key(9), False),
+        lambda obs: muzero.act(
+            cfg, spec, muzero.actor(state), jnp.zeros(12, jnp.int32), obs, jax.random.key(9), False
+        ),
         compiler_options=QUICK,
     )
     action, _, extras = act(obs)
@@ -405,12 +415,32 @@ def test_gumbel_search_plays_legal_moves_and_remembers_a_policy_over_them():
     legal = np.ones((6, A), np.float32)
     legal[np.arange(6), np.arange(6) % A] = 0
     obs = {"board": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32), "legal": legal}
-    act = jax.jit(lambda key: muzero.act(cfg, GAME, actor, (), obs, key, True), compiler_options=QUICK)
+    start_of_all = jnp.zeros(6, jnp.int32)
+    act = jax.jit(
+        lambda key: muzero.act(cfg, GAME, actor, start_of_all, obs, key, True), compiler_options=QUICK
+    )
     for seed in range(5):
         action, _, extras = act(jax.random.key(seed))
         assert legal[np.arange(6), action].all()
         np.testing.assert_allclose(extras["policy"].sum(axis=1), 1, rtol=1e-5)
         assert (np.asarray(extras["policy"])[legal == 0] < 1e-6).all()
+
+
+@pytest.mark.parametrize("search", ["puct", "gumbel"])
+def test_after_the_opening_puct_plays_the_most_visited_and_gumbels_noise_is_of_scale_one(search):
+    """Of an episode's first two actions T = 50, as good as uniform; then the third of a thousand episodes."""
+    cfg = config(simulations=8, search=search, temperature=50.0, temperature_end=50.0, opening=2)
+    memory, actor = jnp.repeat(jnp.arange(1, 3), 500), muzero.actor(start(cfg))
+    assert not muzero.memory(cfg, SPEC, jnp.arange(4), jnp.zeros(4), jax.random.key(0)).any()
+    obs = jnp.broadcast_to(jnp.array([0.3, -0.2]), (1000, 2))
+    action, after, extras = jax.jit(
+        lambda key: muzero.act(cfg, SPEC, actor, memory, obs, key, True), compiler_options=QUICK
+    )(jax.random.key(1))
+    np.testing.assert_array_equal(after, memory + 1)
+    best = extras["policy"].argmax(axis=1) if search == "puct" else np.bincount(action[500:]).argmax()
+    early, late = (float((action == best)[half].mean()) for half in (slice(500), slice(500, None)))
+    assert early < 0.5
+    assert late == 1 if search == "puct" else early + 0.1 < late < 1
 
 
 def test_reanalyze_searches_its_share_of_the_sequences_again_and_leaves_the_others():

@@ -51,13 +51,16 @@ class Config:
     pb_c_base: float = within(19_652.0, 1)  # c_2, visits after which PUCT goes by it more
     noise: float = within(0.25, 1e-3)  # alpha of the Dirichlet noise at the root, for PUCT
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
-    temperature: float = within(
-        1.0, 0
-    )  # T of N(a)^(1/T), from which PUCT's actions are drawn, at the first step
+    temperature: float = within(1.0, 0)  # T of N(a)^(1/T), or scale of Gumbel's noise, at the first step
     temperature_end: float = within(0.25, 0)  # T at the horizon
+    opening: int = within(
+        0, 0
+    )  # steps of an episode before PUCT plays the most visited, Gumbel's T is 1; 0: all
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
-    critic: Literal["categorical", "scalar"] = "categorical"  # value and reward: on atoms, or tanh
+    critic: Literal["categorical", "scalar", "outcome"] = (
+        "categorical"  # value, reward: atoms, tanh, or -1, 0, 1
+    )
     low: float = -300.0  # value and reward of the first atom, after h
     high: float = 300.0  # value and reward of the last atom, after h
     atoms: int = within(601, 2)  # atoms of value and reward
@@ -91,14 +94,21 @@ class State(Record):
     clock: Clock
 
 
+MOST = 2**31 - 1  # steps of an episode
 optimizer = adam()
+
+
+def heads(cfg: Config) -> tuple[float, float, int, bool]:
+    """The atoms of value and reward, and whether both lie between -1 and 1."""
+    if cfg.critic == "categorical":
+        return cfg.low, cfg.high, cfg.atoms, False
+    return -1.0, 1.0, {"scalar": 1, "outcome": 3}[cfg.critic], True
 
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Random networks."""
-    heads = cfg.low, cfg.high, cfg.atoms if cfg.critic == "categorical" else 1
     builder, sizes = build(cfg.network), (cfg.width, cfg.hidden)
-    model = latent_model(key, builder, spec.obs, spec.action, *sizes, heads)
+    model = latent_model(key, builder, spec.obs, spec.action, *sizes, heads(cfg))
     return State(model, optimizer.init(model), start_clock())
 
 
@@ -107,19 +117,31 @@ def actor(state: State) -> tuple[LatentModel, Clock]:
     return state.model, state.clock
 
 
-def search(cfg: Config, spec: Spec, actor: tuple, obs: Tree, key: Array, explore: bool) -> tuple:
-    """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation."""
-    (model, clock), turn = actor, -cfg.gamma if spec.players == 2 else cfg.gamma
-    ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
-    noise = cfg.noise, cfg.noise_share, cfg.pb_c_init, cfg.pb_c_base
-    puct = PUCT(*noise, linear_schedule(clock.env_steps, *ends)) if cfg.search == "puct" else None
-    return latent_search(model, obs, key, turn, cfg.simulations, puct, explore)
+def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
+    """How many actions of its episode each environment has seen, [N]."""
+    return jnp.zeros(len(env_ids), jnp.int32)
 
 
-def act(cfg: Config, spec: Spec, actor: tuple, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+def search(cfg: Config, spec: Spec, model: LatentModel, obs: Tree, key: Array, heat: Array | None) -> tuple:
+    """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation.
+
+    heat  [N] T of N(a)^(1/T), or the scale of Gumbel's noise; None: no noise, and the best action
+    """
+    turn = -cfg.gamma if spec.players == 2 else cfg.gamma
+    puct = PUCT(cfg.noise, cfg.noise_share, cfg.pb_c_init, cfg.pb_c_base) if cfg.search == "puct" else None
+    return latent_search(model, obs, key, turn, cfg.simulations, puct, heat)
+
+
+def act(cfg: Config, spec: Spec, actor: tuple, memory: Array, obs: Tree, key: Array, explore: bool) -> tuple:
     """What the search says; its policy and its value are remembered."""
-    action, policy, value = search(cfg, spec, actor, obs, key if explore else jax.random.key(0), explore)
-    return action, memory, {"policy": policy, "value": value}
+    (model, clock), heat = actor, None
+    if explore:
+        ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
+        opening = memory < (cfg.opening or MOST)
+        heat = jnp.where(opening, linear_schedule(clock.env_steps, *ends), float(cfg.search == "gumbel"))
+    key = key if explore else jax.random.key(0)
+    action, policy, value = search(cfg, spec, model, obs, key, heat)
+    return action, memory + 1, {"policy": policy, "value": value}
 
 
 def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Batch:
@@ -128,7 +150,7 @@ def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) 
         return batch
     shape = batch.reward[:count].shape
     obs = jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), batch.obs)
-    _, policy, value = search(cfg, spec, actor(state), obs, key, False)
+    _, policy, value = search(cfg, spec, state.model, obs, key, None)
     fresh = {"policy": policy.reshape(*shape, -1), "value": value.reshape(shape)}
     extras = {name: old.at[:count].set(fresh[name]) for name, old in batch.extras.items()}
     return batch._replace(extras=extras)
@@ -213,6 +235,7 @@ algorithm = Algorithm(
     family="planning",
     init=init,
     actor=actor,
+    memory=memory,
     act=act,
     update=update,
     observe=count_steps,
