@@ -415,9 +415,9 @@ def test_gumbel_search_plays_legal_moves_and_remembers_a_policy_over_them():
     legal = np.ones((6, A), np.float32)
     legal[np.arange(6), np.arange(6) % A] = 0
     obs = {"board": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32), "legal": legal}
-    start_of_all = jnp.zeros(6, jnp.int32)
     act = jax.jit(
-        lambda key: muzero.act(cfg, GAME, actor, start_of_all, obs, key, True), compiler_options=QUICK
+        lambda key: muzero.act(cfg, GAME, actor, jnp.zeros(6, jnp.int32), obs, key, True),
+        compiler_options=QUICK,
     )
     for seed in range(5):
         action, _, extras = act(jax.random.key(seed))
@@ -428,19 +428,25 @@ def test_gumbel_search_plays_legal_moves_and_remembers_a_policy_over_them():
 
 @pytest.mark.parametrize("search", ["puct", "gumbel"])
 def test_after_the_opening_puct_plays_the_most_visited_and_gumbels_noise_is_of_scale_one(search):
-    """Of an episode's first two actions T = 50, as good as uniform; then the third of a thousand episodes."""
+    """T = 50 is as good as uniform: for 500 episodes whose opening lasts one more step, and not for 500 others."""
     cfg = config(simulations=8, search=search, temperature=50.0, temperature_end=50.0, opening=2)
-    memory, actor = jnp.repeat(jnp.arange(1, 3), 500), muzero.actor(start(cfg))
-    assert not muzero.memory(cfg, SPEC, jnp.arange(4), jnp.zeros(4), jax.random.key(0)).any()
+    memory, actor = jnp.repeat(jnp.array([1, 0]), 500), muzero.actor(start(cfg))
     obs = jnp.broadcast_to(jnp.array([0.3, -0.2]), (1000, 2))
     action, after, extras = jax.jit(
         lambda key: muzero.act(cfg, SPEC, actor, memory, obs, key, True), compiler_options=QUICK
     )(jax.random.key(1))
-    np.testing.assert_array_equal(after, memory + 1)
+    np.testing.assert_array_equal(after, memory - 1)
     best = extras["policy"].argmax(axis=1) if search == "puct" else np.bincount(action[500:]).argmax()
     early, late = (float((action == best)[half].mean()) for half in (slice(500), slice(500, None)))
     assert early < 0.5
     assert late == 1 if search == "puct" else early + 0.1 < late < 1
+
+
+def test_the_opening_is_drawn_for_each_episode_and_without_one_lasts_for_ever():
+    many = jnp.arange(3000)
+    drawn = muzero.memory(config(opening=2), SPEC, many, jnp.zeros_like(many), jax.random.key(0))
+    np.testing.assert_allclose(np.bincount(drawn), 1000, atol=100)
+    assert (muzero.memory(config(), SPEC, many, many, jax.random.key(0)) > 2**30).all()
 
 
 def test_reanalyze_searches_its_share_of_the_sequences_again_and_leaves_the_others():

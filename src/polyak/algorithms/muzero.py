@@ -2,14 +2,17 @@
 
 Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Hassabis, Graepel, Lillicrap & Silver 2020,
 "Mastering Atari, Go, chess and shogi by planning with a learned model" (Nature 588, arXiv:1911.08265), sections 3 and
-appendices B to H. Lecture 1. One file for boards (`critic = "scalar"`, two players) and for one player with rewards.
+appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards.
 Search is mctx's: the paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
 
 The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
-residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps. A time limit is
+residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps, and `opening` is
+the longest that an episode may have: its own is drawn, so that good play is seen from each step on. A time limit is
 bootstrapped through, by the network's value of the true successor; what lies behind it is not learned from.
+Boards too learn their reward, which the paper leaves at 0 and finds in the value; `critic = "scalar"` has the paper's
+squared error for them, `"outcome"` the cross-entropy of losing, drawing and winning.
 """
 
 from dataclasses import dataclass, field
@@ -53,9 +56,9 @@ class Config:
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
     temperature: float = within(1.0, 0)  # T of N(a)^(1/T), or scale of Gumbel's noise, at the first step
     temperature_end: float = within(0.25, 0)  # T at the horizon
-    opening: int = within(
-        0, 0
-    )  # steps of an episode before PUCT plays the most visited, Gumbel's T is 1; 0: all
+    opening: int | None = within(
+        None, 0
+    )  # most steps of an episode with T, after which it is 0, and Gumbel's 1; None: all
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
     critic: Literal["categorical", "scalar", "outcome"] = (
@@ -94,7 +97,7 @@ class State(Record):
     clock: Clock
 
 
-MOST = 2**31 - 1  # steps of an episode
+MOST = jnp.iinfo(jnp.int32).max  # more steps than an episode has
 optimizer = adam()
 
 
@@ -118,8 +121,9 @@ def actor(state: State) -> tuple[LatentModel, Clock]:
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
-    """How many actions of its episode each environment has seen, [N]."""
-    return jnp.zeros(len(env_ids), jnp.int32)
+    """How many steps of its episode's opening each environment has before it, [N]: any number up to the longest."""
+    longest, shape = cfg.opening, (len(env_ids),)
+    return jnp.full(shape, MOST) if longest is None else jax.random.randint(key, shape, 0, longest + 1)
 
 
 def search(cfg: Config, spec: Spec, model: LatentModel, obs: Tree, key: Array, heat: Array | None) -> tuple:
@@ -137,11 +141,10 @@ def act(cfg: Config, spec: Spec, actor: tuple, memory: Array, obs: Tree, key: Ar
     (model, clock), heat = actor, None
     if explore:
         ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
-        opening = memory < (cfg.opening or MOST)
-        heat = jnp.where(opening, linear_schedule(clock.env_steps, *ends), float(cfg.search == "gumbel"))
+        heat = jnp.where(memory > 0, linear_schedule(clock.env_steps, *ends), float(cfg.search == "gumbel"))
     key = key if explore else jax.random.key(0)
     action, policy, value = search(cfg, spec, model, obs, key, heat)
-    return action, memory + 1, {"policy": policy, "value": value}
+    return action, memory - 1, {"policy": policy, "value": value}
 
 
 def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Batch:
