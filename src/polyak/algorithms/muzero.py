@@ -2,8 +2,8 @@
 
 Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Hassabis, Graepel, Lillicrap & Silver 2020,
 "Mastering Atari, Go, chess and shogi by planning with a learned model" (Nature 588, arXiv:1911.08265), sections 3 and
-appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards.
-Search is mctx's: the paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
+appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards. Search is mctx's: the
+paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
 
 The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
@@ -21,18 +21,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import (
-    Algorithm,
-    Array,
-    Batch,
-    Clock,
-    Replay,
-    Spec,
-    Tree,
-    Update,
-    count_steps,
-    within,
-)
+from polyak.interface import Algorithm, Array, Batch, Clock, Replay, Spec, Tree, Update, count_steps, within
 from polyak.parts import categorical
 from polyak.parts.networks import build
 from polyak.parts.networks.latent import LatentModel, latent_model
@@ -56,9 +45,7 @@ class Config:
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
     temperature: float = within(1.0, 0)  # T of N(a)^(1/T), or scale of Gumbel's noise, at the first step
     temperature_end: float = within(0.25, 0)  # T at the horizon
-    opening: int | None = within(
-        None, 0
-    )  # most steps of an episode with T, after which it is 0, and Gumbel's 1; None: all
+    opening: int | None = within(None, 0)  # most steps with T, then it is 0 (Gumbel's: 1); None: all
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
     critic: Literal["categorical", "scalar", "outcome"] = (
@@ -97,21 +84,13 @@ class State(Record):
     clock: Clock
 
 
-MOST = jnp.iinfo(jnp.int32).max  # more steps than an episode has
 optimizer = adam()
-
-
-def heads(cfg: Config) -> tuple[float, float, int, bool]:
-    """The atoms of value and reward, and whether both lie between -1 and 1."""
-    if cfg.critic == "categorical":
-        return cfg.low, cfg.high, cfg.atoms, False
-    return -1.0, 1.0, {"scalar": 1, "outcome": 3}[cfg.critic], True
 
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Random networks."""
-    builder, sizes = build(cfg.network), (cfg.width, cfg.hidden)
-    model = latent_model(key, builder, spec.obs, spec.action, *sizes, heads(cfg))
+    sizes, heads = (cfg.width, cfg.hidden), (cfg.critic, cfg.low, cfg.high, cfg.atoms)
+    model = latent_model(key, build(cfg.network), spec.obs, spec.action, *sizes, *heads)
     return State(model, optimizer.init(model), start_clock())
 
 
@@ -123,7 +102,7 @@ def actor(state: State) -> tuple[LatentModel, Clock]:
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
     """How many steps of its episode's opening each environment has before it, [N]: any number up to the longest."""
     longest, shape = cfg.opening, (len(env_ids),)
-    return jnp.full(shape, MOST) if longest is None else jax.random.randint(key, shape, 0, longest + 1)
+    return jnp.full(shape, 2**31 - 1) if longest is None else jax.random.randint(key, shape, 0, longest + 1)
 
 
 def search(cfg: Config, spec: Spec, model: LatentModel, obs: Tree, key: Array, heat: Array | None) -> tuple:
@@ -218,13 +197,10 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:
     """Sequences that are too short, a support without width, and a search that is not installed."""
-    lines = []
-    if not installed():
-        lines.append('it searches with mctx: pip install "polyak[games]"')
+    lines = [] if installed() else ['it searches with mctx: pip install "polyak[games]"']
     if cfg.n_step < 1:
-        least = cfg.unroll + 2
         lines.append(
-            f"data.length is {cfg.data.length}, but unroll + n + 1 rows are at least {least}: give more"
+            f"data.length is {cfg.data.length}, but unroll + n + 1 rows are {cfg.unroll + 2} or more"
         )
     if cfg.critic == "categorical" and cfg.low >= cfg.high:
         lines.append(f"low is {cfg.low:g} and high {cfg.high:g}, but the atoms must rise from low to high")

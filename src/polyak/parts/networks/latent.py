@@ -68,21 +68,32 @@ class LatentModel(Record):
 
 
 def latent_model(
-    key: Array, builder: Any, obs: Space, action: Discrete, width: int, hidden: tuple[int, ...], heads: tuple
+    key: Array,
+    builder: Any,
+    obs: Space,
+    action: Discrete,
+    width: int,
+    hidden: tuple[int, ...],
+    critic: str,
+    low: float,
+    high: float,
+    atoms: int,
 ) -> LatentModel:
     """A random model: orthogonal, and nearly indifferent between actions.
 
     builder  of the representation
-    heads    low, high and number of the atoms of value and reward, and whether these are bounded
+    critic   what value and reward are: "categorical" on so many atoms of h from low to high; else between -1 and 1,
+             "scalar" as a tanh, "outcome" on the atoms -1, 0 and 1
     """
-    keys, state, atoms = jax.random.split(key, 3), Box((width,)), heads[2]
+    bounded = critic != "categorical"
+    if bounded:
+        low, high, atoms = -1.0, 1.0, {"scalar": 1, "outcome": 3}[critic]
+    keys, state = jax.random.split(key, 3), Box((width,))
     return LatentModel(
         builder(keys[0], obs, width, hidden, init="orthogonal"),
         mlp(keys[1], (state, action), width + atoms, hidden, init="orthogonal"),
         mlp(keys[2], state, action.n + atoms, hidden, init="orthogonal", scale=0.01),
-        action.n,
-        width,
-        *heads,
+        *(action.n, width, low, high, atoms, bounded),
     )
 
 
