@@ -199,9 +199,7 @@ def wrong(cfg: Config, spec: Spec) -> list[str]:
     """Sequences that are too short, a support without width, and a search that is not installed."""
     lines = [] if installed() else ['it searches with mctx: pip install "polyak[games]"']
     if cfg.n_step < 1:
-        lines.append(
-            f"data.length is {cfg.data.length}, but unroll + n + 1 rows are {cfg.unroll + 2} or more"
-        )
+        lines.append(f"data.length is {cfg.data.length}, but unroll + n + 1 is {cfg.unroll + 2} or more")
     if cfg.critic == "categorical" and cfg.low >= cfg.high:
         lines.append(f"low is {cfg.low:g} and high {cfg.high:g}, but the atoms must rise from low to high")
     return lines
