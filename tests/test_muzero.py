@@ -307,10 +307,7 @@ def sequences(cfg, spec, seed):
     return batch._replace(extras=extras)
 
 
-CRITICS = ["categorical", "scalar", "outcome"]
-
-
-@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize("critic", ["categorical", "outcome", pytest.param("scalar", marks=pytest.mark.long)])
 def test_updates_are_those_of_appendix_g(critic):
     cfg = config(critic=critic, value_scale=0.25)
     spec = SPEC if critic == "categorical" else dataclasses.replace(SPEC, players=2)
@@ -381,7 +378,9 @@ def slow_search(slow, obs, simulations, legal=None):
     return np.array(visits), root.total / root.visits
 
 
-@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize(
+    "critic", ["outcome", *(pytest.param(each, marks=pytest.mark.long) for each in ("categorical", "scalar"))]
+)
 def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
     two = critic != "categorical"
     cfg = config(critic=critic, simulations=25, low=-2.0, high=3.0)
@@ -429,16 +428,20 @@ def test_gumbel_search_plays_legal_moves_and_remembers_a_policy_over_them():
 @pytest.mark.parametrize("search", ["puct", "gumbel"])
 def test_after_the_opening_puct_plays_the_most_visited_and_gumbels_noise_is_of_scale_one(search):
     """T = 50 is as good as uniform: for 500 episodes whose opening lasts one more step, and not for 500 others."""
-    cfg = config(simulations=8, search=search, temperature=50.0, temperature_end=50.0, opening=2)
+    cfg = config(simulations=9, search=search, temperature=50.0, temperature_end=50.0, opening=2)
     memory, actor = jnp.repeat(jnp.array([1, 0]), 500), muzero.actor(start(cfg))
     obs = jnp.broadcast_to(jnp.array([0.3, -0.2]), (1000, 2))
     action, after, extras = jax.jit(
         lambda key: muzero.act(cfg, SPEC, actor, memory, obs, key, True), compiler_options=QUICK
     )(jax.random.key(1))
     np.testing.assert_array_equal(after, memory - 1)
-    best = extras["policy"].argmax(axis=1) if search == "puct" else np.bincount(action[500:]).argmax()
-    early, late = (float((action == best)[half].mean()) for half in (slice(500), slice(500, None)))
-    assert early < 0.5
+    policy = np.asarray(extras["policy"])
+    if search == "puct":
+        best = policy[np.arange(1000), action] == policy.max(axis=1)
+    else:
+        best = np.asarray(action == np.bincount(action[500:]).argmax())
+    early, late = best[:500].mean(), best[500:].mean()
+    assert early < 0.7
     assert late == 1 if search == "puct" else early + 0.1 < late < 1
 
 
