@@ -28,7 +28,7 @@ SHORTEST: list[tuple[str, int, dict[str, Any]]] = [
     ("CliffWalking-v1", 13, {"steps": 4_000, "env_fields": {"max_episode_steps": 200}}),
     ("FrozenLake-v1", 6, {"steps": 4_000, "env_fields": {"is_slippery": False}}),
 ]
-BITS, BIT_STEPS, BIT_EPISODES = 8, 40_000, 1_000
+BITS, BIT_STEPS, BIT_EPISODES = 8, 20_000, 1_000
 
 
 @pytree
