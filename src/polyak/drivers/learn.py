@@ -48,7 +48,7 @@ def learn_on_policy(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: Transition,
+    rollout: Any,
     key: Array,
     warm: bool,
     valid: Array | bool,

@@ -145,7 +145,8 @@ def factory(env: Any, fields: dict[str, object]) -> Any:
             env = getattr(module_of(env), env.partition(":")[2])
         if isinstance(env, gymnasium.Env):
             return OneGymnasium(name_of(env), env)
-        made = GymnasiumFactory(name_of(env), fields, (), env) if callable(env) else None
+        entry: Any = env if callable(env) else None
+        made = GymnasiumFactory(name_of(env), fields, (), entry) if entry is not None else None
         if made is not None and all(
             hasattr(made.make_one(), s) for s in ("observation_space", "action_space")
         ):

@@ -53,11 +53,15 @@ class World(Protocol):
     points: Points
     actions: Any  # its action space, one of Gymnasium's
     time_limit: int | None
-    findings: list[Finding]
     length: int
     players: int
     seconds: float  # that its own code took
     steps: int  # in that time
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong with what it returned so far."""
+        ...
 
     def explore(self, steps: int, seconds: float, seed: int) -> list[Episode]:
         """Random play, for so many steps or seconds."""

@@ -35,8 +35,9 @@ class OnHost:
 
     def __init__(self, env: gymnasium.Env, make: Callable[[], gymnasium.Env] | None):
         self.env, self.make = env, make
-        self.points, self.actions = Points(env.observation_space), env.action_space
-        self.time_limit = env.spec.max_episode_steps if env.spec else None
+        self.points = Points(env.observation_space)
+        self.actions: Any = env.action_space
+        self.time_limit: int | None = env.spec.max_episode_steps if env.spec else None
         self.said: dict[str, Finding] = {}
         self.seconds, self.steps, self.length = 0.0, 0, SHORT
         self.printed = io.StringIO()

@@ -137,7 +137,7 @@ def global_state(world: OnHost, seed: int) -> None:
             np.random.seed(number)
             random.seed(number)
             world.play(Script(seed, []))
-            left.append((np.random.get_state()[1].tobytes(), random.getstate()))
+            left.append((np.random.get_state(legacy=False)["state"]["key"].tobytes(), random.getstate()))
     for library, one, other in zip(("NumPy's", "Python's"), *left, strict=True):
         if one == other:
             world.find(

@@ -105,7 +105,7 @@ def _make_room(figure: Figure, axes: Axes) -> None:
 
 def _by_seed(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Steps and values of each seed, in order of steps, the last line of equal steps."""
-    found: dict[int, dict[int, float]] = defaultdict(dict)
+    found: dict[int, dict[float, float]] = defaultdict(dict)
     for line in lines:
         value = line.get(name)
         if value is not None and np.isfinite(value):
