@@ -400,7 +400,19 @@ def table(scale: Scale = SHORT) -> Finding:
     lines |= {name: (row.per_route.mean(), row.distance.mean()) for name, row in trained(scale).items()}
     said = [f"{name} {few:.2f}" for name, (few, _) in lines.items()]
     where = f"{scale.width} x {scale.height} pixels, {scale.driving:,} steps, {counted(scale.seeds)}"
-    return Finding(order(lines), f"disengagements on 250 m: {', '.join(said)} ({where})")
+    figure = (
+        f"disengagements on 250 m: {', '.join(said)}; episodes until solved: {until_solved(trained(scale))}"
+    )
+    return Finding(order(lines), f"{figure} ({where})")
+
+
+def until_solved(learned: dict[str, Learned]) -> str:
+    """Mean episodes of training until a route was driven, in words; a seed that never did counts with all it had."""
+    said = [
+        f"{name} {'' if row.solved.all() else 'more than '}{row.episodes.mean():.0f}"
+        for name, row in learned.items()
+    ]
+    return ", ".join(said)
 
 
 def sooner(scale: Scale = LONG) -> Finding:
@@ -412,9 +424,8 @@ def sooner(scale: Scale = LONG) -> Finding:
         f"and after fewer episodes: {few.episodes.tolist()} beside {many.episodes.tolist()}": few.episodes.mean()
         < many.episodes.mean(),
     }
-    said = f"{found.figure}; episodes until solved: vae {few.episodes.mean():.0f}, pixels "
-    more = "" if many.solved.all() else "more than "
-    return Finding(claims, f"{said}{more}{many.episodes.mean():.0f} ({counted(scale.seeds)})")
+    said = f"{found.figure}; episodes until solved: {until_solved(learned)} ({counted(scale.seeds)})"
+    return Finding(claims, said)
 
 
 def counted(seeds: int) -> str:
