@@ -90,7 +90,7 @@ SICK: dict[str, Told] = {
     "PPO, sigma of a hundredth": told(
         "no-exploration", "ppo", PENDULUM, 40_000, sigma="fixed", log_sigma=-5.0
     ),
-    "PPO, a hill too high for chance": told("unreached", "ppo", "jax:MountainCar-v0", 20_000),
+    "PPO, a hill too high for chance": told("unreached", "ppo", "jax:MountainCar-v0", 20_000, preset=False),
     "TD3, no noise on a hill": told(
         "no-exploration", "td3", "jax:MountainCarContinuous-v0", 6_000, exploration=0.0, data_warmup=300
     ),
@@ -105,7 +105,7 @@ SICK: dict[str, Told] = {
     ),
     "PPO, gamma 0.1": told("short-sighted", "ppo", CARTPOLE, 20_000, gamma=0.1),
     # data
-    "DQN, a replay of 64": told("small-replay", "dqn", CARTPOLE, 10_000, data_capacity=64),
+    "DQN, a replay of 64": told("small-replay", "dqn", CARTPOLE, 10_000, data_capacity=64, data_warmup=64),
     "DQN, a warm-up that fills the run": told("few-updates", "dqn", CARTPOLE, 10_000, data_warmup=9_800),
     "TD3, an update each 200 steps": told("few-updates", "td3", PENDULUM, 10_000, data_steps=200),
     "TD3, rewards clipped to a hundredth": told("clipped-reward", "td3", PENDULUM, 5_000, data_clip=0.01),

@@ -210,6 +210,15 @@ def test_a_run_has_learned_where_it_is_far_above_chance_and_near_its_best(tmp_pa
     assert not case(tmp_path, log(eval__return=lambda i: 200.0 if i == 4 else 20.0)).learned
 
 
+def test_a_game_and_a_world_that_was_not_made_are_not_held_against_chance(tmp_path):
+    made = case(tmp_path, log(eval__return=lambda i: 20.0 + 40 * i))
+    assert made.judged
+    made.players = 2
+    assert not made.judged
+    made.players, made.random = 1, None
+    assert not made.judged
+
+
 def test_discounted_returns_are_the_sums_from_each_step():
     one = playing([0, 0, 0], [0, 0, 0])
     assert one.discounted(0.5).tolist() == [1.75, 1.5, 1.0]

@@ -87,6 +87,7 @@ class Case:
     state: Any = None
     first_state: Any = None
     policy: Policy | None = None
+    players: int = 1
     unseen: list[str] = field(default_factory=list)
 
     @property
@@ -153,6 +154,11 @@ class Case:
         return found if len(found) else self.series("episode/return")
 
     @property
+    def judged(self) -> bool:
+        """Whether returns can be held against chance."""
+        return self.random is not None and self.players == 1 and len(self.returns) > 0
+
+    @property
     def learned(self) -> bool:
         """Whether the last evaluations are far better than chance, and not far below the best one."""
         found = self.returns[np.isfinite(self.returns)]
@@ -189,6 +195,7 @@ def gather(run: Run) -> Case:
     except UserError as error:
         case.unseen.append(f"its environment could not be checked: {error}")
     try:
+        case.players = session.env_spec.players
         envs = OnHost(world) if isinstance(world, Environment) else world
         case.random = play(envs, session.env_spec, None)
         case.state = map_seeded(lambda x: x[0], run.state())

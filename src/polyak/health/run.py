@@ -12,16 +12,16 @@ from polyak.runs.run import Run
 def doctor(run: Run) -> Report:
     """All that may keep a run from learning, the likeliest cause first; nothing where it learned."""
     case = gather(run)
-    learned = case.learned
+    learned = case.judged and case.learned
     found = [each for symptom in HARD for each in symptom(case)]
-    if not learned:
+    if not learned and case.players == 1:
         found += [each for symptom in SOFT for each in symptom(case)]
     found.sort(key=lambda each: (LEVELS.index(each[1].level), -each[0]))
     first: dict[str, Finding] = {}
     for _, finding in found:
         first.setdefault(finding.name, finding)
     findings = list(first.values())
-    if not learned and not findings:
+    if case.judged and not learned and not findings:
         findings = [unexplained(case)]
     findings += [Finding("note", "unseen", said) for said in case.unseen]
     return Report(str(run.path), findings, facts(case, learned))
@@ -51,4 +51,6 @@ def facts(case: Case, learned: bool) -> dict[str, str]:
         cut = "" if all(case.random.ended) else " (cut)"
         said["chance"] = f"{case.random.returns.mean():.4g} on average{cut}"
     said["verdict"] = "it learns" if learned else "it does not learn, or not well"
+    if not case.judged:
+        said["verdict"] = "not known: there is nothing to hold its returns against"
     return said
