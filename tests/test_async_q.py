@@ -28,7 +28,7 @@ def start():
     """Networks that are not small, and a target that is another."""
     state, rng = async_q.init(CFG, SPEC, jax.random.key(0)), np.random.default_rng(0)
     move = lambda x: x + rng.normal(scale=0.5, size=x.shape).astype(x.dtype)  # noqa: E731
-    return state.replace(q=jax.tree.map(move, state.q), target=jax.tree.map(move, state.target))
+    return state.replace(q=jax.tree.map(move, state.q), q_target=jax.tree.map(move, state.q_target))
 
 
 def make_batch(seed, epsilon=0.0):
@@ -42,7 +42,7 @@ class Slow:
     """One thread, row by row; the target network is copied after every second update."""
 
     def __init__(self, cfg, state):
-        self.cfg, self.q, self.target = cfg, float64(state.q), float64(state.target)
+        self.cfg, self.q, self.q_target = cfg, float64(state.q), float64(state.q_target)
         self.g, self.updates, self.env_steps = (
             jax.tree.map(np.zeros_like, self.q),
             0,
@@ -54,7 +54,7 @@ class Slow:
         if batch.terminated[t, i]:
             return batch.reward[t, i]
         ends = t == T - 1 or batch.truncated[t, i]
-        after = mlp(self.target, batch.next_obs[t, i])
+        after = mlp(self.q_target, batch.next_obs[t, i])
         if self.cfg.method == "n_step_q":
             R = after.max() if ends else self.y(batch, t + 1, i)
         elif self.cfg.method == "one_step_sarsa":
@@ -75,7 +75,7 @@ class Slow:
         self.q = jax.tree.map(lambda q, g, d: q - lr * d / np.sqrt(g + self.cfg.eps), self.q, self.g, d)
         self.updates += 1
         if self.updates % self.cfg.period == 0:
-            self.target = self.q
+            self.q_target = self.q
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -89,7 +89,7 @@ def test_four_updates_are_those_of_the_paper(method):
 def test_one_step_methods_look_one_step_ahead_and_n_step_to_the_end():
     """By hand: with all values 0 and a reward of 1 in the last row only, one row learns of it, or all do."""
     zero = jax.tree.map(np.zeros_like, start().q)
-    state = start().replace(q=zero, target=zero)
+    state = start().replace(q=zero, q_target=zero)
     batch = make_batch(0)
     never = np.zeros((T, N), bool)
     reward = np.zeros((T, N), np.float32)
@@ -111,7 +111,7 @@ def test_sarsa_draws_the_action_that_is_not_taken_before_the_update():
     one = one._replace(terminated=one.terminated & False, truncated=one.truncated & False)
     one = one._replace(discount=np.full((1, 4000), 0.8, np.float32))
     loss = async_q.gradient(cfg, spec, async_q.actor(state), one, jax.random.key(0))[1]["loss"]
-    after = mlp(state.target, one.next_obs[0, 0])
+    after = mlp(state.q_target, one.next_obs[0, 0])
     q = mlp(state.q, one.obs[0, 0])[one.action[0, 0]]
     np.testing.assert_allclose(loss, 0.5 * np.mean((one.reward[0, 0] + 0.8 * after - q) ** 2), rtol=0.05)
 
@@ -159,7 +159,7 @@ def test_each_thread_has_an_epsilon_of_its_own_which_falls_to_it():
     np.testing.assert_allclose(own, [0.1, 0.01, 0.5, 0.1, 0.01])
     state, obs = start(), np.ones((5, 2), np.float32)
     for steps, want in ((0, np.ones(5)), (25, (1 + own) / 2), (50, own), (99, own)):
-        actor = async_q.Actor(state.q, state.target, state.clock.at(steps))
+        actor = async_q.Actor(state.q, state.q_target, state.clock.at(steps))
         extras = async_q.act(cfg, spec, actor, own, obs, jax.random.key(1), True)[2]
         np.testing.assert_allclose(extras["epsilon"], want, rtol=1e-6)
     drawn = dataclasses.replace(cfg, chances=(0.4, 0.3, 0.3))

@@ -80,7 +80,7 @@ class State(Record):
     """The global parameters, and the statistics of their optimiser, which all threads share."""
 
     q: Tree  # theta
-    target: Tree  # theta^-
+    q_target: Tree  # theta^-
     opt_state: Tree  # g
     clock: Clock  # T
 
@@ -108,7 +108,7 @@ def init(cfg: Config, spec: Spec, key: Array) -> State:
 
 def actor(state: State) -> Actor:
     """Synchronize thread-specific parameters theta' <- theta."""
-    return Actor(state.q, state.target, state.clock)
+    return Actor(state.q, state.q_target, state.clock)
 
 
 def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
@@ -170,7 +170,7 @@ def apply(cfg: Config, spec: Spec, state: State, grads: Tree) -> State:
     clock = state.clock.updated()
     # if T mod I_target == 0 then update the target network theta^- <- theta
     due = clock.updates % cfg.period == 0
-    target = jax.tree.map(lambda new, old: jnp.where(due, new, old), q, state.target)
+    target = jax.tree.map(lambda new, old: jnp.where(due, new, old), q, state.q_target)
     return State(q, target, opt_state, clock)
 
 

@@ -73,7 +73,7 @@ def rmsprop(decay: float = 0.99, eps: float = 1e-5, max_norm: ArrayLike | None =
     direction = optax.scale_by_rms(decay, eps, eps_in_sqrt=True)
     if max_norm is not None:
         direction = optax.chain(optax.clip_by_global_norm(max_norm), direction)
-    return Optimizer(*direction)
+    return of_what_moves(*direction)
 
 
 def rule(name: Rule) -> Optimizer:
