@@ -17,7 +17,7 @@ AGENTS = [
     ("dqn", "CartPole-v1", 50_000, {"epsilon": 0.0, "epsilon_end": 0.0}, lambda state: state.q, 475.0),
     ("ddpg", "Pendulum-v1", 20_000, {"noise": "gaussian", "sigma": 0.0}, lambda state: state.actor, -200.0),
     ("a2c", "CartPole-v1", 200_000, {"entropy": 0.0}, lambda state: state.policy.net, 475.0),
-    ("a3c", "CartPole-v1", 300_000, {"entropy": 0.0}, lambda state: state.policy.net, 475.0),
+    ("a3c", "CartPole-v1", 300_000, {"entropy": 0.0}, lambda workers: workers.newest.policy.net, 475.0),
 ]
 
 
