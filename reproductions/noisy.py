@@ -12,12 +12,13 @@ from polyak.parts.networks.noisy import SIGMA
 from reproductions.finding import Finding, main, train
 
 EPISODES, SEEDS = 100, 3
+SMALL_STEPS = {"entropy": 0.0, "rule": "adam", "lr": 3e-4, "data.steps": 32}  # with the preset's, sigma grows
 # algorithm, environment, steps, what exploring is switched off by, network that chooses actions, least mean return
 AGENTS = [
     ("dqn", "CartPole-v1", 50_000, {"epsilon": 0.0, "epsilon_end": 0.0}, lambda state: state.q, 475.0),
     ("ddpg", "Pendulum-v1", 20_000, {"noise": "gaussian", "sigma": 0.0}, lambda state: state.actor, -200.0),
     ("a2c", "CartPole-v1", 200_000, {"entropy": 0.0}, lambda state: state.policy.net, 475.0),
-    ("a3c", "CartPole-v1", 300_000, {"entropy": 0.0}, lambda workers: workers.newest.policy.net, 475.0),
+    ("a3c", "CartPole-v1", 300_000, SMALL_STEPS, lambda workers: workers.newest.policy.net, 475.0),
 ]
 
 
