@@ -421,7 +421,8 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         for i in range(61):
             progress.update(1000 * i, last_return=-100.0 - i)
             clock_hand[0] += 0.5
-        progress.log_evaluation(60_000, -150.0, 12.5, seeds=3)
+        progress.log_evaluation(60_000, [-160.0, -150.0, -140.0], seeds=3)
+        progress.log_evaluation(60_000, [-145.0])
     written = stream.getvalue()
     assert "\x1b" not in written
     assert "\r" not in written
@@ -435,7 +436,8 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         "1,000/100,000 steps  1%  2k/s  0:50 left  return -101.0",
         "21,000/100,000 steps  21%  2k/s  0:40 left  return -121.0",
         "41,000/100,000 steps  41%  2k/s  0:30 left  return -141.0",
-        " 60,000 steps  evaluation  -150.0 ±   12.5  (3 seeds)",
+        " 60,000 steps  evaluation  -150.0  [ -174.8,  -125.2]  (3 seeds)",
+        " 60,000 steps  evaluation  -145.0  best so far",
         "60,000 of 100,000 steps in 0:30, 1.97k steps/s",
     ]
 
@@ -474,8 +476,10 @@ def test_ascii_streams_are_written_to():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     with Terminal(stream).progress(10) as progress:
-        progress.log_evaluation(10, 1.0, 0.5)
-    assert b"evaluation       1 +-    0.5" in raw.getvalue()
+        progress.log_evaluation(10, [1.0, 1.5])
+        progress.terminal.say("1 ± 2")
+    assert b"evaluation    1.25  [  -1.93,    4.43]" in raw.getvalue()
+    assert b"1 +- 2" in raw.getvalue()
 
 
 def test_update_is_cheap():
@@ -500,7 +504,7 @@ with terminal.progress(1_000_000) as progress:
     for i in range(10):
         progress.update(50_000 * i, 12_345.0, 1234.5, 2345.6, "updating")
         time.sleep(0.05)
-    progress.log_evaluation(450_000, 2400.0, 10.0, 3)
+    progress.log_evaluation(450_000, [2390.0, 2400.0, 2410.0], 3)
     terminal.warn("careful")
     time.sleep(0.3)
 """
@@ -536,7 +540,7 @@ def test_live_line_fits_the_terminal_and_lasting_lines_stay(columns):
     assert max(map(len, drawn)) < columns
     assert any("2,345.6" in line for line in drawn)
     assert any("left" in line for line in drawn)
-    assert "450,000 steps  evaluation 2,400.0 ±     10  (3 seeds)\r\n" in plain
+    assert "450,000 steps  evaluation 2,400.0  [2,375.2, 2,424.8]  (3 seeds)\r\n" in plain
     assert "careful" in plain
     assert not re.search(r"\x1b\[(3\d|38;)", written)
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")

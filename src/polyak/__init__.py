@@ -7,18 +7,30 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from polyak.errors import CheckpointError, EnvironmentFault, UserError
     from polyak.runs.agent import Agent
+    from polyak.runs.events import Event
     from polyak.runs.run import Run, load, train
 
 _HOMES = {
     "Agent": "polyak.runs.agent",
     "CheckpointError": "polyak.errors",
     "EnvironmentFault": "polyak.errors",
+    "Event": "polyak.runs.events",
     "Run": "polyak.runs.run",
     "UserError": "polyak.errors",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
 }
-__all__ = ["Agent", "CheckpointError", "EnvironmentFault", "Run", "UserError", "__version__", "load", "train"]
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "EnvironmentFault",
+    "Event",
+    "Run",
+    "UserError",
+    "__version__",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -72,6 +72,7 @@ class ResumeOptions:
     steps: int | None = within(
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
+    stop_at: float | None = None  # another return whose evaluation ends the run; None: none any more
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
     out: str = "runs"  # folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
@@ -248,7 +249,10 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
-    with run.folder.held() if options.steps is not None or not run.finished else contextlib.nullcontext():
+    changed = options.steps is not None or "stop_at" in said.values
+    with run.folder.held() if changed or not run.finished else contextlib.nullcontext():
+        if "stop_at" in said.values:
+            run.stop_at(float("inf") if options.stop_at is None else options.stop_at)
         if options.steps is not None:
             run.lengthen(options.steps, Terminal())
         session = run.trust()
@@ -264,7 +268,8 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
 
     terminal = Terminal()
     if there and run.finished:
-        terminal.say(f"already finished: {run.plan.steps:,} steps")
+        reached = f"--stop-at {run.plan.stop_at:g} was reached at step {run.reached:,}" if run.reached else ""
+        terminal.say(f"already finished: {reached or f'{run.plan.steps:,} steps'}")
     else:
         try:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)

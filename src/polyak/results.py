@@ -30,10 +30,13 @@ def say_results(run: Run, terminal: Terminal) -> None:
     if rows:
         terminal.say(f"last evaluation, at step {max(line['env_steps'] for line in last.values()):,}")
         terminal.facts(rows)
-    name = shown(run)
-    terminal.facts(
-        {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": f"polyak evaluate {name}"}
-    )
+    name, evaluate = shown(run), f"polyak evaluate {shown(run)}"
+    facts = {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": evaluate}
+    best = run.evaluated_best() if rows else None
+    if best is not None and best[0] < max(line["env_steps"] for line in last.values()):
+        step, mean = best
+        facts = {"best": f"{number(mean)} at step {step:,}: {evaluate} --best", **facts}
+    terminal.facts(facts)
 
 
 def as_float(value: float | None) -> float:

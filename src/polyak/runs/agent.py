@@ -13,6 +13,7 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs import inputs
+from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
 from polyak.runs.plan import Plan, Settings, make_plan
@@ -58,7 +59,15 @@ class Agent:
 
     # ---- learn
 
-    def learn(self, total_timesteps: int, verbose: bool = True, reset_num_timesteps: bool = False) -> Self:
+    def learn(
+        self,
+        total_timesteps: int,
+        verbose: bool = True,
+        reset_num_timesteps: bool = False,
+        on_log: Callback | None = None,
+        on_evaluation: Callback | None = None,
+        on_checkpoint: Callback | None = None,
+    ) -> Self:
         """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned.
 
         Schedules run to the end of these steps unless `config` has a horizon: that of a second call goes on from
@@ -66,7 +75,10 @@ class Agent:
         learns in many short calls gives the horizon of all.
 
         reset_num_timesteps  count steps, schedules and metrics from 0 again; what was learned stays
+        on_...               functions of an `Event`, as of `polyak.train`: one that returns False ends this call. An
+                             agent writes no checkpoint by itself: on_checkpoint is told when one would be due
         """
+        told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
         set_up_jax()
         terminal = Terminal() if verbose else silent()
@@ -87,14 +99,16 @@ class Agent:
         if reset_num_timesteps:
             self.metrics.clear()
         training.stop.clear()
-        self._fresh = False
+        self._policy_at = None
         try:
             with interruptible(training.stop, terminal):
                 with terminal.status("compiling"):
                     training.compile()
-                training.run(self)
+                training.run(self, callbacks=told)
         except Interrupted:
             terminal.say(f"stopped at step {training.env_steps:,}")
+        finally:
+            self._policy_at = None
         return self
 
     @property
@@ -118,7 +132,7 @@ class Agent:
 
     def policy(self) -> Policy:
         """The policy as it is now."""
-        if self._policy is not None and self._fresh:
+        if self._policy is not None and self._policy_at == (self.training and self.training.iteration):
             return self._policy
         if self.training is None:
             self._begin(self._plan(), silent())
@@ -133,7 +147,7 @@ class Agent:
             self._policy = Policy(session.plan, session.spec, session.border, state)
             if before is not None:
                 self._policy.seed, self._policy.draws = before.seed, before.draws
-        self._fresh = True
+        self._policy_at = training.iteration
         return self._policy
 
     def evaluate(
@@ -191,7 +205,7 @@ class Agent:
         agent.config, agent.env_fields, agent.metrics = None, run.plan.env_fields, run.metrics
         agent.settings = Settings(seed=run.plan.seed)
         agent.training = None
-        agent._policy, agent._fresh = run.policy(), True
+        agent._policy = run.policy()
         agent._resume_from = run
         return agent
 
@@ -212,7 +226,9 @@ class Agent:
     # ---- inside
 
     _resume_from: Run | None = None
-    _fresh = False  # whether `_policy` is the newest
+    _policy_at: int | None = (
+        None  # the iteration that `_policy` is of; None: not known, or nothing is trained
+    )
     _given: Any = None
 
     def _plan(self, steps: int | None = None, more: int = 0) -> Plan:

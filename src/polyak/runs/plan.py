@@ -54,6 +54,7 @@ class Settings:
     checkpoint_every: int | None = within(
         None, 1
     )  # environment steps between checkpoints; usually eval_every
+    stop_at: float | None = None  # end where an evaluation reaches this return, mean over seeds
     deadline: float = within(60.0, 0.001)  # seconds that a step of an asynchronous environment may take
     out: str = "runs"  # folder that run folders are made in
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
@@ -92,6 +93,7 @@ class Plan:
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
     checkpoint_every: int = within(5_000, 1)
+    stop_at: float | None = None
     deadline: float = within(60.0, 0.001)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -203,7 +205,13 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-LATER = {"init", "use", "data", "freeze"}  # settings that a plan may be without, from before there were such
+LATER = {
+    "init",
+    "use",
+    "data",
+    "freeze",
+    "stop_at",
+}  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
 
@@ -223,6 +231,14 @@ MOST = {
     "config.data.batch_size": 2**28,
     "config.data.updates": 1_000_000,
 }
+
+
+def check_stop(stop_at: float | None, eval_every: int) -> None:
+    """UserError where a run waits for an evaluation that never comes."""
+    if stop_at is not None and not eval_every:
+        raise UserError(
+            f"--stop-at {stop_at:g} waits for an evaluation to reach it, but there is none: give --eval-every"
+        )
 
 
 def preset_name(env: str) -> str:
@@ -420,6 +436,7 @@ def make_plan(
     )
     usual = max(1, steps // 20)
     eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
+    check_stop(settings.stop_at, eval_every)
     plan = Plan(
         algorithm=algorithm,
         env=env,
@@ -437,6 +454,7 @@ def make_plan(
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,
         checkpoint_every=settings.checkpoint_every or eval_every or usual,
+        stop_at=settings.stop_at,
         deadline=settings.deadline,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,
