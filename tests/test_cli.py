@@ -371,6 +371,11 @@ def test_the_newest_run_is_resumed_and_says_that_it_is_finished(out, capsys):
     assert "already finished: 512 steps" in capsys.readouterr().out
 
 
+def test_quiet_says_name_and_folder_only(out, capsys):
+    assert main(["resume", str(out / "tiny"), "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["tiny", str(out / "tiny")]
+
+
 def test_ctrl_c_says_how_to_go_on(out, capsys, monkeypatch):
     from polyak.runs import loop
     from polyak.runs.run import Run

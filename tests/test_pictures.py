@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 import time
+import types
 
 import gymnasium
 import imageio.v3 as imageio
@@ -15,7 +16,7 @@ import scipy.stats
 
 from polyak.errors import UserError
 from polyak.show.curve import count_label, draw_curve, interquartile_mean, iqm_interval
-from polyak.show.terminal import Progress, Terminal, clock, count
+from polyak.show.terminal import Progress, Terminal, clock, count, mean_and_reach
 from polyak.show.video import Painter, best_render_mode, caption, draw_state, enlarged, write_video
 
 mujoco = pytest.importorskip("mujoco")
@@ -440,6 +441,58 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         " 60,000 steps  evaluation  -145.0  best so far",
         "60,000 of 100,000 steps in 0:30, 1.97k steps/s",
     ]
+
+
+def test_a_log_of_a_long_run_has_some_hundred_lines_a_day(clock_hand):
+    stream = io.StringIO()
+    with Terminal(stream).progress(86_400) as progress:
+        for second in range(86_400):
+            clock_hand[0] += 1
+            progress.update(second)
+    lines = stream.getvalue().splitlines()
+    assert 200 < len(lines) < 500
+    assert lines[1].startswith("10/86,400 steps")
+
+
+def test_in_a_notebook_one_line_changes(clock_hand, monkeypatch, capsys):
+    shown = []
+
+    def display(data, raw, display_id):
+        shown.append((display_id, data["text/plain"]))
+
+    fake = types.ModuleType("IPython")
+    fake.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    fake.display = types.ModuleType("IPython.display")
+    fake.display.display, fake.display.update_display = display, display
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
+    terminal = Terminal()
+    with terminal.status("compiling"):
+        clock_hand[0] += 3
+    with terminal.progress(1_000) as progress:
+        for i in range(101):
+            progress.update(5 * i, last_return=1.0)
+            clock_hand[0] += 0.1
+            if i in (40, 80):
+                progress.log_evaluation(5 * i, [10.0 - i / 10, 12.0 - i / 10])
+    assert capsys.readouterr().out == ""
+    assert len({name for name, _ in shown}) == 1
+    texts = [text for _, text in shown]
+    assert texts[0] == "compiling ..."
+    assert 20 <= len(texts) <= 27  # twice a second, and for every evaluation
+    assert "400/1,000 steps  40%  50/s  0:12 left  return 1  eval 3  [-9.71, 15.7]  best 7" in texts
+    assert texts[-1] == "500 of 1,000 steps in 0:10, 49.5 steps/s  eval 3  [-9.71, 15.7]  best 7"
+    fake.get_ipython = lambda: types.SimpleNamespace()  # IPython in a terminal
+    assert Terminal().cell is None
+
+
+def test_the_interval_of_the_mean_is_students():
+    for size in (2, 3, 5, 10, 40):
+        x = np.random.default_rng(size).normal(5, 2, size)
+        mean, reach = mean_and_reach(x.tolist())
+        exact = scipy.stats.t.interval(0.95, size - 1, loc=x.mean(), scale=scipy.stats.sem(x))
+        assert (mean - reach, mean + reach) == pytest.approx(exact, rel=2e-3)
+    assert mean_and_reach([3.0]) == (3.0, 0.0)
 
 
 def test_rate_is_that_of_the_recent_window_and_time_left_follows(clock_hand):

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from polyak import __version__, algorithms, flags
 from polyak.errors import CheckpointError, UserError, nearest, printable, visible
@@ -74,6 +74,8 @@ class ResumeOptions:
     )  # another budget, all steps of each seed counted; lengthens a finished run
     stop_at: float | None = None  # another return whose evaluation ends the run; None: none any more
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
+    track: Literal["wandb", "mlflow", "trackio"] | None = None  # send metrics there too
+    quiet: bool = False  # say nothing but the run's name and folder, and warnings
     out: str = "runs"  # folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
@@ -235,7 +237,7 @@ def train(said: flags.Said, settings: Settings) -> int:
             say_header(folder.path)
         run = Run(folder.path, env, algorithm)
         run.folder, run.trusted = folder, {*run.trusted, *session.plan.to_trust}  # the folder is held
-        return go_on(run, session, facts(session, note), there)
+        return go_on(run, session, facts(session, note), there, settings.quiet)
 
 
 def resume(said: flags.Said, options: ResumeOptions) -> int:
@@ -243,7 +245,7 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     folder = RunFolder(Path(said.words[0]) if said.words else newest(options.out))
     folder.config()
     say_header(folder.path)
-    from polyak.runs.run import facts
+    from polyak.runs.run import facts, silent
     from polyak.runs.setup import set_up_jax
     from polyak.show.terminal import Terminal
 
@@ -254,19 +256,20 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
         if "stop_at" in said.values:
             run.stop_at(float("inf") if options.stop_at is None else options.stop_at)
         if options.steps is not None:
-            run.lengthen(options.steps, Terminal())
+            run.lengthen(options.steps, silent() if options.quiet else Terminal())
         session = run.trust()
-        session.address = options.address
-        return go_on(run, session, facts(session, run.config.get("preset", "")), True)
+        session.address, session.track = options.address, options.track
+        return go_on(run, session, facts(session, run.config.get("preset", "")), True, options.quiet)
 
 
-def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
+def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool, quiet: bool) -> int:
     """Run to the end unless it is there, and say what came of it."""
     from polyak.results import say_results, shown
     from polyak.runs import loop
+    from polyak.runs.run import silent
     from polyak.show.terminal import Terminal
 
-    terminal = Terminal()
+    terminal = silent() if quiet else Terminal()
     if there and run.finished:
         reached = f"--stop-at {run.plan.stop_at:g} was reached at step {run.reached:,}" if run.reached else ""
         terminal.say(f"already finished: {reached or f'{run.plan.steps:,} steps'}")
@@ -275,9 +278,10 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)
         except loop.Interrupted:
             said = f"saved; go on with: polyak resume {shown(run)}"
-            terminal.warn(
-                f"polyak: nobody reads the output: {said}"
-            ) if terminal.stream.lost else terminal.say(said)
+            if terminal.stream.lost or quiet:
+                terminal.warn(f"polyak: {'' if quiet else 'nobody reads the output: '}{said}")
+            else:
+                terminal.say(said)
             return INTERRUPTED
     try:
         say_results(run, terminal)

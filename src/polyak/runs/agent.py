@@ -20,6 +20,7 @@ from polyak.runs.plan import Plan, Settings, make_plan
 from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
+from polyak.runs.tracking import tracking
 from polyak.runs.values import amend, whole
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
@@ -81,7 +82,7 @@ class Agent:
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
         set_up_jax()
-        terminal = Terminal() if verbose else silent()
+        terminal = Terminal() if verbose and not self.settings.quiet else silent()
         before = 0 if reset_num_timesteps else self.env_steps
         plan = self._plan(before + total_timesteps, total_timesteps)
         if self.training is None:
@@ -104,7 +105,8 @@ class Agent:
             with interruptible(training.stop, terminal):
                 with terminal.status("compiling"):
                     training.compile()
-                training.run(self, callbacks=told)
+                with tracking(self.settings.track, self, session.plan, None, terminal.warn) as sink:
+                    training.run(sink, callbacks=told)
         except Interrupted:
             terminal.say(f"stopped at step {training.env_steps:,}")
         finally:

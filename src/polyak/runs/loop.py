@@ -26,6 +26,7 @@ from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
 from polyak.runs.spec import describe_border, describe_spec, read_spec
+from polyak.runs.tracking import tracking
 from polyak.show.terminal import Progress, Terminal
 from polyak.signals import Listener, Stopped
 from polyak.store import checkpoint, storage
@@ -596,7 +597,8 @@ def _train(
             save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
                 recorder = Recorder(sink, folder, terminal)
-                training.run(recorder, save, owed=owed, callbacks=callbacks, path=folder.path)
+                with tracking(session.track, recorder, session.plan, folder.path, terminal.warn) as told:
+                    training.run(told, save, owed=owed, callbacks=callbacks, path=folder.path)
             finally:
                 sink.close()
                 draw(folder, terminal)

@@ -56,6 +56,10 @@ class Settings:
     )  # environment steps between checkpoints; usually eval_every
     stop_at: float | None = None  # end where an evaluation reaches this return, mean over seeds
     deadline: float = within(60.0, 0.001)  # seconds that a step of an asynchronous environment may take
+    track: Literal["wandb", "mlflow", "trackio"] | None = (
+        None  # send metrics there too, from a thread of its own: it need not be installed or online
+    )
+    quiet: bool = False  # say nothing but the run's name and folder, and warnings
     out: str = "runs"  # folder that run folders are made in
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any

@@ -319,6 +319,7 @@ class Run:
         steps: int | None = None,
         address: str | None = None,
         stop_at: float | None = None,
+        track: str | None = None,
         on_log: Callback | None = None,
         on_evaluation: Callback | None = None,
         on_checkpoint: Callback | None = None,
@@ -328,6 +329,7 @@ class Run:
         steps    another budget: schedules over the whole run are stretched to it
         address  HOST:PORT of a Ray cluster that is there
         stop_at  another return whose evaluation ends it; infinity: none
+        track    wandb, mlflow or trackio: send metrics there too
         on_...   functions of an `Event`, as of `polyak.train`
         """
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
@@ -340,6 +342,7 @@ class Run:
                 self.lengthen(steps, terminal)
             session = self.trust()
             session.address = address
+            session.track = amend(Settings(), {"track": track}).track
             if not self.finished:
                 set_up_jax()
                 run_loop(
@@ -467,7 +470,7 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(inputs.recorded(plan), given, settings.address)
+    session = Session(inputs.recorded(plan), given, settings.address, settings.track)
     session.check()
     session.check_budget()
     inputs.check(session)
@@ -541,7 +544,7 @@ def train(
     }
     name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
     with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
-        terminal = Terminal() if verbose else silent()
+        terminal = Terminal() if verbose and not said.quiet else silent()
         terminal.header(f"{folder.path.name}\n{folder.path}")
         run = Run(folder.path, **trusted)
         if not (there and run.finished):
