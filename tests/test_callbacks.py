@@ -16,14 +16,14 @@ from polyak.runs.plan import Plan, Settings, make_plan
 from polyak.store import checkpoint
 
 SMALL = {
-    "config": {"data.steps": 8, "network": "linear"},
+    "config": {"data.steps": 8, "network": "linear", "epochs": 1, "minibatch": 8},
     "preset": False,
     "num_envs": 1,
     "eval_every": 16,
     "eval_episodes": 2,
 }
 RUN = {**SMALL, "steps": 64, "verbose": False}
-ENV = "jax:CartPole-v1"
+ENV = "jax:ShortCorridor"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +66,7 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     seen = []
     run = polyak.train(
-        "q_learning", ENV, **RUN, out=out, name="whole", on_log=seen.append, on_checkpoint=seen.append
+        "ppo", ENV, **RUN, out=out, name="whole", on_log=seen.append, on_checkpoint=seen.append
     )
     logs, checkpoints = ([e for e in seen if bool(e.lines) is kind] for kind in (True, False))
     assert [e.env_steps for e in logs] == [8, 16, 24, 32, 40, 48, 56, 64]
@@ -83,10 +83,10 @@ def test_a_callback_that_returns_false_ends_the_run_which_goes_on_to_the_same_bi
 
     def on_evaluation(event):
         seen.append((event.env_steps, event.mean("eval/return")))
-        return event.mean("eval/return") < 0  # a bool of NumPy's or of Python's
+        return event.mean("eval/return") > 0  # a bool of NumPy's or of Python's
 
     run = polyak.train(
-        "q_learning", ENV, **{**RUN, "verbose": True}, out=tmp_path, on_evaluation=on_evaluation
+        "ppo", ENV, **{**RUN, "verbose": True}, out=tmp_path, on_evaluation=on_evaluation
     )
     assert "stopped at step 16: on_evaluation returned False" in capsys.readouterr().out
     assert [step for step, _ in seen] == [16]
@@ -110,7 +110,7 @@ def test_what_a_callback_raises_is_raised_with_its_place_and_nothing_is_lost(tmp
             raise Pruned("it is hopeless")
 
     with pytest.raises(Pruned, match="it is hopeless") as caught:
-        polyak.train("q_learning", ENV, **RUN, out=tmp_path, name="run", **{name: prune})
+        polyak.train("ppo", ENV, **RUN, out=tmp_path, name="run", **{name: prune})
     notes = caught.value.__notes__
     line = prune.__code__.co_firstlineno + 2
     assert notes[0].startswith(f"polyak: {name} raised this at step 16 at ")
@@ -124,12 +124,12 @@ def test_what_a_callback_raises_is_raised_with_its_place_and_nothing_is_lost(tmp
 
 def test_what_cannot_be_called_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="on_log is 'print', but must be a function of one event"):
-        polyak.train("q_learning", ENV, out=tmp_path, on_log="print")
+        polyak.train("ppo", ENV, out=tmp_path, on_log="print")
     assert not list(tmp_path.iterdir())
 
 
 def test_an_agent_is_told_too_and_acts_as_it_is_by_then(tmp_path):
-    agent = polyak.Agent("q_learning", ENV, **SMALL)
+    agent = polyak.Agent("ppo", ENV, **SMALL)
     seen, weights = [], []
 
     def on_checkpoint(event):
@@ -155,16 +155,16 @@ def test_an_agent_is_told_too_and_acts_as_it_is_by_then(tmp_path):
 def test_a_run_ends_where_its_evaluation_reaches_a_return_and_a_resumed_one_too(tmp_path, whole, returns):
     settings = {**RUN, "out": tmp_path, "name": "run", "stop_at": 30.0}
     returns(10, 29.9, 30, 50)
-    run = polyak.train("q_learning", ENV, **settings)
+    run = polyak.train("ppo", ENV, **settings)
     assert run.finished
     assert run.reached == 48
     with pytest.raises(UserError, match=r"stop_at is 30.0 there, 9.0 here.*polyak resume .* --stop-at 9.0"):
-        polyak.train("q_learning", ENV, **{**settings, "stop_at": 9})
+        polyak.train("ppo", ENV, **{**settings, "stop_at": 9})
     with pytest.raises(UserError, match="stop_at is 'high', but must be a number"):
         run.resume(stop_at="high")
     returns()
     assert (
-        polyak.train("q_learning", ENV, **settings).resume().digest() == run.digest()
+        polyak.train("ppo", ENV, **settings).resume().digest() == run.digest()
     )  # nothing is played any more
     # one that was killed before, in the middle of an evaluation, ends at the same one
     again = tmp_path / "again"
@@ -184,7 +184,7 @@ def test_a_run_ends_where_its_evaluation_reaches_a_return_and_a_resumed_one_too(
 
 
 def test_a_folder_from_before_there_was_stop_at_is_the_run_without_it(tmp_path):
-    plan = make_plan("q_learning", ENV, Settings(steps=64), in_graph=True)
+    plan = make_plan("ppo", ENV, Settings(steps=64), in_graph=True)
     old = {name: value for name, value in json.loads(json.dumps(plan.__dict__)).items() if name != "stop_at"}
     assert Plan.read(old, "here") == plan
 
@@ -193,7 +193,7 @@ def test_a_return_that_no_evaluation_can_reach_is_refused(tmp_path):
     with pytest.raises(
         UserError, match="--stop-at 30 waits for an evaluation to reach it, but there is none"
     ):
-        polyak.train("q_learning", ENV, **{**RUN, "eval_every": 0}, out=tmp_path, stop_at=30)
+        polyak.train("ppo", ENV, **{**RUN, "eval_every": 0}, out=tmp_path, stop_at=30)
 
 
 # ---- the best checkpoint
@@ -202,7 +202,7 @@ def test_a_return_that_no_evaluation_can_reach_is_refused(tmp_path):
 def test_the_checkpoint_that_evaluated_best_stays_beside_the_newest(tmp_path, returns):
     settings = {**RUN, "out": tmp_path, "name": "run", "steps": 112}
     returns(5, 9, 9, 8, 1, 2, 3)
-    run = polyak.train("q_learning", ENV, **settings)
+    run = polyak.train("ppo", ENV, **settings)
     assert list(run.kept) == [48, 80, 96, 112]
     assert run.best().step == 48  # the later of equals
     weights = weights_of(run.best())
