@@ -85,9 +85,7 @@ def test_a_callback_that_returns_false_ends_the_run_which_goes_on_to_the_same_bi
         seen.append((event.env_steps, event.mean("eval/return")))
         return event.mean("eval/return") > 0  # a bool of NumPy's or of Python's
 
-    run = polyak.train(
-        "ppo", ENV, **{**RUN, "verbose": True}, out=tmp_path, on_evaluation=on_evaluation
-    )
+    run = polyak.train("ppo", ENV, **{**RUN, "verbose": True}, out=tmp_path, on_evaluation=on_evaluation)
     assert "stopped at step 16: on_evaluation returned False" in capsys.readouterr().out
     assert [step for step, _ in seen] == [16]
     assert seen[0][1] == run.metrics[-1]["eval/return"]

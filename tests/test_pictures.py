@@ -15,7 +15,9 @@ import pytest
 import scipy.stats
 
 from polyak.errors import UserError
+from polyak.interface import Box, Discrete
 from polyak.show.curve import count_label, draw_curve, interquartile_mean, iqm_interval
+from polyak.show.panel import COLOUR, STEPS, WIDTH, Panel
 from polyak.show.terminal import Progress, Terminal, clock, count, mean_and_reach
 from polyak.show.video import Painter, best_render_mode, caption, draw_state, enlarged, write_video
 
@@ -206,6 +208,35 @@ def test_caption_changes_the_corner_only():
     assert marked.shape == frame.shape
     assert marked.min() < 120
     assert (marked[60:] == 200).all()
+
+
+def test_a_panel_shows_what_was_read_beside_the_picture():
+    frame = np.full((240, 300, 3), 200, np.uint8)
+    panel = Panel(Discrete(3))
+    empty = panel.beside(frame)
+    assert empty.shape == (240, 300 + WIDTH, 3)
+    assert (empty[:, :300] == 200).all()
+    panel.add(1.0, np.int32(2), None)
+    chosen = panel.beside(frame)
+    panel.add(1.0, np.int32(0), None)
+    other = panel.beside(frame)
+    lower = slice(130, None)
+    assert (chosen[lower, 300:] != other[lower, 300:]).any()  # another square is full
+    # real actions are bars from the middle, and where a value is read there is a third part
+    bars = Panel(Box((2,), -1.0, 1.0))
+    bars.add(0.5, np.array([1.0, -1.0]), None)
+    full = bars.draw(240)
+    row = (np.array(full) == COLOUR).all(axis=-1)
+    assert row[145:200, WIDTH // 2 + 40].any()
+    assert row[145:200, WIDTH // 2 - 40].any()
+    bars.add(0.5, np.zeros(2), float("nan"))
+    assert (bars.draw(240) != full).any()
+    for _ in range(500):
+        bars.add(-1.0, np.zeros(2), 3.0)
+    assert len(bars.rewards) == len(bars.values) == STEPS
+    many = Panel(Discrete(1000))
+    many.add(0.0, np.int32(999), 1.0)
+    assert many.draw(240).shape == (240, WIDTH, 3)
 
 
 def test_a_small_picture_is_enlarged_until_its_caption_can_be_read_and_a_large_one_stays():

@@ -36,7 +36,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The public names, each imported when it is first asked for: `import polyak` costs nothing."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'polyak' has no attribute {name!r}")
+        from polyak.algorithms import names
+
+        hint = f": polyak.Agent({name.lower()!r}, env)" if name.lower() in names() else ""
+        raise AttributeError(f"module 'polyak' has no attribute {name!r}{hint}")
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)

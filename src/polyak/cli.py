@@ -105,6 +105,8 @@ class WatchOptions:
     policy: int | None = within(
         None, 0, 2**31 - 1
     )  # seed whose policy acts, of a run with several; usually the first
+    panel: bool = True  # show rewards, the expected return and the action beside the picture
+    best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
@@ -191,7 +193,8 @@ def dispatch(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+        hint = f"did you mean {OTHERS[name]!r}?" if name in OTHERS else nearest(name, COMMANDS)
+        raise UserError(f"unknown command {name!r}: {hint}")
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         return show_help(name, command, rest)
@@ -220,6 +223,8 @@ def show_help(name: str, command: Command, rest: list[str]) -> int:
 def train(said: flags.Said, settings: Settings) -> int:
     """Train: name and folder at once, everything heavy after that."""
     algorithm, env = said.words
+    if env in algorithms.names() and algorithm not in algorithms.names():
+        raise UserError(f"the algorithm comes first: polyak train {env} {algorithm}")
     algorithms.check(algorithm)
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     path = Path(settings.out) / name
@@ -314,6 +319,10 @@ def named_run(command: str, words: list[str], out: str) -> tuple[Path, list[str]
         algorithms.check(words[0])
         return newest(out, *words), words
     path = Path(words[0])
+    if path.suffix == ".zip":
+        raise UserError(
+            f"{path} is a file, but a run is a folder of polyak's, as polyak train and Agent.save make it"
+        )
     if path.name in algorithms.names() and not path.exists():
         raise UserError(f"{command} {path.name} needs its environment too: polyak {command} {path.name} ENV")
     RunFolder(path).config()
@@ -408,7 +417,9 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
 
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
-    filmed = film(run, options.episodes, options.out, options.seed, options.policy, Terminal())
+    run = run.best() if options.best else run
+    shown = options.episodes, options.out, options.seed, options.policy
+    filmed = film(run, *shown, Terminal(), options.panel)
     for episode, total in enumerate(filmed.returns):
         print(f"episode {episode + 1}: return {number(total)}")
     print(filmed.path)
@@ -489,6 +500,14 @@ EXAMPLES = {
     "watch": "runs/NAME --out policy.mp4",
     "digest": "runs/NAME",
     "list": "envs cartpole",
+}
+OTHERS = {
+    "eval": "evaluate",
+    "test": "evaluate",
+    "play": "watch",
+    "enjoy": "watch",
+    "render": "watch",
+    "run": "train",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),

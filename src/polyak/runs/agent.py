@@ -16,12 +16,12 @@ from polyak.runs import inputs
 from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
-from polyak.runs.plan import Plan, Settings, make_plan
+from polyak.runs.plan import Plan, Settings, make_plan, settings_of
 from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
 from polyak.runs.tracking import tracking
-from polyak.runs.values import amend, whole
+from polyak.runs.values import whole
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
 
@@ -52,7 +52,7 @@ class Agent:
         check_main_guard()
         self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
         self._given = None if isinstance(env, str) else env
-        self.settings = amend(Settings(), {**settings, "seed": seed})
+        self.settings = settings_of(algorithm, {**settings, "seed": seed})
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
         self._policy: Policy | None = None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from polyak import algorithms, files
 from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
-from polyak.errors import CheckpointError, UserError, brief, out_of_range
+from polyak.errors import ALSO_CALLED, CheckpointError, UserError, brief, out_of_range
 from polyak.interface import Hindsight, within
 from polyak.runs.values import amend, plain
 
@@ -235,6 +235,18 @@ MOST = {
     "config.data.batch_size": 2**28,
     "config.data.updates": 1_000_000,
 }
+
+
+def settings_of(algorithm: str, values: Mapping[str, Any]) -> Settings:
+    """Settings by name; UserError, which for a setting of the algorithm says where it goes."""
+    for name in values.keys() - {entry.name for entry in dataclasses.fields(Settings)}:
+        config = algorithms.find(algorithm).Config()
+        own = [entry.name for entry in dataclasses.fields(config) if entry.name != "data"]
+        own += [f"data.{entry.name}" for entry in dataclasses.fields(config.data)]
+        meant = [each for each in (name, f"data.{name}", *ALSO_CALLED.get(name, ())) if each in own]
+        if meant:
+            raise UserError(f"{name} is a setting of {algorithm}: give it as config={{{meant[0]!r}: ...}}")
+    return amend(Settings(), values)
 
 
 def check_stop(stop_at: float | None, eval_every: int) -> None:

@@ -28,7 +28,7 @@ from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import best_kept
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, check_stop, make_plan, plain_fields, preset
+from polyak.runs.plan import Plan, Settings, check_stop, make_plan, plain_fields, preset, settings_of
 from polyak.runs.reading import STATE, state_shapes
 from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
@@ -86,7 +86,9 @@ class Policy:
         self.flat = with_given(plan, flat_actions(spec))
         self.cfg = plan.settle(self.algorithm.Config())
         self.actor = self.algorithm.actor(state)
+        self.state = state if self.algorithm.value else None
         self.seed, self.draws = plan.seed, 0
+        self._valuing = jax.jit(self._value)
         self._acting = jax.jit(self._act, static_argnames="explore")
         self._beginning = jax.jit(self._begin, static_argnames="count")
 
@@ -94,6 +96,7 @@ class Policy:
         """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
         newer = copy.copy(self)
         newer.actor = self.algorithm.actor(state)
+        newer.state = state if self.algorithm.value else None
         return newer
 
     def initial(self, count: int = 1) -> Any:
@@ -131,6 +134,14 @@ class Policy:
             memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
         action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
         return np.asarray(action), memory
+
+    def value(self, obs: Any, action: Any) -> np.ndarray | None:
+        """The returns [N] that its algorithm expects from observations [N, ...] on, as `act` has them; None of others."""
+        return None if self.state is None else np.asarray(self._valuing(self.state, obs, action))
+
+    def _value(self, state: Any, obs: Any, action: Any) -> Any:
+        assert self.algorithm.value is not None
+        return self.algorithm.value(self.cfg, self.flat, state, obs, action)
 
     def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
         key, _ = _draw_keys(seed, draw)
@@ -308,6 +319,20 @@ class Run:
         session = self.trust()
         actor = actors(session.algorithm)(self.state())
         return play(session, actor, episodes, seed, sample, limit, self.warn)
+
+    def watch(
+        self,
+        episodes: int = 1,
+        out: str | Path | None = None,
+        seed: int | None = None,
+        policy: int | None = None,
+        panel: bool = True,
+        verbose: bool = True,
+    ) -> Any:
+        """Film so many episodes (`polyak.runs.watch.film`); the film shows itself in a notebook."""
+        from polyak.runs.watch import film
+
+        return film(self, episodes, out, seed, policy, Terminal() if verbose else silent(), panel)
 
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
@@ -535,7 +560,7 @@ def train(
     check_main_guard()
     told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
     set_up_jax()
-    said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
+    said = settings_of(algorithm, {**settings, "steps": steps, "seed": seed, "seeds": seeds})
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
     trusted = {
         "env": env,

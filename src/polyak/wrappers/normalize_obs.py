@@ -78,7 +78,11 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         inner, moments = actor
         return algorithm.gradient(cfg, spec, inner, both(spec, moments, batch), key)
 
-    return around(algorithm, init, act, update, observe, gradient)
+    def value(cfg: Any, spec: Spec, state: Normalized, obs: Tree, action: Array) -> Array:
+        assert algorithm.value is not None
+        return algorithm.value(cfg, spec, state.inner, normalized(spec, state.moments, obs), action)
+
+    return around(algorithm, init, act, update, observe, gradient, value=value)
 
 
 def _is_float(space: Space) -> bool:
