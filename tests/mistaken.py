@@ -1,5 +1,6 @@
 """Environments with the mistakes that people make; each class is one of them. `Right` has none."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,6 @@ from gymnasium import spaces
 
 class Right(gymnasium.Env):
     """A walk in two dimensions."""
-
-    metadata = {"render_modes": ["human"]}
 
     def __init__(self, size: float = 1.0, reward: str = "dense", render_mode: str | None = None):
         self.observation_space: Any = spaces.Box(-10.0, 10.0, (2,), np.float32)
@@ -115,7 +114,7 @@ class Raises(Right):
 class RaisesAtOnce(Right):
     def __init__(self, path: str = "robot.xml"):
         super().__init__()
-        open(path)
+        self.model = Path(path).read_text()
 
 
 class TextSpace(Right):

@@ -1,8 +1,6 @@
 """The commonest mistakes, as people describe them to the libraries they come from: each is made here, and what it says
 is at most six lines, names the cause and the fix, and ends with exit code 2."""
 
-import gymnasium
-import jax
 import jax.numpy as jnp
 import mistaken
 import numpy as np

@@ -76,10 +76,11 @@ def find(
             f"{name.removeprefix(OBJECT)} was given as an object, which no name brings back: give it again"
         )
     prefix, colon, rest = name.partition(":")
-    if prefix.endswith(".py") or "/" in prefix and colon:
+    if prefix.endswith(".py") or ("/" in prefix and colon):
         module = re.sub(r"[/\\]+", ".", prefix.removesuffix(".py").lstrip("./\\"))
         raise UserError(
-            f"environment {name}: name its module, not its file: {module}:{rest or 'CLASS'}, from the folder that has it"
+            f"environment {name}: name its module, not its file: {module}:{rest or 'CLASS'}, from the folder that "
+            "has it"
         )
     if not colon:
         return _gymnasium(name, fields, measures)

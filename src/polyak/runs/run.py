@@ -136,7 +136,7 @@ class Policy:
         return np.asarray(action), memory
 
     def value(self, obs: Any, action: Any) -> np.ndarray | None:
-        """The returns [N] that its algorithm expects from observations [N, ...] on, as `act` has them; None of others."""
+        """Returns [N] that its algorithm expects from observations [N, ...] on, as `act` has them; None of others."""
         return None if self.state is None else np.asarray(self._valuing(self.state, obs, action))
 
     def _value(self, state: Any, obs: Any, action: Any) -> Any:

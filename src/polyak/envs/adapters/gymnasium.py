@@ -441,7 +441,8 @@ class GymnasiumFactory:
             )
         if isinstance(env, gymnasium.vector.VectorEnv):
             raise UserError(
-                f"environment {self.name}: {type(env).__name__} is many environments: give one, and --num-envs makes more"
+                f"environment {self.name}: {type(env).__name__} is many environments: give one, and --num-envs "
+                "makes more"
             )
         if not isinstance(env, gymnasium.Env):
             raise UserError(
