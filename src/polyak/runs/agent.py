@@ -164,7 +164,11 @@ class Agent:
         training = self.training
         assert training is not None
         actor = training.session.driver.actor(training.carry)
-        return play(training.session, actor, episodes, seed, sample, limit)
+        try:
+            return play(training.session, actor, episodes, seed, sample, limit)
+        finally:
+            if isinstance(training.session.world, OneGymnasium):  # it was played in the middle of an episode
+                training.take_back()
 
     # ---- save and load
 

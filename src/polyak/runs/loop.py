@@ -182,7 +182,19 @@ class Training:
         self.iteration = self.saved = counts.iteration
         self.schedule = Schedule(self.session, counts.base)
         self.said = counts.said
-        self.exact = not (counts.inexact or driver.inexact)
+        self.exact = not counts.inexact
+        self._say_inexact()
+
+    def take_back(self) -> None:
+        """Bring the environments back to their running episodes, after something else was played in them."""
+        driver = self.session.driver
+        self.carry = driver.unpack(*driver.pack(self.carry))
+        self._say_inexact()
+
+    def _say_inexact(self) -> None:
+        """Say which environments the driver could not bring back."""
+        driver = self.session.driver
+        self.exact = self.exact and not driver.inexact
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
