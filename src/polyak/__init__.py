@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from polyak.runs.agent import Agent
     from polyak.runs.events import Event
     from polyak.runs.run import Run, load, train
+    from polyak.runs.watch import watch
 
 _HOMES = {
     "Agent": "polyak.runs.agent",
@@ -19,6 +20,7 @@ _HOMES = {
     "UserError": "polyak.errors",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
+    "watch": "polyak.runs.watch",
 }
 __all__ = [
     "Agent",
@@ -30,6 +32,7 @@ __all__ = [
     "__version__",
     "load",
     "train",
+    "watch",
 ]
 
 

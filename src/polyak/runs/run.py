@@ -320,20 +320,6 @@ class Run:
         actor = actors(session.algorithm)(self.state())
         return play(session, actor, episodes, seed, sample, limit, self.warn)
 
-    def watch(
-        self,
-        episodes: int = 1,
-        out: str | Path | None = None,
-        seed: int | None = None,
-        policy: int | None = None,
-        panel: bool = True,
-        verbose: bool = True,
-    ) -> Any:
-        """Film so many episodes (`polyak.runs.watch.film`); the film shows itself in a notebook."""
-        from polyak.runs.watch import film
-
-        return film(self, episodes, out, seed, policy, Terminal() if verbose else silent(), panel)
-
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)

@@ -19,7 +19,7 @@ from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder
-from polyak.runs.run import Policy, Run
+from polyak.runs.run import Policy, Run, silent
 from polyak.runs.values import whole
 from polyak.show.panel import Panel
 from polyak.show.terminal import Progress, Terminal, number
@@ -121,6 +121,20 @@ def film(
     return Film(path, returns)
 
 
+def watch(
+    run: Run | str | Path,
+    episodes: int = 1,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    policy: int | None = None,
+    panel: bool = True,
+    verbose: bool = True,
+) -> Film:
+    """Film so many episodes of a run, as `film` does; the film shows itself in a notebook."""
+    run = run if isinstance(run, Run) else Run(run)
+    return film(run, episodes, out, seed, policy, Terminal() if verbose else silent(), panel)
+
+
 def pictures(
     stage: Stage, episodes: int, title: str, returns: list[float], progress: Progress, panel: bool = True
 ) -> Iterator[np.ndarray]:
@@ -129,11 +143,12 @@ def pictures(
     for episode in range(episodes):
         which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
         beside = Panel(stage.policy.spec.action) if panel else None
-        for picture, step, total, *read in stage.play(episode):
+        for frame in stage.play(episode):
+            step, total = frame.step, frame.total
             progress.update(drawn + step, last_return=total, phase="drawing")
-            picture = caption(enlarged(picture), f"{title}  {which}step {step}  return {number(total)}")
-            if beside is not None and step:
-                beside.add(*read)
+            picture = caption(enlarged(frame.picture), f"{title}  {which}step {step}  return {number(total)}")
+            if beside is not None and frame.action is not None:
+                beside.add(frame.reward, frame.action, frame.value)
             yield picture if beside is None else beside.beside(picture)
         drawn += step
         progress.total = drawn + (episodes - episode - 1) * stage.limit
