@@ -161,12 +161,44 @@ def lane() -> Figure:
     return made
 
 
+def parkour() -> Figure:
+    """The ways of a runner who sees and of one who does not, over the same courses."""
+    from polyak.envs.worlds.parkour import Parkour
+    from reproductions import parkour as rows
+
+    courses, apart = 8, 2.2
+    made, axes = figure("seeing", "blind", height=4.2)
+    made.set_size_inches(11, 4.2)
+    x = np.linspace(-0.5, 40, 8_101)
+    for one, blind in zip(axes, (False, True), strict=True):
+        run = rows.learned("blind" if blind else "seeing", steps=rows.STEPS, seeds=1)
+        cleared = 0
+        for course in range(courses):
+            walked, (begins, length, height), fell = rows.path(run, Parkour(blind=blind), course)
+            inside, level = (x[:, None] >= begins) & (x[:, None] <= begins + length), -apart * course
+            one.fill_between(x, level - 0.7, level + (inside * height).sum(axis=1).clip(-0.7), color="#cdbfae",
+                             linewidth=0)  # fmt: skip
+            one.plot(walked[:, 0], level + walked[:, 1], color=BLUE, linewidth=1.1)
+            if fell:
+                one.plot(
+                    walked[-1, 0], level + walked[-1, 1], "x", color=RED, markersize=6, markeredgewidth=2
+                )
+            cleared += int((begins + length < walked[-1, 0]).sum())
+        one.set_title(
+            f"{one.get_title('left')}: {cleared} obstacles in {courses} courses", loc="left", fontsize=9
+        )
+        one.set(xlim=(-0.5, 40), ylim=(level - 0.7, 1.3), yticks=[], xlabel="m")
+        one.grid(visible=False)
+    return made
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "estimators": estimators,
     "objectives": objectives,
     "improvement": improvement,
     "models": models,
     "lane": lane,
+    "parkour": parkour,
 }
 
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from polyak import algorithms
-from polyak.drivers.check import ASKED, UNSERVED
+from polyak.drivers.check import ASKED
 from polyak.flags import comment_of, comments, comments_by_line
 from polyak.runs.plan import DEFAULT
 
@@ -116,7 +116,7 @@ def settings_table(name: str) -> str:
     algorithm = algorithms.find(name)
     cfg, hidden = (
         algorithm.Config(),
-        {*UNSERVED, *(each for each, (_, may) in ASKED.items() if not may(algorithm))},
+        {each for each, (_, may) in ASKED.items() if not may(algorithm)},
     )
     cells = []
     for prefix, record in (("", cfg), ("data.", cfg.data)):

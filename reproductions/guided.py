@@ -1,4 +1,4 @@
-"""Guided policy search on a two-link arm (G18): eight local controllers, whose models are fitted, teach one network.
+"""Guided policy search on a two-link arm (G18): sixteen local controllers, whose models are fitted, teach one network.
 
 The network is played from twenty starts that training never saw, beside iterative LQR, which knows the arm and plans
 anew from each of them.
@@ -12,7 +12,7 @@ from polyak.envs.worlds.arm import Arm
 from polyak.lab.ilqr import ILQR
 from reproductions.finding import Finding, main, train
 
-HELD_OUT, ENVS, UPDATES = 20, 10, 25
+HELD_OUT, ENVS, UPDATES, STARTS = 20, 10, 25, 16
 
 
 def guided(seeds: int = 3) -> Finding:
@@ -25,13 +25,14 @@ def guided(seeds: int = 3) -> Finding:
     plans = [solver.solve(start, np.zeros((horizon, 2), np.float32)) for start in starts]
     best = np.array([plan.cost for plan in plans])
     claims = {f"iterative LQR converged from all {HELD_OUT} starts": all(plan.converged for plan in plans)}
-    rollout = ENVS * horizon * 8
+    rollout = ENVS * horizon * STARTS
     run = train(
         "guided_policy_search",
         "jax:Arm",
         steps=UPDATES * rollout,
         seeds=seeds,
         num_envs=ENVS,
+        config={"data.episodes": STARTS, "data.common": STARTS},
         eval_every=rollout,
     )
 

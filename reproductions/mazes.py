@@ -15,10 +15,20 @@ from polyak.algorithms import dyna_q
 from polyak.interface import Array, Spec, Transition
 from polyak.pytree import Record, pytree
 from reproductions.finding import Finding, main, train
+from reproductions.hindsight import flipped
+from reproductions.reinforce import BEST, CORRIDOR, learned
 
 EPISODES, SEEDS, OPTIMUM = 50, 30, 14
 PICTURE = Path("runs") / "dyna_maze.png"
 STEPS = {0: 40_000, 5: 20_000, 50: 12_000}  # real steps: 50 episodes of the slowest seed, and some more
+
+# worlds that stay as they are, the steps of their shortest ways, and how Dyna-Q is trained there
+SHORTEST: list[tuple[str, int, dict[str, Any]]] = [
+    ("jax:DynaMaze-v0", OPTIMUM, {"seeds": 3}),
+    ("CliffWalking-v1", 13, {"steps": 4_000, "env_fields": {"max_episode_steps": 200}}),
+    ("FrozenLake-v1", 6, {"steps": 4_000, "env_fields": {"is_slippery": False}}),
+]
+BITS, BIT_STEPS, BIT_EPISODES = 8, 20_000, 1_000
 
 
 @pytree
@@ -136,19 +146,62 @@ def goals(env: str, kappa: float) -> float:
 
 
 def worlds() -> Finding:
-    """Each maze's shortest way is walked by what was learned in it."""
+    """Each world's optimum, which is known, is what was learned in it."""
     claims, said = {}, []
-    run = train("dyna_q", "jax:DynaMaze-v0", seeds=3, eval_episodes=1)
-    length = polyak_length(run)
-    claims[f"the greedy way through the Dyna maze has {OPTIMUM} steps (found {length:g})"] = length == OPTIMUM
-    said.append(f"Dyna maze {length:g} of {OPTIMUM} steps")
+    for check in (shortest_ways, changes, corridor, bits):
+        found, line = check()
+        claims |= found
+        said.append(line)
+    return Finding(claims, "; ".join(said))
+
+
+def shortest_ways() -> tuple[dict[str, bool], str]:
+    """The shortest ways through gridworlds that stay as they are."""
+    claims, said = {}, []
+    for env, optimum, settings in SHORTEST:
+        run = train("dyna_q", env, eval_episodes=1, **settings)
+        length = polyak_length(run)
+        name = env.removeprefix("jax:")
+        claims[f"the greedy way of {name} has {optimum} steps (found {length:g})"] = length == optimum
+        said.append(f"{name} {length:g} of {optimum} steps")
+    return claims, ", ".join(said)
+
+
+def changes() -> tuple[dict[str, bool], str]:
+    """Mazes that change: who looks at what was not tried for long finds the new way."""
+    claims, said = {}, []
     for env, kappa in (("jax:BlockingMaze-v0", 1e-4), ("jax:ShortcutMaze-v0", 1e-3)):
         plain, plus = goals(env, 0.0), goals(env, kappa)
         claims[f"{env}: Dyna-Q+ reaches more goals than Dyna-Q ({plus:.0f} beside {plain:.0f})"] = (
             plus > plain
         )
         said.append(f"{env.removeprefix('jax:')} {plus:.0f} goals with the bonus, {plain:.0f} without")
-    return Finding(claims, "; ".join(said))
+    return claims, ", ".join(said)
+
+
+def corridor() -> tuple[dict[str, bool], str]:
+    """The short corridor, whose best policy goes right with probability 2 - sqrt(2)."""
+    right, _ = learned(*CORRIDOR["with a baseline"])
+    near = abs(right.mean() - BEST) < 0.03
+    return {f"corridor: p(right) is within 0.03 of {BEST:.3f} (found {right.mean():.3f})": bool(near)}, (
+        f"corridor p(right) {right.mean():.3f} of {BEST:.3f}"
+    )
+
+
+def bits() -> tuple[dict[str, bool], str]:
+    """Bit flipping: the shortest way flips each bit that differs, once; where none does, one there and back."""
+    run = flipped("future", steps=BIT_STEPS, bits=BITS, seeds=1)
+    score = run.evaluate(BIT_EPISODES)
+    optimum = BITS / 2 + 2 * 0.5**BITS
+    error = np.sqrt(BITS / 4 / BIT_EPISODES)  # standard error of the number of bits that differ
+    length, success = float(score.summary()["mean_length"]), float(score.summary()["success"])
+    claims = {
+        f"{BITS} bits: every episode reaches its goal (found {success:.3f})": success == 1.0,
+        f"{BITS} bits: it takes {optimum:.2f} flips, within three standard errors (found {length:.2f})": (
+            abs(length - optimum) < 3 * error
+        ),
+    }
+    return claims, f"{BITS} bits {length:.2f} of {optimum:.2f} flips, success {success:.2f}"
 
 
 def polyak_length(run: polyak.Run) -> float:

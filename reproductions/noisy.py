@@ -1,4 +1,4 @@
-"""NoisyNet layers (D6): `network=noisy` in DQN, DDPG and A2C, which then explore by nothing else.
+"""NoisyNet layers (D6): `network=noisy` in DQN, DDPG, A2C and A3C, which then explore by nothing else.
 
 Each trains on a task without epsilon, action noise or entropy, and has to solve it with the means of its weights. With
 the task solved, the noise of the last layer is smaller than it was at first (figure 4 of Fortunato et al. 2018).
@@ -17,6 +17,7 @@ AGENTS = [
     ("dqn", "CartPole-v1", 50_000, {"epsilon": 0.0, "epsilon_end": 0.0}, lambda state: state.q, 475.0),
     ("ddpg", "Pendulum-v1", 20_000, {"noise": "gaussian", "sigma": 0.0}, lambda state: state.actor, -200.0),
     ("a2c", "CartPole-v1", 200_000, {"entropy": 0.0}, lambda state: state.policy.net, 475.0),
+    ("a3c", "CartPole-v1", 300_000, {"entropy": 0.0}, lambda state: state.policy.net, 475.0),
 ]
 
 

@@ -32,8 +32,9 @@ FLOOR = {
     "lab": 4,
     "presets": 4,
     "runs": 5,
+    "health": 6,
 }
-TOP = 6  # cli.py, __init__.py and the files beside them
+TOP = 7  # cli.py, __init__.py and the files beside them
 STOREYS = {
     0: "ground",
     1: "parts, envs",
@@ -41,7 +42,8 @@ STOREYS = {
     3: "drivers",
     4: "store, show",
     5: "runs",
-    6: "top",
+    6: "health",
+    7: "top",
 }
 
 
@@ -341,7 +343,11 @@ class House:
         """Files that name an algorithm as a user types it; other algorithms' own files may compare themselves."""
         others = set().union(*(self.own(name) for name in self.algorithms if name != algorithm))
         word = re.compile(rf"\b{re.escape(algorithm)}\b")
-        return {name for name, text in self.texts.items() if word.search(text)} - others
+        return (
+            {name for name, text in self.texts.items() if word.search(text)}
+            - others
+            - ALIKE.get(algorithm, set())
+        )
 
     def tables(self) -> set[str]:
         """Python files with a literal that holds the name of every algorithm: a list that somebody must keep."""
@@ -357,6 +363,10 @@ class House:
 
 LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
 HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
+RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
+ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
+    "svg": {"src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
+}
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 
 

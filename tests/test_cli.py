@@ -251,7 +251,7 @@ def test_values_of_an_environment_are_what_they_look_like(text, value):
         ("train td3 X --lr 5", "did you mean --config.actor-lr or --config.critic-lr?"),
         ("train td3 X --steps", "--steps needs a value"),
         ("train td3 X --steps --seed 1", "--steps needs a value"),
-        ("train td3 X --steps -5", "--steps is -5, but must be at least 1"),
+        ("train td3 X --steps -5", "--steps is -5, but must be at least 0"),
         ("train td3 X --steps abc", "--steps is 'abc', but must be"),
         ("train td3 X --steps 1.5", "--steps is '1.5', but must be"),
         ("train td3 X --steps 5 --steps 6", "--steps is given twice"),

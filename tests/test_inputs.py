@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +16,11 @@ from oracles import Adam
 
 from polyak import flags
 from polyak.drivers import program
+from polyak.drivers.keys import Keys
 from polyak.drivers.learn import initial_states
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Box
+from polyak.parts import replay
 from polyak.parts.networks import mlp
 from polyak.parts.optimize import Frozen, adam, gradient_step
 from polyak.parts.targets import polyak_average
@@ -26,7 +29,7 @@ from polyak.runs.agent import Agent
 from polyak.runs.plan import Settings, make_plan
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
-from polyak.store import checkpoint
+from polyak.store import checkpoint, storage
 from polyak.wrappers.freeze import changed
 
 TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
@@ -378,3 +381,143 @@ def test_a_run_without_a_replay_has_no_rows_to_give(tmp_path):
     folder = Agent("ppo", "jax:Pendulum-v1", config=PPO, preset=False).save(tmp_path / "ppo")
     with pytest.raises(UserError, match="a run of ppo, which has no replay"):
         session(data=str(folder))
+
+
+# ---- --data and --updates: learning without an environment step
+
+
+class Untouched(gym.Env):
+    """An environment of the pendulum's spaces that must not be played."""
+
+    observation_space = gym.spaces.Box(np.float32([-1, -1, -8]), np.float32([1, 1, 8]))
+    action_space = gym.spaces.Box(-2.0, 2.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        raise AssertionError("it was begun")
+
+    def step(self, action):
+        raise AssertionError("it was stepped")
+
+
+@pytest.mark.parametrize("env", ["jax:Pendulum-v1", Untouched])
+def test_updates_from_another_runs_rows_are_those_of_the_algorithm_and_nothing_is_collected(
+    first, tmp_path, env
+):
+    config = TD3 | {"data.updates": 3, "delay": 2}
+    given = {"config": config, "out": str(tmp_path), "wrap": ("normalize_obs",), "data": str(first)}
+    run = train("td3", env, updates=5, seed=2, name="offline", **given, **SMALL)
+    rows = rows_of_ring(run)
+    assert run.finished
+    for name, array in rows_of_ring(Run(first)).items():
+        want = array.copy()
+        if name == "truncated":
+            want[-1] = True
+        np.testing.assert_array_equal(rows[name], want)
+    made = Session(run.plan, None if isinstance(env, str) else env)
+    algorithm, cfg, spec = made.algorithm, made.cfg, made.spec
+    keys = Keys.of(2)
+    # The same by hand: the ring of their rows, two iterations of three updates, each with its own key.
+    state = algorithm.init(cfg, spec, keys.init)
+    ring = jax.tree.map(lambda x: x[0], made.driver.start().buffer.rows)
+    names = list(storage.fields(ring))
+    held = jax.tree.unflatten(jax.tree.structure(ring), [jnp.asarray(rows[name]) for name in names])
+    state = algorithm.observe(cfg, spec, state, held)
+    state = state.replace(inner=state.inner.replace(clock=state.inner.clock.at(0)))
+    ring = replay.add(replay.empty(jax.tree.map(lambda x: x[0], held), 500), held)
+    for number in range(6):
+        key = jax.random.fold_in(jax.random.fold_in(keys.learn, number // 3), number % 3)
+        key_draw, key_update = jax.random.split(key)
+        batch = replay.sample(ring, key_draw, cfg.data, cfg.gamma)
+        state = algorithm.update(cfg, spec, state, batch, key_update).state
+    theirs = run.state()
+    clock = theirs.inner.clock
+    assert (int(clock.updates), int(clock.low), int(clock.high)) == (6, 0, 0)
+    for a, b in zip(jax.tree.leaves(theirs), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(np.asarray(a).reshape(np.shape(b)), b, rtol=2e-3, atol=2e-5)
+    assert {line["env_steps"] for line in run.metrics} == {0}
+    assert run.metrics[-1]["updates"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["jax:Pendulum-v1", "Pendulum-v1"])
+def test_a_run_without_steps_is_stopped_lengthened_evaluated_and_begun_from(first, tmp_path, env):
+    given = {"config": TD3, "out": str(tmp_path), "data": str(first), "seeds": 2}
+    given |= {"preset": False, "verbose": False, "eval_every": 4, "eval_episodes": 1}
+    run = train("td3", env, updates=8, name="whole", **given)
+    assert [line["updates"] for line in run.metrics if "eval/return" in line] == [4, 4, 8, 8]
+    half = train("td3", env, updates=4, name="half", **given)
+    assert half.resume(updates=8).digest() == run.digest()
+    shutil.rmtree(sorted((run.path / "checkpoints").glob("0*"))[-1])  # as if killed after the first
+    digest = half.digest()
+    assert load(run.path).resume().digest() == digest
+    assert int(run.best().step or 0) in (4, 8)
+    with pytest.raises(UserError, match="is counted in updates: say --updates"):
+        half.resume(steps=10)
+    with pytest.raises(UserError, match=r"--updates is 3, but .* has made 8: give more"):
+        half.resume(updates=3)
+    with pytest.raises(
+        UserError, match=r"other settings .*: choose another --name, or polyak resume .* --updates 9"
+    ):
+        train("td3", env, updates=9, name="half", **given)
+    more = train("td3", env, steps=4, name="more", **{**given, "data": str(run.path)})  # its rows are theirs
+    assert len(rows_of_ring(more)["reward"]) == 44
+    one = train("td3", env, updates=2, name="one", **{**given, "seeds": 1})
+    with pytest.raises(UserError, match="takes no environment step"):
+        Agent.load(one.path).learn(10, verbose=False)
+
+
+@pytest.mark.slow
+def test_updates_without_steps_write_priorities_back(tmp_path):
+    config = {
+        "hidden": [8],
+        "data.warmup": 20,
+        "data.capacity": 100,
+        "data.batch_size": 8,
+        "data.priority": 0.6,
+    }
+    given = {"config": config, "out": str(tmp_path), **SMALL}
+    first = train("dqn", "jax:CartPole-v1", steps=40, name="first", **given)
+    runs = [
+        train("dqn", "jax:CartPole-v1", updates=n, name=f"{n}", data=str(first.path), **given) for n in (1, 5)
+    ]
+    index = [
+        {n: x for n, x in checkpoint.read(run.path / "checkpoints")[0].items() if n.startswith("index/")}
+        for run in runs
+    ]
+    assert index[0]
+    assert any((index[0][name] != index[1][name]).any() for name in index[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"updates": 10}, "is learning from rows that are there: say whose by --data RUN"),
+        ({"updates": 10, "steps": 5, "data": "{run}"}, "and --steps is 5: say one"),
+        ({"steps": 0, "data": "{run}"}, "say by --updates how often to learn from --data RUN"),
+        ({"updates": 10, "data": "{run}", "driver": "ray"}, "--updates learns in one process"),
+        ({"updates": 10, "data": "{run}", "sync": "async"}, "--updates learns in one process"),
+    ],
+)
+def test_a_budget_of_updates_that_makes_no_sense_is_refused_in_one_line(first, settings, message):
+    said = {name: x.format(run=first) if isinstance(x, str) else x for name, x in settings.items()}
+    with pytest.raises(UserError, match=message) as error:
+        session(**said)
+    assert "\n" not in str(error.value)
+
+
+def test_more_rows_than_the_warm_up_are_needed_and_an_agent_counts_steps(first, tmp_path):
+    given = {"config": TD3 | {"data.warmup": 40}, "out": str(tmp_path), **SMALL}
+    with pytest.raises(UserError, match="the warm-up takes 40 rows, of which --data has 40"):
+        train("td3", "jax:Pendulum-v1", updates=5, data=str(first), **given)
+    with pytest.raises(UserError, match="an agent learns by steps"):
+        Agent("td3", "jax:Pendulum-v1", config=TD3, preset=False, data=str(first), updates=5)
+
+
+@pytest.mark.parametrize(("steps", "updates"), [(0, 0), (5, 5), (0, 5)])
+def test_a_plan_without_a_budget_or_with_two_is_damaged(first, tmp_path, steps, updates):
+    copy = shutil.copytree(first, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["plan"] |= {"steps": steps, "updates": updates}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="updates"):
+        Run(copy)

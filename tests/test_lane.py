@@ -214,24 +214,20 @@ def test_an_evaluation_ends_with_the_ratio_of_sums_and_says_where_it_is_undefine
 
 def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_disengagement():
     def trained(count, metres, seconds):
-        return {"seed": 0, "episode/count": count, "episode/distance": metres, "episode/time": seconds}
+        return {"episode/count": count, "episode/distance": metres, "episode/time": seconds}
 
     def evaluated(left, metres):
-        return {"seed": 0, "eval/disengagements": left, "eval/distance": metres}
+        return {"eval/disengagements": left, "eval/distance": metres}
 
-    other = {"seed": 1, "episode/count": 7, "episode/distance": 1.0, "episode/time": 60.0}
-    metrics = [
-        *(trained(3, 10.0, 30.0), {"seed": 0}, evaluated(2.0, 250.0), trained(2, 50.0, 60.0)),
-        *(evaluated(0.0, 250.0), trained(5, 9.0, 9.0), evaluated(1.0, 240.0)),
-        *(other, {**evaluated(4.0, 200.0), "seed": 1}),
-    ]
-    line = table_row(metrics, 2)
-    assert line.episodes.tolist() == [5, 7]
-    assert line.metres.tolist() == [3 * 10 + 2 * 50, 7]
-    assert line.minutes.tolist() == [3 * 0.5 + 2, 7]
-    assert line.solved.tolist() == [1, 0]
-    assert line.per_route.tolist() == [1, 4]
-    assert line.distance.tolist() == [240, 200]
+    line = table_row(
+        [
+            *(trained(3, 10.0, 30.0), {}, evaluated(2.0, 250.0), trained(2, 50.0, 60.0)),
+            *(evaluated(0.0, 250.0), trained(5, 9.0, 9.0), evaluated(1.0, 240.0)),
+        ]
+    )
+    assert line == (5, 3 * 10 + 2 * 50, 3 * 0.5 + 2, True, 1, 240)
+    never = table_row([trained(7, 1.0, 60.0), {**trained(1, 2.0, 60.0), **evaluated(4.0, 250.4)}])
+    assert never == (8, 9, 8, False, 4, 250)  # the last step may lead beyond the route
 
 
 def test_policies_are_ordered_by_disengagements_and_then_by_metres():

@@ -204,6 +204,8 @@ class Slow:
         self.sign = -1 if spec.players == 2 else 1
         self.model, self.adam, self.clock = float64(state.model), Adam(cfg.lr), [0, 0, 0]
         self.atoms = np.linspace(cfg.low, cfg.high, cfg.atoms)
+        if cfg.critic == "outcome":
+            self.atoms = np.array([-1.0, 0.0, 1.0])
 
     def scaled(self, s):
         return (s - s.min()) / max(s.max() - s.min(), 1e-5)
@@ -223,12 +225,15 @@ class Slow:
         if self.cfg.critic == "scalar":
             return np.tanh(out[0])
         h = softmax(out) @ self.atoms
+        if self.cfg.critic == "outcome":
+            return h
         return np.sign(h) * (((np.sqrt(1 + 0.004 * (abs(h) + 1.001)) - 1) / 0.002) ** 2 - 1)
 
     def distance(self, target, out):
         if self.cfg.critic == "scalar":
             return (np.tanh(out[0]) - target) ** 2
         h = np.sign(target) * (np.sqrt(abs(target) + 1) - 1) + 0.001 * target
+        h = target if self.cfg.critic == "outcome" else h
         place = np.eye(len(self.atoms))[0]
         two = oracles.categorical_backup(float(h), 0.0, place, self.atoms)
         return -(two * np.log(softmax(out))).sum()
@@ -302,7 +307,7 @@ def sequences(cfg, spec, seed):
     return batch._replace(extras=extras)
 
 
-@pytest.mark.parametrize("critic", ["categorical", "scalar"])
+@pytest.mark.parametrize("critic", ["categorical", "outcome", pytest.param("scalar", marks=pytest.mark.long)])
 def test_updates_are_those_of_appendix_g(critic):
     cfg = config(critic=critic, value_scale=0.25)
     spec = SPEC if critic == "categorical" else dataclasses.replace(SPEC, players=2)
@@ -348,7 +353,7 @@ def slow_search(slow, obs, simulations, legal=None):
     for _ in range(simulations):
         at, way = root, []
         tried = [q(each, a) for each in nodes for a in each.children]
-        low, high = (-1.0, 1.0) if cfg.critic == "scalar" else (min(tried or [0]), max(tried or [0]))
+        low, high = (-1.0, 1.0) if cfg.critic != "categorical" else (min(tried or [0]), max(tried or [0]))
         while True:
             scores = []
             for a in range(slow.A):
@@ -373,9 +378,11 @@ def slow_search(slow, obs, simulations, legal=None):
     return np.array(visits), root.total / root.visits
 
 
-@pytest.mark.parametrize("critic", ["categorical", "scalar"])
+@pytest.mark.parametrize(
+    "critic", ["outcome", *(pytest.param(each, marks=pytest.mark.long) for each in ("categorical", "scalar"))]
+)
 def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
-    two = critic == "scalar"
+    two = critic != "categorical"
     cfg = config(critic=critic, simulations=25, low=-2.0, high=3.0)
     spec = GAME if two else SPEC
     state = start(cfg, two)
@@ -386,7 +393,9 @@ def test_search_has_the_visits_and_the_value_of_an_independent_puct(critic):
     legal[np.arange(8), rng.integers(A, size=8)] = 0
     obs = {"board": board, "legal": legal} if two else board
     act = jax.jit(
-        lambda obs: muzero.act(cfg, spec, muzero.actor(state), (), obs, jax.random.key(9), False),
+        lambda obs: muzero.act(
+            cfg, spec, muzero.actor(state), jnp.zeros(12, jnp.int32), obs, jax.random.key(9), False
+        ),
         compiler_options=QUICK,
     )
     action, _, extras = act(obs)
@@ -405,12 +414,42 @@ def test_gumbel_search_plays_legal_moves_and_remembers_a_policy_over_them():
     legal = np.ones((6, A), np.float32)
     legal[np.arange(6), np.arange(6) % A] = 0
     obs = {"board": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32), "legal": legal}
-    act = jax.jit(lambda key: muzero.act(cfg, GAME, actor, (), obs, key, True), compiler_options=QUICK)
+    act = jax.jit(
+        lambda key: muzero.act(cfg, GAME, actor, jnp.zeros(6, jnp.int32), obs, key, True),
+        compiler_options=QUICK,
+    )
     for seed in range(5):
         action, _, extras = act(jax.random.key(seed))
         assert legal[np.arange(6), action].all()
         np.testing.assert_allclose(extras["policy"].sum(axis=1), 1, rtol=1e-5)
         assert (np.asarray(extras["policy"])[legal == 0] < 1e-6).all()
+
+
+@pytest.mark.parametrize("search", ["puct", "gumbel"])
+def test_after_the_opening_puct_plays_the_most_visited_and_gumbels_noise_is_of_scale_one(search):
+    """T = 50 is as good as uniform: for 500 episodes whose opening lasts one more step, and not for 500 others."""
+    cfg = config(simulations=9, search=search, temperature=50.0, temperature_end=50.0, opening=2)
+    memory, actor = jnp.repeat(jnp.array([1, 0]), 500), muzero.actor(start(cfg))
+    obs = jnp.broadcast_to(jnp.array([0.3, -0.2]), (1000, 2))
+    action, after, extras = jax.jit(
+        lambda key: muzero.act(cfg, SPEC, actor, memory, obs, key, True), compiler_options=QUICK
+    )(jax.random.key(1))
+    np.testing.assert_array_equal(after, memory - 1)
+    policy = np.asarray(extras["policy"])
+    if search == "puct":
+        best = policy[np.arange(1000), action] == policy.max(axis=1)
+    else:
+        best = np.asarray(action == np.bincount(action[500:]).argmax())
+    early, late = best[:500].mean(), best[500:].mean()
+    assert early < 0.7
+    assert late == 1 if search == "puct" else early + 0.1 < late < 1
+
+
+def test_the_opening_is_drawn_for_each_episode_and_without_one_lasts_for_ever():
+    many = jnp.arange(3000)
+    drawn = muzero.memory(config(opening=2), SPEC, many, jnp.zeros_like(many), jax.random.key(0))
+    np.testing.assert_allclose(np.bincount(drawn), 1000, atol=100)
+    assert (muzero.memory(config(), SPEC, many, many, jax.random.key(0)) > 2**30).all()
 
 
 def test_reanalyze_searches_its_share_of_the_sequences_again_and_leaves_the_others():

@@ -6,14 +6,15 @@ import numpy as np
 import oracles
 import pytest
 
-from polyak.envs.worlds.parkour import AHEAD, COUNT, PIT, SPACING, Parkour
+import polyak
+from polyak.envs.worlds.parkour import AHEAD, BAR, COUNT, HURDLE, PIT, RUNNER, SPACING, Parkour
 from polyak.errors import UserError
 from polyak.interface import Box, Discrete
 from polyak.parts.networks import build
 
 ENV = Parkour()
 STEP = jax.jit(ENV.step)
-RUN, JUMP = jnp.array([1.0, -1.0]), jnp.array([1.0, 1.0])
+RUN, JUMP = jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])
 
 
 def course(*obstacles):
@@ -34,7 +35,7 @@ def play(start, track, actions):
     return np.array(path), step
 
 
-def test_a_runner_gains_speed_up_to_its_limit_and_is_paid_by_the_metre():
+def test_a_runner_gains_speed_up_to_its_limit_and_is_paid_by_the_metre_less_its_effort():
     state, x, speed = (jnp.zeros(4), course()), 0.0, 0.0
     for _ in range(20):
         step = STEP(state, RUN, jax.random.key(0))
@@ -42,8 +43,18 @@ def test_a_runner_gains_speed_up_to_its_limit_and_is_paid_by_the_metre():
         x += speed * 0.05
         state = step.state
         np.testing.assert_allclose(state[0], [x, 0, speed, 0], atol=1e-5)
-        np.testing.assert_allclose(step.reward, speed * 0.05, atol=1e-6)
+        np.testing.assert_allclose(step.reward, speed * 0.05 - 0.05, atol=1e-6)
     assert speed == 4.0
+    step = STEP(state, jnp.array([-0.2, 0.4]), jax.random.key(0))
+    np.testing.assert_allclose(step.reward, (4.0 - 0.08) * 0.05 - 0.05 * (0.2**2 + 0.4**2), atol=1e-6)
+
+
+@pytest.mark.parametrize(("action", "rise"), [(-1.0, 0.0), (0.0, 0.0), (0.49, 0.0), (0.51, 4.0), (1.0, 4.0)])
+def test_only_more_than_half_an_action_is_a_jump_and_only_from_the_ground(action, rise):
+    for y, want in ((0.0, rise), (0.3, 1.0 - 9.8 * 0.05)):
+        state = jnp.array([0.0, y, 2.0, 1.0]), course()
+        after = STEP(state, jnp.array([0.0, action]), jax.random.key(0)).state[0]
+        np.testing.assert_allclose(after[3], want, atol=1e-6)
 
 
 def test_a_jump_is_a_parabola_and_gives_no_speed_in_the_air():
@@ -93,15 +104,48 @@ def test_the_terrain_is_seen_ahead_and_tells_nothing_to_the_blind():
     runner = jnp.array([track[0][2] - 1.0, 0.3, 2.0, -1.0])
     for env in (ENV, Parkour(blind=True)):
         seen = env.step((runner, track), RUN, jax.random.key(0)).obs
-        x = float(runner[0]) + 0.1
-        want = []
-        for place in range(AHEAD):
-            at = x + SPACING * place
-            inside = [h for b, n, h in zip(*map(np.asarray, track), strict=True) if b <= at <= b + n]
-            want.append(inside[0] if inside else 0.0)
-        np.testing.assert_allclose(seen["terrain"], 0.0 if env.blind else want, atol=1e-6)
-        np.testing.assert_allclose(seen["proprioception"], [0.3 - 1.49 * 0.05, 2.0, -1.49, 0.0], atol=1e-5)
-    assert any(want)
+        x, fine = float(runner[0]) + 0.1, 4_000
+        at = x + SPACING * (np.arange(AHEAD * fine) + 0.5) / fine
+        want = np.zeros_like(at)
+        for begin, length, height in zip(*map(np.asarray, track), strict=True):
+            want[(at >= begin) & (at <= begin + length)] = height
+        want = want.reshape(AHEAD, fine).mean(axis=1)
+        np.testing.assert_allclose(seen["terrain"], 0.0 if env.blind else want, atol=1e-3)
+        np.testing.assert_allclose(
+            seen["proprioception"], [0.3 - 1.49 * 0.05, 2.0 / 4.0, -1.49 / 4.0, 0.0], atol=1e-5
+        )
+    assert want.any()
+
+
+def test_the_shortest_hurdle_is_seen_at_every_distance():
+    track, distance = course((20.0, BAR, 0.5)), np.linspace(0.0, AHEAD * SPACING - BAR, 200)
+    seen = jax.vmap(lambda x: ENV._seen(jnp.array([x, 0.0, 0.0, 0.0]), track)["terrain"])
+    terrain = np.asarray(seen(jnp.asarray(20.0 - distance, jnp.float32)))
+    np.testing.assert_allclose(terrain.sum(axis=1) * SPACING, BAR * 0.5, atol=1e-5)
+
+
+def test_who_jumps_at_what_it_sees_clears_every_obstacle_and_earns_all_that_there_is():
+    played = polyak.Agent("reproductions.parkour:scripted", "jax:Parkour").evaluate(100)
+    assert (played.lengths == 200).all()
+    # 10 steps up to 4 m/s and 190 at it, less 0.05 for each of these 10 and for each jump
+    most = 0.05 * (0.4 * 55 + 190 * 4.0) - 0.05 * 10
+    jumps = (most - played.returns) / 0.05
+    np.testing.assert_allclose(jumps, np.round(jumps), atol=0.01)
+    assert (np.abs(jumps - played.measures["cleared"]) <= 1 + 0.01).all()
+    assert played.measures["cleared"].mean() > 7
+
+
+def test_a_picture_shows_the_runner_and_what_stands_before_it():
+    track = course((20.0, BAR, 0.5), (22.0, 1.0, PIT))
+    for y in (0.0, 0.7):
+        picture = ENV.draw((jnp.array([18.0, y, 4.0, 0.0]), track))
+        assert (picture.shape, picture.dtype) == ((240, 640, 3), np.uint8)
+        row, column = np.nonzero((picture == RUNNER).all(axis=-1))
+        assert abs(row.max() - 80 * (2.2 - y)) < 3
+        assert abs(column.mean() - 80 * 1.5) < 1
+        row, column = np.nonzero((picture == HURDLE).all(axis=-1))
+        assert abs(column.mean() - 80 * (1.5 + 2.0 + BAR / 2)) < 2
+        assert (picture[-1, round(80 * (1.5 + 4.5))] > 200).all()  # into the gap
 
 
 def test_courses_are_random_and_within_their_bounds():

@@ -129,6 +129,25 @@ def test_what_does_not_fit_is_refused_in_one_line(algorithm, env, says):
     assert "\n" not in str(error.value)
 
 
+SIMULATING = {name: find(name).Config().data for name in names() if find(name).Config().data.simulator}
+
+
+@pytest.mark.parametrize("algorithm", SIMULATING)
+def test_rules_that_know_nothing_of_normalised_observations_are_refused_with_them(algorithm):
+    env = "jax:TicTacToe" if SIMULATING[algorithm].self_play else "jax:CartPole-v1"
+    Agent(algorithm, env, wrap=("normalize_reward",))
+    with pytest.raises(UserError, match=f"{algorithm}: it plans .* leave --wrap normalize_obs out") as error:
+        Agent(algorithm, env, wrap=("normalize_reward", "normalize_obs"))
+    assert "\n" not in str(error.value)
+
+
+def test_legal_actions_are_not_normalised():
+    name = those(lambda each: each.plays)
+    Agent(name, "jax:TicTacToe")
+    with pytest.raises(UserError, match=r"legal is a part .* leave --wrap normalize_obs out"):
+        Agent(name, "jax:TicTacToe", wrap=("normalize_obs",))
+
+
 def test_a_policy_that_plans_cannot_be_asked_with_an_observation_alone():
     agent = Agent(PLANNER, "jax:CartPole-v1", config=CASE[PLANNER].small)
     with pytest.raises(UserError, match="evaluate or watch"):

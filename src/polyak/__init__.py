@@ -6,6 +6,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from polyak.errors import CheckpointError, EnvironmentFault, UserError
+    from polyak.health.environment import check_env
+    from polyak.health.run import doctor
     from polyak.runs.agent import Agent
     from polyak.runs.events import Event
     from polyak.runs.run import Run, load, train
@@ -18,6 +20,8 @@ _HOMES = {
     "Event": "polyak.runs.events",
     "Run": "polyak.runs.run",
     "UserError": "polyak.errors",
+    "check_env": "polyak.health.environment",
+    "doctor": "polyak.health.run",
     "load": "polyak.runs.run",
     "train": "polyak.runs.run",
     "watch": "polyak.runs.watch",
@@ -30,6 +34,8 @@ __all__ = [
     "Run",
     "UserError",
     "__version__",
+    "check_env",
+    "doctor",
     "load",
     "train",
     "watch",

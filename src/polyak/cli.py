@@ -40,7 +40,10 @@ REFUSED = {  # what a disk says
     errno.ENOTDIR,
     errno.ELOOP,
 }
-GROUPS = ("config", "env", "eval_env")  # --config.FIELD, --env.FIELD, --eval-env.FIELD
+GROUPS = {  # --config.FIELD, --env.FIELD, --eval-env.FIELD, of the commands that take them
+    "train": ("config", "env", "eval_env"),
+    "check-env": ("env",),
+}
 
 HELP = """\
 usage: polyak COMMAND ...
@@ -52,8 +55,11 @@ commands:
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
   watch RUN | ALGO ENV       make a video of a trained policy
+  report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
+  check-env ENV              all that is wrong with an environment, and what to do about it
+  doctor [RUN]               why a run does not learn; without one, what this machine has
 
 example:
   polyak train td3 Pendulum-v1 --steps 20000
@@ -72,6 +78,7 @@ class ResumeOptions:
     steps: int | None = within(
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
+    updates: int | None = within(None, 1, 2**32 - 1)  # the same of a run that takes no environment step
     stop_at: float | None = None  # another return whose evaluation ends the run; None: none any more
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
     track: Literal["wandb", "mlflow", "trackio"] | None = None  # send metrics there too
@@ -108,6 +115,35 @@ class WatchOptions:
     panel: bool = True  # show rewards, the expected return and the action beside the picture
     best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where the page goes, and what is written beside it."""
+
+    out: str | None = None  # file, .html; usually report.html: in the folder of the only run, else here
+    png: bool = False  # write a picture too, report.png
+    csv: bool = False  # write every line of metrics too, report.csv
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How long an environment is looked at."""
+
+    steps: int = within(10_000, 1)  # random steps
+    seconds: float = within(20.0, 0.1)  # that they may take
+    seed: int = within(0, 0, 2**31 - 1)  # of the first episode
+    json: bool = False  # print one line of JSON
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What is looked at."""
+
+    render: bool = True  # draw pictures, in processes of their own
+    json: bool = False  # print one line of JSON
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
@@ -198,7 +234,7 @@ def dispatch(argv: list[str]) -> int:
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         return show_help(name, command, rest)
-    grouped = GROUPS if name == "train" else ()
+    grouped = GROUPS.get(name, ())
     said = flags.read(rest, command.options, command.most, grouped, flags.of_config)
     if len(said.words) < command.least:
         raise UserError(f"{name} needs {command.usage}, as in: polyak {name} {EXAMPLES[name]}")
@@ -256,12 +292,13 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
-    changed = options.steps is not None or "stop_at" in said.values
+    said_more = {"steps": options.steps, "updates": options.updates}
+    more = {unit: value for unit, value in said_more.items() if value is not None}
+    changed = more or "stop_at" in said.values
     with run.folder.held() if changed or not run.finished else contextlib.nullcontext():
         if "stop_at" in said.values:
             run.stop_at(float("inf") if options.stop_at is None else options.stop_at)
-        if options.steps is not None:
-            run.lengthen(options.steps, silent() if options.quiet else Terminal())
+        run.lengthen(more, silent() if options.quiet else Terminal())
         session = run.trust()
         session.address, session.track = options.address, options.track
         return go_on(run, session, facts(session, run.config.get("preset", "")), True, options.quiet)
@@ -276,8 +313,9 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool, quiet: b
 
     terminal = silent() if quiet else Terminal()
     if there and run.finished:
-        reached = f"--stop-at {run.plan.stop_at:g} was reached at step {run.reached:,}" if run.reached else ""
-        terminal.say(f"already finished: {reached or f'{run.plan.steps:,} steps'}")
+        spent, unit = f"{run.plan.budget:,} {run.plan.unit}", run.plan.unit[:-1]
+        reached = run.reached and f"--stop-at {run.plan.stop_at:g} was reached at {unit} {run.reached:,}"
+        terminal.say(f"already finished: {reached or spent}")
     else:
         try:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)
@@ -426,6 +464,20 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     return 0
 
 
+def report(said: flags.Said, options: ReportOptions) -> int:
+    """Write a page about runs."""
+    from polyak.runs.report import report as write
+
+    written = write(said.words, options.out, options.png, options.csv)
+    for line in written.left_out:
+        fail(line)
+    for line in written.verdict:
+        print(printable(line))
+    for path in written.files:
+        print(visible(str(path)))
+    return 0
+
+
 def digest(said: flags.Said, options: NoOptions) -> int:
     """One line that equal runs share."""
     path = Path(said.words[0])
@@ -493,13 +545,47 @@ def list_envs(pattern: str) -> bool:
     return some
 
 
+def check_env(said: flags.Said, options: CheckOptions) -> int:
+    """Everything that is wrong with an environment; exit code 2 where it breaks training."""
+    from polyak.health.environment import check_env as look
+
+    fields = flags.literals(said.groups.get("env", {}))
+    report = look(
+        said.words[0], steps=options.steps, seconds=options.seconds, seed=options.seed, fields=fields
+    )
+    if not report.facts:  # there is nothing to be looked at
+        raise UserError(report.findings[0].says)
+    print(report.as_json() if options.json else report)
+    return 2 if report.errors else 0
+
+
+def doctor(said: flags.Said, options: DoctorOptions) -> int:
+    """What this machine lacks, or why a run does not learn."""
+    if not said.words:
+        from polyak.health.machine import check_machine
+
+        report = check_machine(options.render)
+    else:
+        path, trusted = named_run("doctor", said.words, options.out)
+        from polyak.health.run import doctor as diagnose
+        from polyak.runs.setup import set_up_jax
+
+        set_up_jax()
+        report = diagnose(open_trusted(path, [*options.trust, *trusted]))
+    print(report.as_json() if options.json else report)
+    return 0
+
+
 EXAMPLES = {
     "train": "td3 Pendulum-v1 --steps 20000",
     "resume": "runs/NAME",
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
+    "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
+    "check-env": "my_module:MyEnv",
+    "doctor": "runs/NAME",
 }
 OTHERS = {
     "eval": "evaluate",
@@ -514,12 +600,29 @@ COMMANDS = {
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
     "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
+    "report": Command(report, ReportOptions(), "RUN...", "Show and compare runs on one page.", 1, 200),
     "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
     "list": Command(
         show_list,
         NoOptions(),
         "[algorithms|envs [PATTERN]]",
         "List what there is, or what has PATTERN in its name.",
+        0,
+        2,
+    ),
+    "check-env": Command(
+        check_env,
+        CheckOptions(),
+        "ENV",
+        "Find all that is wrong with an environment; --env.FIELD VALUE sets a constant of it.",
+        1,
+        1,
+    ),
+    "doctor": Command(
+        doctor,
+        DoctorOptions(),
+        "[RUN | ALGO ENV]",
+        "Say why a run does not learn; without one, what this machine has and lacks.",
         0,
         2,
     ),

@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -261,6 +261,11 @@ def _finite(text: str) -> float:
 def is_count(value: Any) -> bool:
     """An integer from 0 on that fits in 63 bits; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def place(line: Mapping[str, Any]) -> float:
+    """The place of a metric line in its run: environment steps, or updates where no step is taken."""
+    return line["env_steps"] or line.get("updates") or 0
 
 
 def counts(value: Any) -> bool:

@@ -228,7 +228,7 @@ def show_page(
     """
     import tyro
 
-    parts = [(name, tyro.conf.OmitArgPrefixes[_drawn(*options, switches=True)])]
+    parts = [(name.replace("-", "_"), tyro.conf.OmitArgPrefixes[_drawn(*options, switches=True)])]
     for group, records in (groups or {}).items():
         parts.append((group, _drawn(*records, switches=False, hidden=hidden)))
     page = dataclasses.make_dataclass(

@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 
+from polyak.files import place
 from polyak.runs.run import Evaluation, Run
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal, number
@@ -28,14 +29,14 @@ def say_results(run: Run, terminal: Terminal) -> None:
     if middle:
         rows[f"IQM of {len(means)} seeds"] = f"{middle:>{left}}"
     if rows:
-        terminal.say(f"last evaluation, at step {max(line['env_steps'] for line in last.values()):,}")
+        terminal.say(f"last evaluation, at {run.plan.unit[:-1]} {max(map(place, last.values())):,}")
         terminal.facts(rows)
     name, evaluate = shown(run), f"polyak evaluate {shown(run)}"
     facts = {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": evaluate}
     best = run.evaluated_best() if rows else None
-    if best is not None and best[0] < max(line["env_steps"] for line in last.values()):
+    if best is not None and best[0] < max(map(place, last.values())):
         step, mean = best
-        facts = {"best": f"{number(mean)} at step {step:,}: {evaluate} --best", **facts}
+        facts = {"best": f"{number(mean)} at {run.plan.unit[:-1]} {step:,}: {evaluate} --best", **facts}
     terminal.facts(facts)
 
 

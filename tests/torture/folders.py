@@ -126,7 +126,15 @@ def attempt(watch, target, rng):
 
     from polyak.cli import main
 
-    words = rng.choice([["evaluate", "--episodes", "2"], ["resume"], ["digest"], ["resume", "--steps", "64"]])
+    words = rng.choice(
+        [
+            ["evaluate", "--episodes", "2"],
+            ["resume"],
+            ["digest"],
+            ["resume", "--steps", "64"],
+            ["report", "--csv"],
+        ]
+    )
     said, began = io.StringIO(), time.monotonic()
 
     def late(*_):

@@ -31,7 +31,7 @@ class Config:
 
     gamma: float = within(1.0, 1, 1)  # the cost of an episode is its sum
     sigma: float = within(1.0, 1e-6)  # standard deviation of the actions of the first controllers
-    epsilon: float = within(1.0, 1e-6)  # epsilon, bound on a step's divergence from the last controllers
+    epsilon: float = within(0.1, 1e-6)  # epsilon, bound on a step's divergence from the last controllers
     nu: float = within(0.1, 1e-6)  # nu_t, weight of the divergence between controllers and network
     alpha: float = within(0.1, 0)  # alpha, step of the dual variables
     inner: int = within(2, 1)  # alternations of network and controllers between two rollouts

@@ -2,14 +2,17 @@
 
 Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Hassabis, Graepel, Lillicrap & Silver 2020,
 "Mastering Atari, Go, chess and shogi by planning with a learned model" (Nature 588, arXiv:1911.08265), sections 3 and
-appendices B to H. Lecture 1. One file for boards (`critic = "scalar"`, two players) and for one player with rewards.
-Search is mctx's: the paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
+appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards. Search is mctx's: the
+paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
 
 The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
-residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps. A time limit is
+residual networks. Adam in place of SGD with momentum. The temperature falls linearly, not in steps, and `opening` is
+the longest that an episode may have: its own is drawn, so that good play is seen from each step on. A time limit is
 bootstrapped through, by the network's value of the true successor; what lies behind it is not learned from.
+Boards too learn their reward, which the paper leaves at 0 and finds in the value; `critic = "scalar"` has the paper's
+squared error for them, `"outcome"` the cross-entropy of losing, drawing and winning.
 """
 
 from dataclasses import dataclass, field
@@ -18,18 +21,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import (
-    Algorithm,
-    Array,
-    Batch,
-    Clock,
-    Replay,
-    Spec,
-    Tree,
-    Update,
-    count_steps,
-    within,
-)
+from polyak.interface import Algorithm, Array, Batch, Clock, Replay, Spec, Tree, Update, count_steps, within
 from polyak.parts import categorical
 from polyak.parts.networks import build
 from polyak.parts.networks.latent import LatentModel, latent_model
@@ -51,13 +43,14 @@ class Config:
     pb_c_base: float = within(19_652.0, 1)  # c_2, visits after which PUCT goes by it more
     noise: float = within(0.25, 1e-3)  # alpha of the Dirichlet noise at the root, for PUCT
     noise_share: float = within(0.25, 0, 1)  # share of that noise in the prior at the root
-    temperature: float = within(
-        1.0, 0
-    )  # T of N(a)^(1/T), from which PUCT's actions are drawn, at the first step
+    temperature: float = within(1.0, 0)  # T of N(a)^(1/T), or scale of Gumbel's noise, at the first step
     temperature_end: float = within(0.25, 0)  # T at the horizon
+    opening: int | None = within(None, 0)  # most steps with T, then it is 0 (Gumbel's: 1); None: all
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
-    critic: Literal["categorical", "scalar"] = "categorical"  # value and reward: on atoms, or tanh
+    critic: Literal["categorical", "scalar", "outcome"] = (
+        "categorical"  # value, reward: atoms, tanh, or -1, 0, 1
+    )
     low: float = -300.0  # value and reward of the first atom, after h
     high: float = 300.0  # value and reward of the last atom, after h
     atoms: int = within(601, 2)  # atoms of value and reward
@@ -96,9 +89,8 @@ optimizer = adam()
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
     """Random networks."""
-    heads = cfg.low, cfg.high, cfg.atoms if cfg.critic == "categorical" else 1
-    builder, sizes = build(cfg.network), (cfg.width, cfg.hidden)
-    model = latent_model(key, builder, spec.obs, spec.action, *sizes, heads)
+    sizes, heads = (cfg.width, cfg.hidden), (cfg.critic, cfg.low, cfg.high, cfg.atoms)
+    model = latent_model(key, build(cfg.network), spec.obs, spec.action, *sizes, *heads)
     return State(model, optimizer.init(model), start_clock())
 
 
@@ -107,19 +99,31 @@ def actor(state: State) -> tuple[LatentModel, Clock]:
     return state.model, state.clock
 
 
-def search(cfg: Config, spec: Spec, actor: tuple, obs: Tree, key: Array, explore: bool) -> tuple:
-    """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation."""
-    (model, clock), turn = actor, -cfg.gamma if spec.players == 2 else cfg.gamma
-    ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
-    noise = cfg.noise, cfg.noise_share, cfg.pb_c_init, cfg.pb_c_base
-    puct = PUCT(*noise, linear_schedule(clock.env_steps, *ends)) if cfg.search == "puct" else None
-    return latent_search(model, obs, key, turn, cfg.simulations, puct, explore)
+def memory(cfg: Config, spec: Spec, env_ids: Array, episode: Array, key: Array) -> Array:
+    """How many steps of its episode's opening each environment has before it, [N]: any number up to the longest."""
+    longest, shape = cfg.opening, (len(env_ids),)
+    return jnp.full(shape, 2**31 - 1) if longest is None else jax.random.randint(key, shape, 0, longest + 1)
 
 
-def act(cfg: Config, spec: Spec, actor: tuple, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
+def search(cfg: Config, spec: Spec, model: LatentModel, obs: Tree, key: Array, heat: Array | None) -> tuple:
+    """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation.
+
+    heat  [N] T of N(a)^(1/T), or the scale of Gumbel's noise; None: no noise, and the best action
+    """
+    turn = -cfg.gamma if spec.players == 2 else cfg.gamma
+    puct = PUCT(cfg.noise, cfg.noise_share, cfg.pb_c_init, cfg.pb_c_base) if cfg.search == "puct" else None
+    return latent_search(model, obs, key, turn, cfg.simulations, puct, heat)
+
+
+def act(cfg: Config, spec: Spec, actor: tuple, memory: Array, obs: Tree, key: Array, explore: bool) -> tuple:
     """What the search says; its policy and its value are remembered."""
-    action, policy, value = search(cfg, spec, actor, obs, key if explore else jax.random.key(0), explore)
-    return action, memory, {"policy": policy, "value": value}
+    (model, clock), heat = actor, None
+    if explore:
+        ends = cfg.temperature, cfg.temperature_end, max(cfg.horizon, 1)
+        heat = jnp.where(memory > 0, linear_schedule(clock.env_steps, *ends), float(cfg.search == "gumbel"))
+    key = key if explore else jax.random.key(0)
+    action, policy, value = search(cfg, spec, model, obs, key, heat)
+    return action, memory - 1, {"policy": policy, "value": value}
 
 
 def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Batch:
@@ -128,7 +132,7 @@ def reanalyzed(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) 
         return batch
     shape = batch.reward[:count].shape
     obs = jax.tree.map(lambda x: x[:count].reshape(-1, *x.shape[2:]), batch.obs)
-    _, policy, value = search(cfg, spec, actor(state), obs, key, False)
+    _, policy, value = search(cfg, spec, state.model, obs, key, None)
     fresh = {"policy": policy.reshape(*shape, -1), "value": value.reshape(shape)}
     extras = {name: old.at[:count].set(fresh[name]) for name, old in batch.extras.items()}
     return batch._replace(extras=extras)
@@ -193,14 +197,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:
     """Sequences that are too short, a support without width, and a search that is not installed."""
-    lines = []
-    if not installed():
-        lines.append('it searches with mctx: pip install "polyak[games]"')
+    lines = [] if installed() else ['it searches with mctx: pip install "polyak[games]"']
     if cfg.n_step < 1:
-        least = cfg.unroll + 2
-        lines.append(
-            f"data.length is {cfg.data.length}, but unroll + n + 1 rows are at least {least}: give more"
-        )
+        lines.append(f"data.length is {cfg.data.length}, but unroll + n + 1 is {cfg.unroll + 2} or more")
     if cfg.critic == "categorical" and cfg.low >= cfg.high:
         lines.append(f"low is {cfg.low:g} and high {cfg.high:g}, but the atoms must rise from low to high")
     return lines
@@ -213,6 +212,7 @@ algorithm = Algorithm(
     family="planning",
     init=init,
     actor=actor,
+    memory=memory,
     act=act,
     update=update,
     observe=count_steps,

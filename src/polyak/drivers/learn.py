@@ -24,14 +24,14 @@ def learn(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: Transition,
+    rollout: Transition | None,
     key: Array,
     warm: bool = False,
     valid: Array | bool = True,
 ) -> tuple[Tree, Any, Metrics]:
     """Add a rollout, sample and update. Returns state, buffer and the sum of each metric over the updates.
 
-    rollout  [T, N, ...]
+    rollout  [T, N, ...]; None adds nothing to a ring that is there
     buffer   a Ring, or () where the batch is the rollout itself
     warm     no update yet
     valid    False keeps state from changing, because the rollout holds what no environment may give
@@ -48,7 +48,7 @@ def learn_on_policy(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: Transition,
+    rollout: Any,
     key: Array,
     warm: bool,
     valid: Array | bool,
@@ -71,14 +71,15 @@ def learn_from_replay(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: Transition,
+    rollout: Transition | None,
     key: Array,
     warm: bool,
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """Add the rollout to the ring, observe, then update on batches that are drawn from the ring."""
-    buffer = replay.add(buffer, rollout)
-    state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
+    if rollout is not None:
+        buffer = replay.add(buffer, rollout)
+        state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
     if warm:
         return state, buffer, {}
 
@@ -98,15 +99,16 @@ def learn_by_index(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: Transition,
+    rollout: Transition | None,
     key: Array,
     warm: bool,
     valid: Array | bool,
 ) -> tuple[Tree, Any, Metrics]:
     """The same by priorities, which are written back, of ended episodes, with other goals, or from frames."""
     data = cfg.data
-    buffer = replay.index.add(buffer, rollout, data)
-    state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
+    if rollout is not None:
+        buffer = replay.index.add(buffer, rollout, data)
+        state = observe_valid(algorithm, cfg, spec, state, rollout, valid)
     if warm:
         return state, buffer, {}
 

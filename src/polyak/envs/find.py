@@ -216,7 +216,7 @@ def _needs(package: str, name: str) -> None:
 
 def _own(name: str, fields: dict, measures: Any) -> Any:
     """A class, instance or function in a module of the person's own, or an id that it registers."""
-    module, attribute = _module(name), name.partition(":")[2]
+    module, attribute = module_of(name), name.partition(":")[2]
     if not hasattr(module, attribute):
         import gymnasium
 
@@ -259,7 +259,7 @@ def _made(name: str, thing: Any, fields: dict, measures: Any) -> Any:
         return _with(name, made.env, {}, measures)
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
     """The module before the colon, from the current folder too."""
     path = name.partition(":")[0]
     if os.getcwd() not in sys.path and "" not in sys.path:

@@ -17,7 +17,6 @@ class PUCT(NamedTuple):
     share: Any  # of that noise in the prior at the root
     c_1: Any
     c_2: Any
-    temperature: Any  # T of N(a)^(1/T), from which the action is drawn
 
 
 def installed() -> bool:
@@ -26,13 +25,14 @@ def installed() -> bool:
 
 
 def latent_search(
-    model: Any, obs: Tree, key: Array, gamma: float, simulations: int, puct: PUCT | None, explore: bool
+    model: Any, obs: Tree, key: Array, gamma: float, simulations: int, puct: PUCT | None, heat: Any
 ) -> tuple[Array, Array, Array]:
     """Action [N], improved policy pi [N, A] and root value nu [N] of a search from each observation.
 
     model  a LatentModel; no rule is asked but an observation's part `legal`, at the root
     gamma  negative where the other player moves next
     puct   None: the search of Gumbel MuZero (Danihelka et al. 2022, ICLR)
+    heat   [N] T of N(a)^(1/T), from which PUCT's action is drawn, or the scale of Gumbel's noise; None: no noise
     """
     import mctx
 
@@ -48,19 +48,20 @@ def latent_search(
     illegal = obs["legal"] <= 0 if isinstance(obs, dict) and "legal" in obs else None
     root = mctx.RootFnOutput(prior_logits=logits, value=model.number(value), embedding=hidden)  # pyright: ignore
     call = model, jax.random.key_data(key), root, inside, simulations, illegal
+    warm: Any = 0.0 if heat is None else heat[:, None]
     if puct is None:
         completed = partial(mctx.qtransform_completed_by_mix_value, rescale_values=not model.bounded)
-        found = mctx.gumbel_muzero_policy(*call, qtransform=completed, gumbel_scale=1.0 if explore else 0.0)
+        found = mctx.gumbel_muzero_policy(*call, qtransform=completed, gumbel_scale=warm)
     else:
         known = partial(mctx.qtransform_by_min_max, min_value=-1.0, max_value=1.0)
         found = mctx.muzero_policy(
             *call,
             qtransform=known if model.bounded else normalized,
             dirichlet_alpha=puct.alpha,
-            dirichlet_fraction=puct.share if explore else 0.0,
+            dirichlet_fraction=0.0 if heat is None else puct.share,
             pb_c_init=puct.c_1,
             pb_c_base=puct.c_2,
-            temperature=puct.temperature if explore else 0.0,
+            temperature=warm,
         )
     return found.action.astype(jnp.int32), found.action_weights, found.search_tree.summary().value
 

@@ -53,6 +53,8 @@ class Agent:
         self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
         self._given = None if isinstance(env, str) else env
         self.settings = settings_of(algorithm, {**settings, "seed": seed})
+        if self.settings.updates:
+            raise UserError("an agent learns by steps: for updates from --data alone call polyak.train")
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
         self._policy: Policy | None = None
@@ -241,6 +243,11 @@ class Agent:
         """The plan of a budget, of which `more` steps are to come; without one what is usual, which is never run."""
         if self._resume_from is not None:
             plan = self._resume_from.plan
+            if plan.updates:
+                raise UserError(
+                    f"{self._resume_from.path} takes no environment step: lengthen it by polyak.load(...).resume("
+                    "updates=N), or begin with what it learned by init"
+                )
             return plan if steps is None else dataclasses.replace(plan, steps=steps)
         named = self.env if self._given is None else self._given
         world = find(named, self.env_fields or {}, self.settings.measures)

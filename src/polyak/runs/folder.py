@@ -22,6 +22,7 @@ from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
 FORMAT = 3
+STOPPED = "stopped.txt"  # why an environment or an update ended the run, where one did
 LOCK = "lock"  # the file that a writer holds; it has the number of its process
 LONGEST_NAME = 200  # bytes: file systems take 255, and temporary names are a little longer
 MAX_LINE = 1 << 20  # bytes of one line of metrics.jsonl
@@ -163,30 +164,36 @@ class RunFolder:
             raise CheckpointError(f"{self.path / 'config.json'}: plan is missing")
         return Plan.read(config["plan"], str(self.path / "config.json"))
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every line logged so far; one that is cut off or damaged is left out. CheckpointError for too many."""
-        return list(self._lines(MOST_KEPT))
+    def metrics(self, damaged: list[int] | None = None) -> list[dict[str, Any]]:
+        """Every line logged so far; one that is cut off or damaged is left out. CheckpointError for too many.
 
-    def _lines(self, most: int) -> Iterator[dict[str, Any]]:
+        damaged  takes the numbers of those that are left out
+        """
+        return list(self._lines(MOST_KEPT, damaged))
+
+    def _lines(self, most: int, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
         """The sound lines of a file of so many bytes at most, one in memory at a time."""
         if not os.path.lexists(self.metrics_path):
             return
         with files.guarded(self.metrics_path), files.open_file(self.metrics_path) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:
                 raise files.damaged(self.metrics_path, f"has {size:,} bytes, at most {most:,} are read")
-            buffered = io.BufferedReader(file)
+            buffered, number = io.BufferedReader(file), 0
             while text := buffered.readline(MAX_LINE):
+                number += 1
                 if line := read_line(text):
                     yield line
+                elif damaged is not None:
+                    damaged.append(number)
 
-    def rewind(self, env_steps: int, seeds: int) -> None:
+    def rewind(self, position: int, seeds: int) -> None:
         """Forget what was logged after the checkpoint that a resume begins from, and half an evaluation there."""
-        whole = self.evaluated(env_steps, seeds)
+        whole = self.evaluated(position, seeds)
         self.keep(
             line
             for line in self._lines(MOST_READ)
-            if line["env_steps"] < env_steps
-            or (line["env_steps"] == env_steps and (whole or "eval/episodes" not in line))
+            if files.place(line) < position
+            or (files.place(line) == position and (whole or "eval/episodes" not in line))
         )
 
     def keep(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -195,17 +202,17 @@ class RunFolder:
             for line in lines:
                 file.write(json.dumps(finite(line)) + "\n")
 
-    def evaluated(self, env_steps: int, seeds: int) -> bool:
-        """Whether there is the evaluation of every seed after so many steps."""
-        found = (line for line in self._lines(MOST_READ) if line["env_steps"] == env_steps)
+    def evaluated(self, position: int, seeds: int) -> bool:
+        """Whether there is the evaluation of every seed at this place of the run."""
+        found = (line for line in self._lines(MOST_READ) if files.place(line) == position)
         return sum("eval/episodes" in line for line in found) >= seeds
 
     def evaluations(self, seeds: int) -> dict[int, list[float]]:
-        """Mean return of each seed by environment steps, of the evaluations that every seed has."""
+        """Mean return of each seed by place in the run, of the evaluations that every seed has."""
         found: dict[int, dict[int, float]] = {}
         for line in self._lines(MOST_READ):
             if line.get("eval/return") is not None:
-                found.setdefault(line["env_steps"], {})[line["seed"]] = line["eval/return"]
+                found.setdefault(int(files.place(line)), {})[line["seed"]] = line["eval/return"]
         return {step: list(each.values()) for step, each in found.items() if len(each) >= seeds}
 
 
@@ -299,7 +306,7 @@ class Metrics:
             self.file.write(json.dumps(clean) + "\n")
             for name, value in clean.items():
                 if "/" in name and isinstance(value, int | float):
-                    self.board.add(f"{name}/seed_{line['seed']}", value, line["env_steps"])
+                    self.board.add(f"{name}/seed_{line['seed']}", value, int(files.place(line)))
 
     def flush(self) -> None:
         """Let others see what was written; before a checkpoint, so that it never knows more than the log."""

@@ -220,6 +220,16 @@ def policies(session: Session) -> dict[str, Given]:
     return found
 
 
+def rows_in_rollout(session: Session) -> int:
+    """Rows of every environment that are added to the ring at once."""
+    return rows_of(session.cfg.data, session.spec.time_limit)
+
+
+def rollouts_given(session: Session) -> int:
+    """Whole rollouts that another run's rows are."""
+    return session.plan.data.get("rows", 0) // max(1, rows_in_rollout(session))
+
+
 def filled(session: Session, carry: Any) -> Any:
     """A driver's run that has not stepped, once it has seen and kept the rows of another run's replay, oldest first.
 
@@ -233,19 +243,18 @@ def filled(session: Session, carry: Any) -> Any:
     packed, extra = driver.pack(carry)
     packed = jax.tree.map(np.asarray, dict(packed))
     state, ring = jax.tree.map(jnp.array, (packed["state"], packed["buffer"]))
-    count = plan.data["rows"] // driver.rows
-    rows = rows_from(
-        where, path, ring.rows, count * driver.rows, matching(where, RunFolder(path).plan(), plan)
-    )
+    count, each = rollouts_given(session), rows_in_rollout(session)
+    rows = rows_from(where, path, ring.rows, count * each, matching(where, RunFolder(path).plan(), plan))
     one = partial(learn, session.algorithm, session.cfg, session.spec, key=jax.random.key(0), warm=True)
     see = Program(lambda *run: over_seeds(lambda *each: one(*each)[:2], *run), donate=(0, 1))
     for number in range(count):
-        part = slice(number * driver.rows, (number + 1) * driver.rows)
+        part = slice(number * each, (number + 1) * each)
         state, ring = see(state, ring, jax.tree.map(lambda x: x[:, part], rows))  # noqa: B023
     ended = jnp.ones(session.spec.num_envs, bool)
     ring = over_seeds(lambda ring: replay.index.cut(ring, ended), ring)
     moved = {"state": at_step_zero(state), "buffer": ring}
-    moved |= {"iteration": Counter(jnp.int32(count))} if "iteration" in packed else {}
+    if driver.rows and "iteration" in packed:  # elsewhere an iteration is no rollout
+        moved["iteration"] = Counter(jnp.int32(count))
     return driver.unpack({**packed, **moved}, {**extra, "iteration": count} if extra else extra)
 
 

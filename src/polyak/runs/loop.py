@@ -16,12 +16,12 @@ from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
 from polyak.envs.environment import unscaled
-from polyak.errors import EnvironmentFault, UserError, place_of, said_by
+from polyak.errors import EnvironmentFault, UserError, place_of, printable, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs import inputs
 from polyak.runs.events import Callbacks, Event, ends
-from polyak.runs.folder import Metrics, RunFolder
+from polyak.runs.folder import STOPPED, Metrics, RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
@@ -61,12 +61,13 @@ class Schedule:
     """Iterations that end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
 
     def __init__(self, session: Session, base: int = 0):
-        plan, per = session.plan, session.driver.env_steps
-        self.env_steps, self.base = per, base  # base: the iteration at which steps were last counted from 0
-        self.total = base + -(-plan.steps // per)
+        plan, per = session.plan, session.driver.env_steps or session.cfg.data.updates
+        self.per = per  # steps in one iteration, or updates where none are taken: the budget's unit
+        self.base = base  # the iteration at which they were last counted from 0
+        self.total = base + -(-plan.budget // per)
         self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else NEVER
         self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        usual = plan.eval_every or max(1, plan.steps // 20)
+        usual = plan.eval_every or max(1, plan.budget // 20)
         longest = MOST_SUMMED // max(per, session.cfg.data.updates)  # sums of a line are int32
         self.log = max(1, min(max(1, round(usual / per)) // LOGS_PER_EVALUATION, longest))
 
@@ -96,7 +97,7 @@ class Training:
         self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
-        self.evaluations: dict[int, list[float]] = {}  # env_steps -> mean return of each seed
+        self.evaluations: dict[int, list[float]] = {}  # position -> mean return of each seed
         self.played = False  # whether this process evaluated
         self.evaluates = True  # until an evaluation fails
         self.owes = False  # an evaluation that is due was stopped
@@ -109,8 +110,18 @@ class Training:
 
     @property
     def env_steps(self) -> int:
-        """Steps of each seed so far."""
-        return (self.iteration - self.schedule.base) * self.schedule.env_steps
+        """Environment steps of each seed so far."""
+        return (self.iteration - self.schedule.base) * self.session.driver.env_steps
+
+    @property
+    def position(self) -> int:
+        """How much of the budget is spent, in its unit."""
+        return (self.iteration - self.schedule.base) * self.schedule.per
+
+    @property
+    def place(self) -> str:
+        """The same in words: "step 2,000"."""
+        return f"{self.session.plan.unit[:-1]} {self.position:,}"
 
     @property
     def updates(self) -> int:
@@ -121,7 +132,12 @@ class Training:
     @property
     def recorded(self) -> int:
         """Iterations that another run's rows stand for, with which this one began."""
-        return self.session.plan.data.get("rows", 0) // self.session.driver.rows
+        return inputs.rollouts_given(self.session) if self.session.driver.rows else 0
+
+    def clock_after(self, iteration: int) -> int:
+        """Rows of time that the ring has been given by then."""
+        rows = inputs.rollouts_given(self.session) * inputs.rows_in_rollout(self.session)
+        return rows + (iteration - self.recorded) * self.session.driver.rows
 
     def start(self) -> None:
         """A run at step 0. UserError where its checkpoints could not be written."""
@@ -157,7 +173,7 @@ class Training:
             ring = shapes.pop("buffer")
             return shapes | beside_rows(ring) | declared_frames(ring, extra, path)
 
-        read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.env_steps, path)
+        read_counts(manifest.extra, manifest.env_steps, manifest.arrays, self.schedule.per, path)
         ring = driver.buffer_shape()
         return checkpoint.load(
             checkpoints, template, ring.rows if isinstance(ring, Ring) else None, self.terminal.warn
@@ -167,10 +183,10 @@ class Training:
         """Go on from a checkpoint; those of more steps are forgotten once that is so."""
         driver, extra = self.session.driver, loaded.extra
         fields = storage.fields(loaded.tree)
-        counts = read_counts(extra, loaded.env_steps, fields, self.schedule.env_steps, loaded.path)
+        counts = read_counts(extra, loaded.env_steps, fields, self.schedule.per, loaded.path)
         buffer, ring = (), driver.buffer_shape()
         if isinstance(ring, Ring):
-            if loaded.clock != counts.iteration * driver.rows:
+            if loaded.clock != self.clock_after(counts.iteration):
                 raise files.damaged(loaded.path, "field 'clock' is not that of its iteration")
             clock = np.asarray(clock_at(loaded.clock, ring.slots), np.int32)
             index, packed = loaded.tree.pop("index", ()), loaded.tree.pop("frames", ())
@@ -245,9 +261,10 @@ class Training:
         end = schedule.total if until is None else until
         self.callbacks, self.path, self.ended = callbacks or Callbacks(), path, ""
         self.say_notes(self.session.notes)
-        with self.terminal.progress((schedule.total - schedule.base) * schedule.env_steps) as progress:
+        total = (schedule.total - schedule.base) * schedule.per
+        with self.terminal.progress(total, self.session.plan.unit) as progress:
             self.progress, progress.best = progress, self.best
-            progress.update(self.env_steps, phase=self._phase())
+            progress.update(self.position, phase=self._phase())
             try:
                 if owed:
                     self._evaluate(sink, progress)
@@ -262,7 +279,7 @@ class Training:
                 self._save(sink, save)
                 raise Interrupted
         if self.ended:
-            self.terminal.say(f"stopped at step {self.env_steps:,}: {self.ended}")
+            self.terminal.say(f"stopped at {self.place}: {self.ended}")
 
     def _iterate(self, sink: Sink, save: Any, end: int, progress: Progress) -> None:
         """A slice of the run, and what is due after it."""
@@ -271,7 +288,7 @@ class Training:
         self.say_notes(self.session.driver.notes)
         if self.iteration == before:
             return
-        progress.update(self.env_steps, last_return=self.last_return, phase=self._phase())
+        progress.update(self.position, last_return=self.last_return, phase=self._phase())
         if schedule.due(schedule.log, self.iteration):
             self._log(sink)
         if schedule.due(schedule.checkpoint, self.iteration):
@@ -295,7 +312,7 @@ class Training:
         try:
             answer = call(Event(self.env_steps, self.updates, tuple(lines or ()), self.path))
         except (Exception, SystemExit) as error:
-            error.add_note(f"polyak: {name} raised this at step {self.env_steps:,}{place_of(error)}")
+            error.add_note(f"polyak: {name} raised this at {self.place}{place_of(error)}")
             raise Told(error) from error
         if ends(answer):
             self.ended = self.ended or f"{name} returned False"
@@ -314,8 +331,8 @@ class Training:
     def _watch(self, rows: int) -> bool:
         """Show how far a rollout is; whether to leave it."""
         if self.progress is not None:
-            per_row = self.schedule.env_steps // self.session.driver.rows
-            self.progress.update(self.env_steps + rows * per_row, phase=self._phase())
+            per_row = self.schedule.per // self.session.driver.rows
+            self.progress.update(self.position + rows * per_row, phase=self._phase())
         return self.stop.is_set()
 
     def say_notes(self, notes: Mapping[str, str]) -> None:
@@ -396,11 +413,11 @@ class Training:
         for line in lines:
             sink.write(line)
         means = played.total.mean(axis=1)
-        self.evaluations[self.env_steps] = means.tolist()
+        self.evaluations[self.position] = means.tolist()
         samples = (
             means if len(means) > 1 else played.total[0]
         )  # over seeds, or over the episodes of the only one
-        progress.log_evaluation(self.env_steps, samples.tolist(), len(means))
+        progress.log_evaluation(self.position, samples.tolist(), len(means))
         wanted = self.session.plan.stop_at
         if wanted is not None and means.mean() >= wanted:
             self.ended = f"the evaluation reached {wanted:g} (--stop-at)"
@@ -534,7 +551,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
     lengths = {"frames": [stream.size for stream in frames["frames"]["store"]]} if frames else {}
     checkpoint.save(
         folder.checkpoints,
-        training.env_steps,
+        training.position,
         tree | beside_rows(ring) | frames,
         lengths
         | {
@@ -547,7 +564,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
             "border": describe_border(training.session.border),
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
-        clock=training.iteration * driver.rows if isinstance(ring, Ring) else 0,
+        clock=training.clock_after(training.iteration) if isinstance(ring, Ring) else 0,
         also=best_kept(folder, training.evaluations),
     )
 
@@ -599,18 +616,22 @@ def _train(
                 training.compile_next()
             begun = True
             if resume:
-                terminal.say(f"resumed at step {training.env_steps:,}")
-            folder.rewind(training.env_steps, session.plan.seeds)
+                terminal.say(f"resumed at {training.place}")
+            folder.rewind(training.position, session.plan.seeds)
             training.evaluations = folder.evaluations(session.plan.seeds)
             schedule, at = training.schedule, training.iteration
             owed = at > 0 and schedule.due(schedule.evaluation, at)
-            owed = owed and not folder.evaluated(training.env_steps, session.plan.seeds)
-            sink = Metrics(folder, training.env_steps)
+            owed = owed and not folder.evaluated(training.position, session.plan.seeds)
+            sink = Metrics(folder, training.position)
             save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
                 recorder = Recorder(sink, folder, terminal)
                 with tracking(session.track, recorder, session.plan, folder.path, terminal.warn) as told:
                     training.run(told, save, owed=owed, callbacks=callbacks, path=folder.path)
+            except EnvironmentFault as fault:
+                with contextlib.suppress(OSError):  # for `polyak doctor`
+                    files.write_bytes(folder.path / STOPPED, printable(fault).encode())
+                raise
             finally:
                 sink.close()
                 draw(folder, terminal)

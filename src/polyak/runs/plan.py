@@ -22,7 +22,10 @@ from polyak.runs.values import amend, plain
 class Settings:
     """Settings of a training run; what is not given is left to the preset, or to what is usual."""
 
-    steps: int | None = within(None, 1)  # environment steps that each seed takes
+    steps: int | None = within(None, 0)  # environment steps that each seed takes
+    updates: int | None = within(
+        None, 1, 2**32 - 1
+    )  # updates from the rows of --data alone, without an environment step: instead of --steps
     seed: int = within(0, 0, 2**31 - 1)  # the first seed
     seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
     num_envs: int | None = within(None, 1)  # number of environments of each seed
@@ -83,7 +86,8 @@ class Plan:
 
     algorithm: str
     env: str
-    steps: int = within(100_000, 1)
+    steps: int = within(100_000, 0)
+    updates: int = within(0, 0, 2**32 - 1)  # of a run that takes no environment step
     seed: int = within(0, 0, 2**31 - 1)
     seeds: int = within(1, 1, 10_000)
     num_envs: int = within(1, 1)
@@ -119,11 +123,21 @@ class Plan:
         """The seeds that run side by side."""
         return range(self.seed, self.seed + self.seeds)
 
+    @property
+    def budget(self) -> int:
+        """Environment steps of each seed, or updates where it takes none."""
+        return self.steps or self.updates
+
+    @property
+    def unit(self) -> str:
+        """The budget's, as its flag is named."""
+        return "updates" if self.updates else "steps"
+
     def settle(self, config: Any) -> Any:
         """The Config of this run: one with the plan's values, whose horizon, where it is 0, is the budget."""
         config = amend(config, self.config, "config.")
         if getattr(config, "horizon", None) == 0:
-            return dataclasses.replace(config, horizon=self.steps)
+            return dataclasses.replace(config, horizon=self.budget)
         return config
 
     def differences(self, other: "Plan") -> str:
@@ -159,20 +173,35 @@ class Plan:
         for name in ("algorithm", "env"):
             if not isinstance(values[name], str):
                 raise CheckpointError(f"{where}: plan.{name} is {brief(values[name])}, but must be a name")
-        if not all(isinstance(said, str) for said in dict(values.get("init") or {}).values()):
-            raise CheckpointError(f"{where}: plan.init has no digest of each run")
-        if not all(map(is_use, dict(values.get("use") or {}).values())):
-            raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
-        if not is_data(values.get("data") or {}):
-            raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
         with files.guarded(Path(where)):
+            if not all(isinstance(said, str) for said in dict(values.get("init") or {}).values()):
+                raise CheckpointError(f"{where}: plan.init has no digest of each run")
+            if not all(map(is_use, dict(values.get("use") or {}).values())):
+                raise CheckpointError(f"{where}: plan.use does not say run, digest and plan of each name")
+            if not is_data(values.get("data") or {}):
+                raise CheckpointError(f"{where}: plan.data does not say run, digest and rows")
             try:
                 plan = amend(cls("", ""), values)
                 check_ranges(plan)
+                check_budget(plan.steps, plan.updates, plan.data)
                 algorithms.check(plan.algorithm)
             except UserError as error:
                 raise CheckpointError(f"{where}: {error}") from error
         return plan
+
+
+def check_budget(steps: int, updates: int, data: Any) -> None:
+    """UserError unless there are environment steps, or updates from the rows of another run."""
+    if steps and updates:
+        raise UserError(
+            f"--updates {updates:,} is learning without an environment step, and --steps is {steps:,}: say one"
+        )
+    if not steps and not updates:
+        raise UserError("--steps is 0: say by --updates how often to learn from --data RUN, or take a step")
+    if updates and not data:
+        raise UserError(
+            f"--updates {updates:,} is learning from rows that are there: say whose by --data RUN"
+        )
 
 
 def is_use(said: Any) -> bool:
@@ -214,6 +243,7 @@ LATER = {
     "use",
     "data",
     "freeze",
+    "updates",
     "stop_at",
 }  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
@@ -432,7 +462,9 @@ def make_plan(
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
     if settings.her is not None:
         config = with_hindsight(algorithm, config, settings.her)
-    steps = settings.steps or tuned.get("steps", STEPS)
+    updates = settings.updates or 0
+    steps = settings.steps if settings.steps is not None else 0 if updates else tuned.get("steps", STEPS)
+    check_budget(steps, updates, settings.data)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(
@@ -450,13 +482,16 @@ def make_plan(
     fields, own = (
         plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
     )
-    usual = max(1, steps // 20)
+    if updates and (driver == "ray" or sync is not None):
+        raise UserError("--updates learns in one process: leave out --driver ray, --sync and --workers")
+    usual = max(1, (steps or updates) // 20)
     eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
     check_stop(settings.stop_at, eval_every)
     plan = Plan(
         algorithm=algorithm,
         env=env,
         steps=steps,
+        updates=updates,
         seed=settings.seed,
         seeds=settings.seeds,
         num_envs=num_envs,

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from polyak.drivers.act import actors
 from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
@@ -34,7 +35,7 @@ from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
 from polyak.runs.values import amend, convert, whole
-from polyak.show.curve import interquartile_mean
+from polyak.show.curve import curve_of, interquartile_mean, save
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
 
@@ -193,7 +194,7 @@ class Run:
     def finished(self) -> bool:
         """Whether the whole budget is spent, or `stop_at` reached, what came of it kept whole, and evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None or not (int(newest.name) >= self.plan.steps or self.reached is not None):
+        if newest is None or not (int(newest.name) >= self.plan.budget or self.reached is not None):
             return False
         if not checkpoint.is_sound(newest):
             return False
@@ -201,7 +202,7 @@ class Run:
 
     @property
     def reached(self) -> int | None:
-        """Steps of the newest checkpoint where its evaluation reached the plan's `stop_at`, else None."""
+        """Place of the newest checkpoint where its evaluation reached the plan's `stop_at`, else None."""
         newest = checkpoint.latest(self.folder.checkpoints)
         if self.plan.stop_at is None or newest is None:
             return None
@@ -282,7 +283,7 @@ class Run:
         return self.at(found[0])
 
     def evaluated_best(self) -> tuple[int, float] | None:
-        """Steps of the checkpoint that evaluated best of those that are kept, and how well; None without any."""
+        """Place of the checkpoint that evaluated best of those that are kept, and how well; None without any."""
         evaluations = self.folder.evaluations(self.plan.seeds)
         steps = best_kept(self.folder, evaluations)
         return (steps[0], float(np.mean(evaluations[steps[0]]))) if steps else None
@@ -320,6 +321,27 @@ class Run:
         actor = actors(session.algorithm)(self.state())
         return play(session, actor, episodes, seed, sample, limit, self.warn)
 
+    def plot(self, out: str | Path | None = None) -> Figure:
+        """The learning curve, as a figure that a notebook shows; written as a PNG too where `out` names a file."""
+        figure = curve_of(self.metrics, f"{self.plan.algorithm} on {self.plan.env}")
+        if out is not None:
+            save(figure, Path(out))
+        return figure
+
+    def to_dataframe(self) -> Any:
+        """Every line logged so far as a pandas DataFrame, a column for each metric; UserError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(
+                "to_dataframe needs pandas, which is not installed: pip install pandas, or use run.metrics, a list "
+                "of the same lines"
+            ) from error
+        lines = self.metrics
+        first = ["env_steps", "updates", "seed"]
+        names = sorted({name for line in lines for name in line} - set(first))
+        return pandas.DataFrame(lines, columns=[*first, *names])
+
     def digest(self) -> str:
         """One SHA-256 over every array of the last checkpoint and the metrics without time."""
         return checkpoint.digest(self.path)
@@ -329,6 +351,7 @@ class Run:
         terminal: Terminal | None = None,
         steps: int | None = None,
         address: str | None = None,
+        updates: int | None = None,
         stop_at: float | None = None,
         track: str | None = None,
         on_log: Callback | None = None,
@@ -338,19 +361,19 @@ class Run:
         """Go on to the end of its budget, bit for bit as if it had never stopped.
 
         steps    another budget: schedules over the whole run are stretched to it
+        updates  the same of a run that takes no environment step
         address  HOST:PORT of a Ray cluster that is there
         stop_at  another return whose evaluation ends it; infinity: none
         track    wandb, mlflow or trackio: send metrics there too
         on_...   functions of an `Event`, as of `polyak.train`
         """
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
-        changed = steps is not None or stop_at is not None
-        with self.folder.held() if changed else nullcontext():
+        more = {unit: value for unit, value in (("steps", steps), ("updates", updates)) if value is not None}
+        with self.folder.held() if more or stop_at is not None else nullcontext():
             terminal = terminal or silent()
             if stop_at is not None:
                 self.stop_at(stop_at)
-            if steps is not None:
-                self.lengthen(steps, terminal)
+            self.lengthen(more, terminal)
             session = self.trust()
             session.address = address
             session.track = amend(Settings(), {"track": track}).track
@@ -375,17 +398,25 @@ class Run:
             self.folder.replan(plan, 0 if newest is None else int(newest.name))
             self.plan, self.config = plan, self.folder.config()
 
-    def lengthen(self, steps: int, terminal: Terminal) -> None:
-        """Give the run another budget, and say what becomes of its schedules. UserError where it went further."""
-        self.check_trust()
-        newest = checkpoint.latest(self.folder.checkpoints)
-        made = 0 if newest is None else int(newest.name)
-        if steps == self.plan.steps:
+    def lengthen(self, more: Mapping[str, int], terminal: Terminal) -> None:
+        """Give the run another budget, and say what becomes of its schedules. UserError where it went further.
+
+        more  the budget by its unit, "steps" or "updates"; nothing: it stays
+        """
+        if not more:
             return
-        if steps <= made:
-            raise UserError(f"--steps is {steps:,}, but {self.path} has made {made:,}: give more")
-        plan = dataclasses.replace(self.plan, steps=steps)
-        terminal.say(f"the budget is now {steps:,} steps, it was {self.plan.steps:,}")
+        self.check_trust()
+        unit = self.plan.unit
+        if other := more.keys() - {unit}:
+            raise UserError(f"--{other.pop()}: the budget of {self.path} is counted in {unit}: say --{unit}")
+        if more[unit] == self.plan.budget:
+            return
+        newest = checkpoint.latest(self.folder.checkpoints)
+        made, budget = 0 if newest is None else int(newest.name), more[unit]
+        if budget <= made:
+            raise UserError(f"--{unit} is {budget:,}, but {self.path} has made {made:,}: give more")
+        plan = dataclasses.replace(self.plan, **more)
+        terminal.say(f"the budget is now {budget:,} {unit}, it was {self.plan.budget:,}")
         say_horizon(self.plan, plan, wrapped(plan), terminal)
         self.folder.replan(plan, made)
         self.plan, self.config = plan, self.folder.config()
@@ -398,7 +429,7 @@ def say_horizon(before: Plan, plan: Plan, algorithm: Algorithm, terminal: Termin
         return
     if old != new:
         terminal.say(f"schedules run to step {new:,}, before to step {old:,}")
-    elif new < plan.steps:
+    elif new < plan.budget:
         terminal.say(f"config.horizon is {new:,}: from that step on schedules stand at their end")
 
 
@@ -437,14 +468,14 @@ def facts(session: Session, note: str) -> dict[str, str]:
         "device": device(),
         "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
     }
-    per = rows_of(data, spec.time_limit) * spec.num_envs
-    total = -(-plan.steps // per) * per
+    per = data.updates if plan.updates else rows_of(data, spec.time_limit) * spec.num_envs
+    total = -(-plan.budget // per) * per
     rounded = (
-        f" (rounded up from {plan.steps:,} to whole iterations of {per:,})" if total != plan.steps else ""
+        f" (rounded up from {plan.budget:,} to whole iterations of {per:,})" if total != plan.budget else ""
     )
     seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
     envs = f", {spec.num_envs} environments" if spec.num_envs > 1 else ""
-    shown["budget"] = f"{total:,} steps{seeds}{envs}{rounded}"
+    shown["budget"] = f"{total:,} {plan.unit}{seeds}{envs}{rounded}"
     if data.replays:
         shown["replay"] = f"{gigabytes(session.planned_bytes)} for {data.capacity:,} transitions{seeds}"
     if note:
@@ -506,8 +537,9 @@ def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tu
             return
         if (there := folder.plan()) != plan:
             instead = "resume it as it is"
-            if dataclasses.replace(there, steps=plan.steps) == plan and plan.steps > there.steps:
-                instead = f"polyak resume {folder.path} --steps {plan.steps}"
+            same = dataclasses.replace(there, **{plan.unit: plan.budget}) == plan
+            if same and plan.budget > there.budget:
+                instead = f"polyak resume {folder.path} --{plan.unit} {plan.budget}"
             if dataclasses.replace(there, stop_at=plan.stop_at) == plan:
                 instead = f"polyak resume {folder.path} --stop-at {plan.stop_at}"
             raise UserError(

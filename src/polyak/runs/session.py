@@ -23,6 +23,7 @@ from polyak.drivers.hogwild import Hogwild, finder, own_seed
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
+from polyak.drivers.offline import Offline
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
 from polyak.envs.border import Border
@@ -166,6 +167,11 @@ class Session:
 
     def check_budget(self) -> None:
         """UserError, one line, where the run would end before its first update."""
+        if self.plan.updates and check.wrong_budget(self.cfg.data, self.spec, self.seen):
+            raise UserError(
+                f"{self.plan.algorithm}: the warm-up takes {self.cfg.data.warmup:,} rows, of which --data has "
+                f"{self.seen:,}: lower --config.data.warmup, or give more rows"
+            )
         if wrong := check.wrong_budget(self.cfg.data, self.spec, self.seen):
             raise UserError(f"{self.plan.algorithm}: {wrong[0]}")
 
@@ -177,7 +183,7 @@ class Session:
     def cautions(self) -> list[str]:
         """Lines that a person should read before the run begins."""
         budget = check.wrong_budget(self.cfg.data, self.spec, self.seen)
-        return budget + check.notes(self.algorithm, self.cfg, self.spec, self.plan.steps)
+        return budget + check.notes(self.algorithm, self.cfg, self.spec, self.seen)
 
     @cached_property
     def eval_world(self) -> Any:
@@ -208,6 +214,8 @@ class Session:
     @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
+        if self.plan.updates:
+            return Offline(self.algorithm, self.cfg, self.spec, self.plan.all_seeds)
         if self.plan.sync == "hogwild":
             self._check_processes()
             given = self.algorithm, self.cfg, self.spec, self.plan.all_seeds, self.plan.workers

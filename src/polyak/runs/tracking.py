@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polyak.errors import said_by
+from polyak.files import place
 from polyak.runs.folder import finite
 from polyak.runs.plan import Plan, flattened
 from polyak.runs.values import plain
@@ -32,7 +33,7 @@ MOST_WORDS = 250  # characters of a setting's value: mlflow takes no more
 class Service(NamedTuple):
     """A service in which a run was begun."""
 
-    log: Callable[[dict[str, float], int], Any]  # values by name, and the environment step
+    log: Callable[[dict[str, float], int], Any]  # values by name, and their place in the run
     end: Callable[[], Any]
 
 
@@ -43,6 +44,7 @@ class Told(NamedTuple):
     settings: dict[str, Any]
     folder: Path | None
     warn: Callable[[str], Any]
+    unit: str  # of places in the run: env_steps, or updates where no step is taken
 
 
 def begin_wandb(told: Told) -> Service:
@@ -55,7 +57,7 @@ def begin_wandb(told: Told) -> Service:
         mode, why = "offline", "nobody is logged in (wandb login)"
     elif mode is None and not reachable(url):
         mode, why = "offline", f"{url} cannot be reached"
-    place = (
+    where = (
         {} if told.folder is None else {"dir": str(told.folder), "id": told.folder.name, "resume": "allow"}
     )
     run = wandb.init(
@@ -64,13 +66,13 @@ def begin_wandb(told: Told) -> Service:
         config=told.settings,
         mode=mode,
         settings=wandb.Settings(console="off", silent=True),
-        **place,
+        **where,
     )
-    run.define_metric("env_steps")
-    run.define_metric("*", step_metric="env_steps")  # a resumed run may go back
+    run.define_metric(told.unit)
+    run.define_metric("*", step_metric=told.unit)  # a resumed run may go back
     if why:
         told.warn(f"--track wandb: {why}; what is logged is kept in {run.dir}, and `wandb sync` sends it")
-    return Service(lambda values, step: run.log({**values, "env_steps": step}), run.finish)
+    return Service(lambda values, step: run.log({**values, told.unit: step}), run.finish)
 
 
 def begin_mlflow(told: Told) -> Service:
@@ -128,7 +130,7 @@ class Tracker:
             if "/" in name and not name.startswith("time/") and value is not None
         }
         try:
-            self.waiting.put_nowait((values, line["env_steps"]))
+            self.waiting.put_nowait((values, int(place(line))))
         except queue.Full:
             self.dropped += 1
 
@@ -176,7 +178,9 @@ def tracking(
         yield sink
         return
     name = f"{plan.algorithm}-{plan.env}" if folder is None else folder.name
-    tracker = Tracker(service, sink, Told(name, flattened(plain(plan)), folder, warn), plan.seeds > 1)
+    unit = "updates" if plan.updates else "env_steps"
+    told = Told(name, flattened(plain(plan)), folder, warn, unit)
+    tracker = Tracker(service, sink, told, plan.seeds > 1)
     try:
         yield tracker
     finally:

@@ -4,6 +4,7 @@ Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical 
 """
 
 import functools
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from polyak.files import replacing
+from polyak.files import place, replacing
 
 SIZE = (7.2, 4.2)  # inches, at 200 dots per inch
 INK, PALE = "#22262e", "#8a919e"
@@ -54,13 +55,28 @@ def deviations(seeds: int, level: float) -> float:
     return float(np.quantile(np.abs(interquartile_mean(x)) / x.std(axis=0, ddof=1), level))
 
 
-def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> Path:
-    """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole.
+class Picture(Figure):
+    """A figure that a notebook shows by itself."""
 
-    A line without `seed` belongs to seed 0; a value that is missing or not finite is left out.
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", facecolor="white")
+        return data.getvalue()
+
+
+def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str = "") -> Path:
+    """Draw `eval/return` and `episode/return` of metrics lines against `env_steps` into a PNG, written whole."""
+    return save(curve_of(lines, title), Path(path))
+
+
+def curve_of(lines: Iterable[Mapping[str, Any]], title: str = "") -> Picture:
+    """The figure of `eval/return` and `episode/return` of metrics lines against `env_steps`.
+
+    Where no step is taken, they stand against `updates`. A line without `seed` belongs to seed 0; a value that is
+    missing or not finite is left out.
     """
     lines = list(lines)
-    figure = Figure(figsize=SIZE, dpi=200)
+    figure = Picture(figsize=SIZE, dpi=200)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.095, 0.125, 0.775, 0.755))
     training = _by_seed(lines, "episode/return")
@@ -70,10 +86,11 @@ def draw_curve(path: str | Path, lines: Iterable[Mapping[str, Any]], title: str 
         labels.append(_draw_group(axes, training, TRAINING, "training", faint=bool(evaluation)))
     if evaluation:
         labels.append(_draw_group(axes, evaluation, EVALUATION, "evaluation", faint=False))
-    _dress(axes, title, max(len(training), len(evaluation)), _last_step(training, evaluation))
+    unit = "environment steps" if any(line["env_steps"] for line in lines) else "updates"
+    _dress(axes, title, unit, max(len(training), len(evaluation)), _last_step(training, evaluation))
     _label(axes, labels)
     _make_room(figure, axes)
-    return _save(figure, Path(path))
+    return figure
 
 
 def _make_room(figure: Figure, axes: Axes) -> None:
@@ -88,11 +105,11 @@ def _make_room(figure: Figure, axes: Axes) -> None:
 
 def _by_seed(lines: Iterable[Mapping[str, Any]], name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Steps and values of each seed, in order of steps, the last line of equal steps."""
-    found: dict[int, dict[int, float]] = defaultdict(dict)
+    found: dict[int, dict[float, float]] = defaultdict(dict)
     for line in lines:
         value = line.get(name)
         if value is not None and np.isfinite(value):
-            found[line.get("seed") or 0][line["env_steps"]] = value
+            found[line.get("seed") or 0][place(line)] = value
     series = {}
     for seed, points in sorted(found.items()):
         steps = sorted(points)
@@ -107,8 +124,8 @@ def _draw_group(
     thin = (0.18 if faint else 0.32) * min(1, (10 / len(series)) ** 0.5)
     if len(series) <= 20 if faint else len(series) > 1:
         for steps, values in series.values():
-            axes.plot(*_thin(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
-    steps, values = _together(series)
+            axes.plot(*thinned(steps, values), color=colour, linewidth=0.6, alpha=thin, zorder=1.5)
+    steps, values = together(series)
     middle = interquartile_mean(values)
     if len(series) >= 3:
         low, high = iqm_interval(values)
@@ -116,7 +133,7 @@ def _draw_group(
         low, high = np.maximum(low, values.min() - span / 2), np.minimum(high, values.max() + span / 2)
         axes.fill_between(steps, low, high, color=colour, alpha=0.10 if faint else 0.20, linewidth=0)
     if name == "training":
-        steps, middle = _thin(steps, middle, 100)
+        steps, middle = thinned(steps, middle, 100)
     width, strength = (1.2, 0.7) if faint else (2.0, 1.0)
     axes.plot(
         steps, middle, color=colour, linewidth=width, alpha=strength, solid_capstyle="round", clip_on=False
@@ -126,9 +143,11 @@ def _draw_group(
     return steps[-1], middle[-1], name, colour
 
 
-def _together(series: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def together(
+    series: Mapping[int, tuple[np.ndarray, np.ndarray]], points: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Steps [P] and values [S, P] at which all seeds have begun and none has ended, interpolated linearly."""
-    points = max(40, 2000 // len(series))
+    points = points or max(40, 2000 // len(series))
     first = max(steps[0] for steps, _ in series.values())
     last = min(steps[-1] for steps, _ in series.values())
     grid = np.unique(np.concatenate([steps for steps, _ in series.values()]))
@@ -137,10 +156,10 @@ def _together(series: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple[np.n
         grid = np.array([last])
     if len(grid) > points:
         grid = np.linspace(grid[0], grid[-1], points)
-    return grid, np.stack([np.interp(grid, *_thin(*pair, points)) for pair in series.values()])
+    return grid, np.stack([np.interp(grid, *thinned(*pair, points)) for pair in series.values()])
 
 
-def _thin(steps: np.ndarray, values: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def thinned(steps: np.ndarray, values: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """At most about `points` points: means of equally many neighbours, and the true first and last step."""
     group = -(-len(steps) // points)
     if group <= 1:
@@ -156,11 +175,11 @@ def _last_step(*groups: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> float:
     return max((steps[-1] for group in groups for steps, _ in group.values()), default=1.0)
 
 
-def _dress(axes: Axes, title: str, seeds: int, last: float) -> None:
+def _dress(axes: Axes, title: str, unit: str, seeds: int, last: float) -> None:
     """Title, axes and a quiet grid."""
     axes.set_xlim(0, max(last, 1))
     axes.margins(y=0.08)
-    axes.set_xlabel("environment steps", fontsize=9, color=INK, labelpad=6)
+    axes.set_xlabel(unit, fontsize=9, color=INK, labelpad=6)
     axes.set_ylabel("return", fontsize=9, color=INK, labelpad=6)
     axes.set_title(title, loc="left", fontsize=11, color=INK, pad=12, fontweight="bold", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -212,7 +231,8 @@ def count_label(x: float) -> str:
     return f"{x:.4g}"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, format="png", facecolor="white")

@@ -124,9 +124,12 @@ class Terminal:
         if seconds >= 1 and self.cell is None:
             self._line(f"{text}: {seconds:.1f} s", "dim")
 
-    def progress(self, total_steps: int) -> "Progress":
-        """The progress of a run of so many environment steps; close it, or use it in a `with`."""
-        return Progress(self, total_steps)
+    def progress(self, total_steps: int, unit: str = "steps") -> "Progress":
+        """The progress of a run of so many environment steps; close it, or use it in a `with`.
+
+        unit  another word for what is counted
+        """
+        return Progress(self, total_steps, unit)
 
     @contextmanager
     def _still(self, text: str, began: float) -> Iterator[None]:
@@ -169,8 +172,8 @@ class Terminal:
 class Progress:
     """How far a run is, how fast, how long it will take and what it earns. `update` costs microseconds."""
 
-    def __init__(self, terminal: Terminal, total_steps: int):
-        self.terminal, self.total = terminal, total_steps
+    def __init__(self, terminal: Terminal, total_steps: int, unit: str = "steps"):
+        self.terminal, self.total, self.unit = terminal, total_steps, unit
         self.began = time.monotonic()
         self.printed = self.began + FIRST_SECONDS - PLAIN_SECONDS
         self.env_steps, self.given_rate, self.phase = 0, None, ""
@@ -240,7 +243,7 @@ class Progress:
         if self.terminal.cell is not None:
             self._show()
             return
-        text = f"{env_steps:>{len(f'{self.total:,}')},} steps  evaluation {number(mean):>{NUMBER}}"
+        text = f"{env_steps:>{len(f'{self.total:,}')},} {self.unit}  evaluation {number(mean):>{NUMBER}}"
         text += interval(mean, self.reach, NUMBER)
         text += f"  ({seeds} seeds)" if seeds > 1 else ""
         text += "  best so far" if best is not None and mean > best else ""
@@ -261,8 +264,8 @@ class Progress:
             self.moving.stop()
         seconds = time.monotonic() - self.began
         made = self.env_steps - (self.first_steps or 0)
-        rate = f", {count(made / seconds)} steps/s" if made and seconds > 0 else ""
-        said = f"{self.env_steps:,} of {self.total:,} steps in {clock(seconds)}{rate}"
+        rate = f", {count(made / seconds)} {self.unit}/s" if made and seconds > 0 else ""
+        said = f"{self.env_steps:,} of {self.total:,} {self.unit} in {clock(seconds)}{rate}"
         if self.terminal.cell is None:
             self.terminal._line(said)
         else:
@@ -302,7 +305,7 @@ class Progress:
     def words(self) -> list[str]:
         """The plain line, part by part."""
         share = self.env_steps / max(self.total, 1)
-        parts = [f"{self.env_steps:,}/{self.total:,} steps", f"{share:.0%}"]
+        parts = [f"{self.env_steps:,}/{self.total:,} {self.unit}", f"{share:.0%}"]
         return parts + [word for _, word in self.details()]
 
     def details(self) -> list[tuple[int, str]]:

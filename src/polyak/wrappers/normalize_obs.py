@@ -4,6 +4,7 @@ The moments are part of the algorithm's state: they are saved with it, sent to w
 moved by `observe` only, so that evaluation leaves them alone.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,7 +40,8 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
     """The algorithm on observations (obs - mean) / sqrt(var + eps), clipped to [-clip, clip].
 
     Every float Box of `spec.obs` is normalised entry by entry; integers, images of bytes and Discrete
-    observations pass as they are. `observe` learns the moments from each rollout's raw observations.
+    observations pass as they are. `observe` learns the moments from each rollout's raw observations. A search in the
+    environment's own rules, and a part that names legal actions, would not be seen rightly: both are refused.
     """
 
     def normalized(spec: Spec, moments: Moments, obs: Tree) -> Tree:
@@ -82,7 +84,22 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         assert algorithm.value is not None
         return algorithm.value(cfg, spec, state.inner, normalized(spec, state.moments, obs), action)
 
-    return around(algorithm, init, act, update, observe, gradient, value=value)
+    def wrong(cfg: Any, spec: Spec) -> list[str]:
+        lines = list(algorithm.wrong(cfg, spec))
+        if cfg.data.simulator:
+            lines.append(
+                "it plans with the environment's rules, whose observations are not normalised: leave --wrap "
+                "normalize_obs out"
+            )
+        elif isinstance(spec.obs, Mapping) and _is_float(spec.obs.get("legal")):
+            lines.append(
+                "which actions are legal is a part of the observations, and would be normalised like the others: leave "
+                "--wrap normalize_obs out"
+            )
+        return lines
+
+    wrapped = around(algorithm, init, act, update, observe, gradient, value=value)
+    return wrapped._replace(wrong=wrong)
 
 
 def _is_float(space: Space) -> bool:

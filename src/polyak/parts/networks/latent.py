@@ -30,11 +30,7 @@ class LatentModel(Record):
     low: float = static()  # value and reward of the first atom, after h
     high: float = static()  # of the last
     atoms: int = static()  # of value and reward; 1: they are the tanh of one number
-
-    @property
-    def bounded(self) -> bool:
-        """Whether values lie between -1 and 1."""
-        return self.atoms == 1
+    bounded: bool = static()  # values lie between -1 and 1, and h is left out
 
     def represent(self, obs: Tree) -> Float[Array, "*batch S"]:
         """s^0 = h(o), [..., width]."""
@@ -52,15 +48,17 @@ class LatentModel(Record):
 
     def number(self, out: Array) -> Array:
         """The value or reward that a head says, in the environment's units."""
-        if self.bounded:
+        if self.atoms == 1:
             return jnp.tanh(out[..., 0])
-        return expanded(categorical.mean(out, self.support))
+        mean = categorical.mean(out, self.support)
+        return mean if self.bounded else expanded(mean)
 
     def distance(self, target: Array, out: Array) -> Array:
         """l^v or l^r of what a head says: cross-entropy to h(target) on the two atoms beside it, or squared error."""
-        if self.bounded:
+        if self.atoms == 1:
             return (self.number(out) - target) ** 2
-        place, one = compressed(target)[..., None], jnp.ones((*target.shape, 1))
+        place = (target if self.bounded else compressed(target))[..., None]
+        one = jnp.ones((*target.shape, 1))
         return categorical.log_loss(categorical.project(place, one, self.support), out)
 
     @property
@@ -70,21 +68,32 @@ class LatentModel(Record):
 
 
 def latent_model(
-    key: Array, builder: Any, obs: Space, action: Discrete, width: int, hidden: tuple[int, ...], heads: tuple
+    key: Array,
+    builder: Any,
+    obs: Space,
+    action: Discrete,
+    width: int,
+    hidden: tuple[int, ...],
+    critic: str,
+    low: float,
+    high: float,
+    atoms: int,
 ) -> LatentModel:
     """A random model: orthogonal, and nearly indifferent between actions.
 
     builder  of the representation
-    heads    low, high and number of the atoms of value and reward
+    critic   what value and reward are: "categorical" on so many atoms of h from low to high; else between -1 and 1,
+             "scalar" as a tanh, "outcome" on the atoms -1, 0 and 1
     """
-    keys, state, atoms = jax.random.split(key, 3), Box((width,)), heads[-1]
+    bounded = critic != "categorical"
+    if bounded:
+        low, high, atoms = -1.0, 1.0, {"scalar": 1, "outcome": 3}[critic]
+    keys, state = jax.random.split(key, 3), Box((width,))
     return LatentModel(
         builder(keys[0], obs, width, hidden, init="orthogonal"),
         mlp(keys[1], (state, action), width + atoms, hidden, init="orthogonal"),
         mlp(keys[2], state, action.n + atoms, hidden, init="orthogonal", scale=0.01),
-        action.n,
-        width,
-        *heads,
+        *(action.n, width, low, high, atoms, bounded),
     )
 
 

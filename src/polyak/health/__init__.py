@@ -1,0 +1,1 @@
+"""Is all well? Environments before a run, machines, and runs that do not learn."""
