@@ -363,6 +363,7 @@ class House:
 
 LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
 HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
+RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
 ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
     "svg": {"src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
 }

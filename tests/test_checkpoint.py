@@ -478,6 +478,25 @@ def test_rows_are_compared_further_back_where_the_newest_segment_is_one_row(run)
     run.check(run.load())
 
 
+def test_a_checkpoint_that_stays_besides_keeps_its_arrays_and_not_its_rows(run):
+    for step in range(1, 10):
+        run.write(3)
+        run.save(10 * step, keep=2, also=[30] if step < 8 else [30, 80, 555])
+        if step == 3:
+            best = run.tree()
+    assert [int(p.name) for p in checkpoint.complete(run.folder)] == [30, 80, 90]
+    assert equal(checkpoint.load(run.folder / "00000030", run.tree()).tree, best)
+    listed = [
+        s["name"]
+        for name in ("00000080", "00000090")
+        for s in checkpoint.read(run.folder / name)[1]["segments"]
+    ]
+    assert set(run.segments()) == set(listed)
+    run.check(run.load())
+    run.save(100, keep=2)
+    assert [int(p.name) for p in checkpoint.complete(run.folder)] == [90, 100]
+
+
 def test_saving_again_at_the_same_step_replaces_the_checkpoint(run):
     run.write(4)
     run.save(10, keep=1)

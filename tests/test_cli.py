@@ -1,5 +1,6 @@
 """What a user types, and that each of their mistakes is one line and exit code 2."""
 
+import base64
 import dataclasses
 import importlib
 import json
@@ -9,13 +10,16 @@ import sys
 import textwrap
 import time
 
+import imageio.v3 as imageio
 import pytest
 
+import polyak
 from polyak import algorithms, flags
 from polyak.cli import COMMANDS, main
 from polyak.errors import UserError
 from polyak.interface import Replay
 from polyak.runs.plan import Settings
+from polyak.show.panel import WIDTH
 
 HEAVY = ("jax", "numpy", "gymnasium", "rich", "tyro", "matplotlib")
 TINY = [
@@ -371,6 +375,11 @@ def test_the_newest_run_is_resumed_and_says_that_it_is_finished(out, capsys):
     assert "already finished: 512 steps" in capsys.readouterr().out
 
 
+def test_quiet_says_name_and_folder_only(out, capsys):
+    assert main(["resume", str(out / "tiny"), "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["tiny", str(out / "tiny")]
+
+
 def test_ctrl_c_says_how_to_go_on(out, capsys, monkeypatch):
     from polyak.runs import loop
     from polyak.runs.run import Run
@@ -412,6 +421,12 @@ def test_watch_films_the_episodes_that_evaluate_plays(out, capsys, tmp_path):
     assert seen == played.tolist()
     assert said.splitlines()[-1] == str(video)
     assert video.read_bytes()[:4] == b"GIF8"
+    # in a notebook a film shows itself, here without what stands beside the picture
+    film = polyak.watch(out / "tiny", out=tmp_path / "y.gif", policy=1, panel=False, verbose=False)
+    assert film.returns == seen[:1]
+    assert base64.b64encode(film.path.read_bytes()).decode() in film._repr_html_()
+    sizes = [imageio.immeta(path)["shape"] for path in (video, film.path)]
+    assert sizes[0][0] - sizes[1][0] == WIDTH or sizes[0][1] - sizes[1][1] == WIDTH
 
 
 def test_digest_is_one_line_and_the_same_again(out, capsys):

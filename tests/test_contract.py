@@ -377,6 +377,23 @@ def act(c: Case, explore: bool):
     return compiled(go)
 
 
+VALUED = [(name, kind) for name, kind in KINDS if find(name).value and (kind == find(name).actions[0])]
+
+
+@pytest.mark.parametrize(("name", "kind"), marked(VALUED, few_now))
+def test_the_return_that_people_see_expected_is_its_value_in_the_environments_own_units(name, kind):
+    c = case(name, kind, "both")
+    state, obs = state_of(c), point(c.spec.obs, np.random.default_rng(1), (N,))
+    scaled, normalized = state.moments, state.inner.moments
+    action, _, _ = act(c, False)(c.algorithm.actor(state), obs, jax.random.key(3))
+    assert c.algorithm.value is not None
+    value = c.algorithm.value(c.cfg, c.spec, state, obs, action)
+    seen = np.clip((obs - normalized.mean[0]) / np.sqrt(normalized.var[0] + 1e-8), -10, 10)
+    learned = CASE[name].value(state.inner.inner, jnp.asarray(seen))
+    assert value.shape == (N,)
+    assert_close(value, np.sqrt(scaled.var + 1e-8) * np.asarray(learned))
+
+
 @each_worked
 def test_actions_have_the_kind_shape_and_range_of_the_border(name, kind, wrap):
     c = case(name, kind, wrap)

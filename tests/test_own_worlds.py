@@ -7,6 +7,7 @@ import re
 import gymnasium
 import jax
 import jax.numpy as jnp
+import mistaken
 import numpy as np
 import pytest
 from auditing import QUICK, drive
@@ -110,6 +111,22 @@ class Kept(CountingGym):
 
     def close(self):
         self.closed = True
+
+
+def test_one_instance_that_was_evaluated_goes_on_with_its_episode():
+    config = {"data.steps": 16, "network": "linear", "epochs": 1, "minibatch": 16}
+
+    def learned(evaluates):
+        agent = polyak.Agent("ppo", mistaken.Right(), preset=False, config=config)
+        for _ in range(2):
+            agent.learn(16, verbose=False)  # episodes have five steps
+            if evaluates:
+                assert agent.evaluate(2).lengths.tolist() == [[5, 5]]
+        return [{n: v for n, v in line.items() if n != "time/unix_s"} for line in agent.metrics]
+
+    lines = learned(evaluates=True)
+    assert lines[-1]["episode/length"] == 5
+    assert lines == learned(evaluates=False)
 
 
 def test_one_instance_trains_alone_is_evaluated_afterwards_and_stays_open(tmp_path):

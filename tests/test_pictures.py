@@ -6,6 +6,7 @@ import select
 import subprocess
 import sys
 import time
+import types
 
 import gymnasium
 import imageio.v3 as imageio
@@ -14,8 +15,10 @@ import pytest
 import scipy.stats
 
 from polyak.errors import UserError
+from polyak.interface import Box, Discrete
 from polyak.show.curve import count_label, draw_curve, interquartile_mean, iqm_interval
-from polyak.show.terminal import Progress, Terminal, clock, count
+from polyak.show.panel import COLOUR, STEPS, WIDTH, Panel
+from polyak.show.terminal import Progress, Terminal, clock, count, mean_and_reach
 from polyak.show.video import Painter, best_render_mode, caption, draw_state, enlarged, write_video
 
 mujoco = pytest.importorskip("mujoco")
@@ -205,6 +208,35 @@ def test_caption_changes_the_corner_only():
     assert marked.shape == frame.shape
     assert marked.min() < 120
     assert (marked[60:] == 200).all()
+
+
+def test_a_panel_shows_what_was_read_beside_the_picture():
+    frame = np.full((240, 300, 3), 200, np.uint8)
+    panel = Panel(Discrete(3))
+    empty = panel.beside(frame)
+    assert empty.shape == (240, 300 + WIDTH, 3)
+    assert (empty[:, :300] == 200).all()
+    panel.add(1.0, np.int32(2), None)
+    chosen = panel.beside(frame)
+    panel.add(1.0, np.int32(0), None)
+    other = panel.beside(frame)
+    lower = slice(130, None)
+    assert (chosen[lower, 300:] != other[lower, 300:]).any()  # another square is full
+    # real actions are bars from the middle, and where a value is read there is a third part
+    bars = Panel(Box((2,), -1.0, 1.0))
+    bars.add(0.5, np.array([1.0, -1.0]), None)
+    full = bars.draw(240)
+    row = (np.array(full) == COLOUR).all(axis=-1)
+    assert row[145:200, WIDTH // 2 + 40].any()
+    assert row[145:200, WIDTH // 2 - 40].any()
+    bars.add(0.5, np.zeros(2), float("nan"))
+    assert (bars.draw(240) != full).any()
+    for _ in range(500):
+        bars.add(-1.0, np.zeros(2), 3.0)
+    assert len(bars.rewards) == len(bars.values) == STEPS
+    many = Panel(Discrete(1000))
+    many.add(0.0, np.int32(999), 1.0)
+    assert many.draw(240).shape == (240, WIDTH, 3)
 
 
 def test_a_small_picture_is_enlarged_until_its_caption_can_be_read_and_a_large_one_stays():
@@ -421,7 +453,8 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         for i in range(61):
             progress.update(1000 * i, last_return=-100.0 - i)
             clock_hand[0] += 0.5
-        progress.log_evaluation(60_000, -150.0, 12.5, seeds=3)
+        progress.log_evaluation(60_000, [-160.0, -150.0, -140.0], seeds=3)
+        progress.log_evaluation(60_000, [-145.0])
     written = stream.getvalue()
     assert "\x1b" not in written
     assert "\r" not in written
@@ -435,9 +468,62 @@ def test_plain_output_has_its_lines_and_no_escape_codes(clock_hand, monkeypatch)
         "1,000/100,000 steps  1%  2k/s  0:50 left  return -101.0",
         "21,000/100,000 steps  21%  2k/s  0:40 left  return -121.0",
         "41,000/100,000 steps  41%  2k/s  0:30 left  return -141.0",
-        " 60,000 steps  evaluation  -150.0 ±   12.5  (3 seeds)",
+        " 60,000 steps  evaluation  -150.0  [ -174.8,  -125.2]  (3 seeds)",
+        " 60,000 steps  evaluation  -145.0  best so far",
         "60,000 of 100,000 steps in 0:30, 1.97k steps/s",
     ]
+
+
+def test_a_log_of_a_long_run_has_some_hundred_lines_a_day(clock_hand):
+    stream = io.StringIO()
+    with Terminal(stream).progress(86_400) as progress:
+        for second in range(86_400):
+            clock_hand[0] += 1
+            progress.update(second)
+    lines = stream.getvalue().splitlines()
+    assert 200 < len(lines) < 500
+    assert lines[1].startswith("10/86,400 steps")
+
+
+def test_in_a_notebook_one_line_changes(clock_hand, monkeypatch, capsys):
+    shown = []
+
+    def display(data, raw, display_id):
+        shown.append((display_id, data["text/plain"]))
+
+    fake = types.ModuleType("IPython")
+    fake.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    fake.display = types.ModuleType("IPython.display")
+    fake.display.display, fake.display.update_display = display, display
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    monkeypatch.setitem(sys.modules, "IPython.display", fake.display)
+    terminal = Terminal()
+    with terminal.status("compiling"):
+        clock_hand[0] += 3
+    with terminal.progress(1_000) as progress:
+        for i in range(101):
+            progress.update(5 * i, last_return=1.0)
+            clock_hand[0] += 0.1
+            if i in (40, 80):
+                progress.log_evaluation(5 * i, [10.0 - i / 10, 12.0 - i / 10])
+    assert capsys.readouterr().out == ""
+    assert len({name for name, _ in shown}) == 1
+    texts = [text for _, text in shown]
+    assert texts[0] == "compiling ..."
+    assert 20 <= len(texts) <= 27  # twice a second, and for every evaluation
+    assert "400/1,000 steps  40%  50/s  0:12 left  return 1  eval 3  [-9.71, 15.7]  best 7" in texts
+    assert texts[-1] == "500 of 1,000 steps in 0:10, 49.5 steps/s  eval 3  [-9.71, 15.7]  best 7"
+    fake.get_ipython = lambda: types.SimpleNamespace()  # IPython in a terminal
+    assert Terminal().cell is None
+
+
+def test_the_interval_of_the_mean_is_students():
+    for size in (2, 3, 5, 10, 40):
+        x = np.random.default_rng(size).normal(5, 2, size)
+        mean, reach = mean_and_reach(x.tolist())
+        exact = scipy.stats.t.interval(0.95, size - 1, loc=x.mean(), scale=scipy.stats.sem(x))
+        assert (mean - reach, mean + reach) == pytest.approx(exact, rel=2e-3)
+    assert mean_and_reach([3.0]) == (3.0, 0.0)
 
 
 def test_rate_is_that_of_the_recent_window_and_time_left_follows(clock_hand):
@@ -474,8 +560,10 @@ def test_ascii_streams_are_written_to():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     with Terminal(stream).progress(10) as progress:
-        progress.log_evaluation(10, 1.0, 0.5)
-    assert b"evaluation       1 +-    0.5" in raw.getvalue()
+        progress.log_evaluation(10, [1.0, 1.5])
+        progress.terminal.say("1 ± 2")
+    assert b"evaluation    1.25  [  -1.93,    4.43]" in raw.getvalue()
+    assert b"1 +- 2" in raw.getvalue()
 
 
 def test_update_is_cheap():
@@ -500,7 +588,7 @@ with terminal.progress(1_000_000) as progress:
     for i in range(10):
         progress.update(50_000 * i, 12_345.0, 1234.5, 2345.6, "updating")
         time.sleep(0.05)
-    progress.log_evaluation(450_000, 2400.0, 10.0, 3)
+    progress.log_evaluation(450_000, [2390.0, 2400.0, 2410.0], 3)
     terminal.warn("careful")
     time.sleep(0.3)
 """
@@ -536,7 +624,7 @@ def test_live_line_fits_the_terminal_and_lasting_lines_stay(columns):
     assert max(map(len, drawn)) < columns
     assert any("2,345.6" in line for line in drawn)
     assert any("left" in line for line in drawn)
-    assert "450,000 steps  evaluation 2,400.0 ±     10  (3 seeds)\r\n" in plain
+    assert "450,000 steps  evaluation 2,400.0  [2,375.2, 2,424.8]  (3 seeds)\r\n" in plain
     assert "careful" in plain
     assert not re.search(r"\x1b\[(3\d|38;)", written)
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")

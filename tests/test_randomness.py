@@ -7,6 +7,7 @@ and with which key it learned. Nothing here is learned: a stream that repeats it
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,7 @@ from auditing import drive, history, ring_of, state_of
 
 from polyak.drivers.evaluate import Evaluator
 from polyak.drivers.in_graph import InGraph
+from polyak.drivers.keys import Keys, RowKeys
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
 from polyak.interface import Algorithm, Box, Replay, Spec, Transition, Update
@@ -205,6 +207,18 @@ def test_memory_is_made_afresh_with_the_episode_and_only_then(place):
         same = (own["drawn"][1:] == own["drawn"][:-1]) == (age[1:] > 0)
         assert same.all()
     assert distinct(*drawn)
+
+
+@pytest.mark.parametrize("row", [0, 1, 2**30 - 1, 2**30])
+def test_sampled_actions_of_an_evaluation_have_keys_that_no_row_of_training_has(row):
+    keys = Keys.of(jnp.uint32(3))
+
+    def key(explore):
+        return jax.random.key_data(Evaluator._key(SimpleNamespace(explore=explore), keys, jnp.uint32(row)))
+
+    training = [RowKeys.of(keys, jnp.uint32(each)).act for each in (row, row + 2**30)]
+    assert not any((key(True) == each).all() for each in training)
+    assert (key(False) == training[1]).all()  # as it ever was: without exploring most algorithms draw nothing
 
 
 @each

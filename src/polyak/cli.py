@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from polyak import __version__, algorithms, flags
 from polyak.errors import CheckpointError, UserError, nearest, printable, visible
@@ -79,7 +79,10 @@ class ResumeOptions:
         None, 1
     )  # another budget, all steps of each seed counted; lengthens a finished run
     updates: int | None = within(None, 1, 2**32 - 1)  # the same of a run that takes no environment step
+    stop_at: float | None = None  # another return whose evaluation ends the run; None: none any more
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; for --driver ray
+    track: Literal["wandb", "mlflow", "trackio"] | None = None  # send metrics there too
+    quiet: bool = False  # say nothing but the run's name and folder, and warnings
     out: str = "runs"  # folder in which the newest run is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
@@ -109,6 +112,8 @@ class WatchOptions:
     policy: int | None = within(
         None, 0, 2**31 - 1
     )  # seed whose policy acts, of a run with several; usually the first
+    panel: bool = True  # show rewards, the expected return and the action beside the picture
+    best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
@@ -224,7 +229,8 @@ def dispatch(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}: {nearest(name, COMMANDS)}")
+        hint = f"did you mean {OTHERS[name]!r}?" if name in OTHERS else nearest(name, COMMANDS)
+        raise UserError(f"unknown command {name!r}: {hint}")
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         return show_help(name, command, rest)
@@ -253,6 +259,8 @@ def show_help(name: str, command: Command, rest: list[str]) -> int:
 def train(said: flags.Said, settings: Settings) -> int:
     """Train: name and folder at once, everything heavy after that."""
     algorithm, env = said.words
+    if env in algorithms.names() and algorithm not in algorithms.names():
+        raise UserError(f"the algorithm comes first: polyak train {env} {algorithm}")
     algorithms.check(algorithm)
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     path = Path(settings.out) / name
@@ -270,7 +278,7 @@ def train(said: flags.Said, settings: Settings) -> int:
             say_header(folder.path)
         run = Run(folder.path, env, algorithm)
         run.folder, run.trusted = folder, {*run.trusted, *session.plan.to_trust}  # the folder is held
-        return go_on(run, session, facts(session, note), there)
+        return go_on(run, session, facts(session, note), there, settings.quiet)
 
 
 def resume(said: flags.Said, options: ResumeOptions) -> int:
@@ -278,7 +286,7 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     folder = RunFolder(Path(said.words[0]) if said.words else newest(options.out))
     folder.config()
     say_header(folder.path)
-    from polyak.runs.run import facts
+    from polyak.runs.run import facts, silent
     from polyak.runs.setup import set_up_jax
     from polyak.show.terminal import Terminal
 
@@ -286,30 +294,37 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     run = open_trusted(folder.path, options.trust)
     said_more = {"steps": options.steps, "updates": options.updates}
     more = {unit: value for unit, value in said_more.items() if value is not None}
-    with run.folder.held() if more or not run.finished else contextlib.nullcontext():
-        run.lengthen(more, Terminal())
+    changed = more or "stop_at" in said.values
+    with run.folder.held() if changed or not run.finished else contextlib.nullcontext():
+        if "stop_at" in said.values:
+            run.stop_at(float("inf") if options.stop_at is None else options.stop_at)
+        run.lengthen(more, silent() if options.quiet else Terminal())
         session = run.trust()
-        session.address = options.address
-        return go_on(run, session, facts(session, run.config.get("preset", "")), True)
+        session.address, session.track = options.address, options.track
+        return go_on(run, session, facts(session, run.config.get("preset", "")), True, options.quiet)
 
 
-def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool) -> int:
+def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool, quiet: bool) -> int:
     """Run to the end unless it is there, and say what came of it."""
     from polyak.results import say_results, shown
     from polyak.runs import loop
+    from polyak.runs.run import silent
     from polyak.show.terminal import Terminal
 
-    terminal = Terminal()
+    terminal = silent() if quiet else Terminal()
     if there and run.finished:
-        terminal.say(f"already finished: {run.plan.budget:,} {run.plan.unit}")
+        spent, unit = f"{run.plan.budget:,} {run.plan.unit}", run.plan.unit[:-1]
+        reached = run.reached and f"--stop-at {run.plan.stop_at:g} was reached at {unit} {run.reached:,}"
+        terminal.say(f"already finished: {reached or spent}")
     else:
         try:
             loop.train(session, run.folder, terminal, resume=there, facts=facts)
         except loop.Interrupted:
             said = f"saved; go on with: polyak resume {shown(run)}"
-            terminal.warn(
-                f"polyak: nobody reads the output: {said}"
-            ) if terminal.stream.lost else terminal.say(said)
+            if terminal.stream.lost or quiet:
+                terminal.warn(f"polyak: {'' if quiet else 'nobody reads the output: '}{said}")
+            else:
+                terminal.say(said)
             return INTERRUPTED
     try:
         say_results(run, terminal)
@@ -342,6 +357,10 @@ def named_run(command: str, words: list[str], out: str) -> tuple[Path, list[str]
         algorithms.check(words[0])
         return newest(out, *words), words
     path = Path(words[0])
+    if path.suffix == ".zip":
+        raise UserError(
+            f"{path} is a file, but a run is a folder of polyak's, as polyak train and Agent.save make it"
+        )
     if path.name in algorithms.names() and not path.exists():
         raise UserError(f"{command} {path.name} needs its environment too: polyak {command} {path.name} ENV")
     RunFolder(path).config()
@@ -436,7 +455,9 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
 
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
-    filmed = film(run, options.episodes, options.out, options.seed, options.policy, Terminal())
+    run = run.best() if options.best else run
+    shown = options.episodes, options.out, options.seed, options.policy
+    filmed = film(run, *shown, Terminal(), options.panel)
     for episode, total in enumerate(filmed.returns):
         print(f"episode {episode + 1}: return {number(total)}")
     print(filmed.path)
@@ -565,6 +586,14 @@ EXAMPLES = {
     "list": "envs cartpole",
     "check-env": "my_module:MyEnv",
     "doctor": "runs/NAME",
+}
+OTHERS = {
+    "eval": "evaluate",
+    "test": "evaluate",
+    "play": "watch",
+    "enjoy": "watch",
+    "render": "watch",
+    "run": "train",
 }
 COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),

@@ -67,12 +67,48 @@ def brief(value: Any, most: int = 60) -> str:
         return f"a {type(value).__name__}"
 
 
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """A hint for a misspelt word: "did you mean 'ppo'? Valid: dqn, ppo, td3"."""
+# Words of other libraries, and ours: names of settings, where there are such.
+ALSO_CALLED = {
+    "batch_size": ("minibatch", "data.batch_size"),
+    "buffer_size": ("data.capacity", "capacity"),
+    "clip_range": ("clip",),
+    "clip_coef": ("clip",),
+    "ent_coef": ("entropy",),
+    "env_kwargs": ("env_fields",),
+    "eval_freq": ("eval_every",),
+    "gae_lambda": ("lam",),
+    "lambda": ("lam",),
+    "learning_rate": ("lr", "actor_lr", "critic_lr"),
+    "learning_starts": ("data.warmup", "warmup"),
+    "log_dir": ("out",),
+    "logdir": ("out",),
+    "max_grad_norm": ("max_norm",),
+    "n_envs": ("num_envs",),
+    "n_epochs": ("epochs",),
+    "n_eval_episodes": ("eval_episodes", "episodes"),
+    "n_steps": ("data.steps", "steps"),
+    "net_arch": ("hidden",),
+    "num_steps": ("data.steps",),
+    "policy": ("network",),
+    "policy_kwargs": ("config",),
+    "save_freq": ("checkpoint_every",),
+    "timesteps": ("steps",),
+    "total_timesteps": ("steps",),
+    "train_freq": ("data.steps", "steps"),
+    "update_epochs": ("epochs",),
+}
+
+
+def nearest(word: str, valid: Iterable[str], alike: float = 0.6) -> str:
+    """A hint for a misspelt word, or one of another library: "did you mean 'ppo'? Valid: dqn, ppo, td3"."""
     valid = sorted(valid)
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    close = [name for name in ALSO_CALLED.get(word, ()) if name.split(".")[0] in valid]
+    if not close:
+        lower = {name.lower(): name for name in reversed(valid)}
+        close = [lower[name] for name in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=alike)]
     listed = ", ".join(valid[:12]) + (", ..." if len(valid) > 12 else "")
-    return (f"did you mean {close[0]!r}? " if close else "") + (f"Valid: {listed}" if valid else "")
+    meant = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return meant + (f"Valid: {listed}" if valid else "")
 
 
 def chosen(table: Mapping[str, T], name: str, what: str) -> T:
@@ -130,13 +166,14 @@ def out_of_range(cfg: Any, prefix: str = "") -> list[str]:
     lines = []
     for entry in fields(cfg):
         value, bounds = getattr(cfg, entry.name), entry.metadata.get("within")
+        name = entry.name.replace("_", "-") if prefix == "--" else entry.name  # as it is typed
         each = [x for x in (value if isinstance(value, tuple) else (value,)) if isinstance(x, int | float)]
         if any(isinstance(x, float) and x - x != 0 for x in each):  # inf - inf is NaN
-            lines.append(f"{prefix}{entry.name} is {brief(value)}, but must be finite")
+            lines.append(f"{prefix}{name} is {brief(value)}, but must be finite")
             continue
         if bounds is None or all(bounds[0] <= x <= bounds[1] for x in each):
             continue
-        low, high = (f"{bound:g}" for bound in bounds)
+        low, high = (f"{int(bound):,}" if bound == bound // 1 < 1e15 else f"{bound:g}" for bound in bounds)
         allowed = f"at least {low}" if bounds[1] == float("inf") else f"between {low} and {high}"
-        lines.append(f"{prefix}{entry.name} is {brief(value)}, but must be {allowed}")
+        lines.append(f"{prefix}{name} is {brief(value)}, but must be {allowed}")
     return lines

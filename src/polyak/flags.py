@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
-from polyak.errors import UserError, out_of_range
+from polyak.errors import ALSO_CALLED, UserError, out_of_range
 from polyak.runs.plan import STEPS, Settings, default_config, preset
 from polyak.runs.values import amend
 
@@ -56,7 +56,8 @@ def read(
         word = rest.pop(0)
         if not re.match(r"--?[A-Za-z]", word):
             if len(said.words) == wanted:
-                raise UserError(f"unexpected {word!r} after {' '.join(said.words) or 'the command'!r}")
+                hint = ": flags begin with --" if "=" in word else ""
+                raise UserError(f"unexpected {word!r} after {' '.join(said.words) or 'the command'!r}{hint}")
             said.words.append(word)
             continue
         flag, equals, text = word.partition("=")
@@ -125,13 +126,46 @@ def _spelled(options: Any) -> list[str]:
     return ["--" + name.replace("_", "-") for name in names | dict(_switches(options)).keys()]
 
 
+INSTEAD = {  # what is no setting here, and how it is done
+    "cuda": "JAX uses an accelerator that it sees; JAX_PLATFORMS=cpu before the command keeps it off",
+    "device": "JAX uses an accelerator that it sees; JAX_PLATFORMS=cpu before the command keeps it off",
+    "gpu": "JAX uses an accelerator that it sees; JAX_PLATFORMS=cpu before the command keeps it off",
+    "deterministic": "evaluate does not explore, unless --sample is given",
+    "load": "polyak resume RUN goes on with a run, and --init RUN begins a new one with its weights",
+    "log-interval": "it logs ten times between two evaluations (--eval-every)",
+    "render": "training draws nothing; polyak watch RUN makes a video",
+    "render-mode": "training draws nothing; polyak watch RUN makes a video",
+    "save": "every run is saved; --name and --out say where",
+    "save-path": "every run is saved; --name and --out say where",
+    "model-path": "every run is saved; --name and --out say where",
+    "tensorboard-log": "every run's folder has TensorBoard's files; --out says where folders are made",
+    "vec-normalize": "--wrap normalize_obs,normalize_reward",
+    "verbose": "it says what it does, unless --quiet is given",
+    "video": "polyak watch RUN makes a video",
+    "wandb": "--track wandb",
+}
+
+
 def _nearest_flag(flag: str, known: list[str]) -> str:
-    """The most similar flag, or those that end with this name (--lr: --config.lr)."""
+    """The most similar flag, or those that end with this name (--lr: --config.lr), by whatever name it is known."""
     word = flag.lstrip("-").replace("_", "-")
-    close = difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8)
-    close = close or [name for name in known if re.search(rf"[.-]{re.escape(word)}$", name)]
+    if word.lower() in INSTEAD:
+        return INSTEAD[word.lower()]
+    close = []
+    for other in ALSO_CALLED.get(word.replace("-", "_"), ()):
+        close = close or _ending(other.replace("_", "-"), known)
+    close = close or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8) or _ending(word, known)
     close = close or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else "--help lists all there are"
+
+
+def _ending(word: str, known: list[str]) -> list[str]:
+    """The flag of this name, or those that end with it."""
+    return (
+        [f"--{word}"]
+        if f"--{word}" in known
+        else [n for n in known if re.search(rf"[.-]{re.escape(word)}$", n)]
+    )
 
 
 def _take(flag: str, rest: list[str], room: int) -> list[str]:

@@ -365,3 +365,6 @@ class Algorithm(NamedTuple):
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum
+    value: Callable | None = (
+        None  # (cfg, spec, state, obs, action) -> [N] return that it expects, for people to see
+    )

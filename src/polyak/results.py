@@ -31,10 +31,13 @@ def say_results(run: Run, terminal: Terminal) -> None:
     if rows:
         terminal.say(f"last evaluation, at {run.plan.unit[:-1]} {max(map(place, last.values())):,}")
         terminal.facts(rows)
-    name = shown(run)
-    terminal.facts(
-        {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": f"polyak evaluate {name}"}
-    )
+    name, evaluate = shown(run), f"polyak evaluate {shown(run)}"
+    facts = {"folder": run.path, "watch": f"polyak watch {name}", "evaluate": evaluate}
+    best = run.evaluated_best() if rows else None
+    if best is not None and best[0] < max(map(place, last.values())):
+        step, mean = best
+        facts = {"best": f"{number(mean)} at {run.plan.unit[:-1]} {step:,}: {evaluate} --best", **facts}
+    terminal.facts(facts)
 
 
 def as_float(value: float | None) -> float:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyak.errors import UserError, nearest
+from polyak.errors import UserError, nearest, said_by
 
 if TYPE_CHECKING:
     from polyak.interface import Algorithm
@@ -33,8 +33,8 @@ def find(name: str) -> "Algorithm":
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot import the algorithm {name!r}: {error}") from error
+    except Exception as error:
+        raise UserError(f"cannot import the algorithm {name!r}: {said_by(error)}") from error
 
 
 def fitting(kind: str) -> list[str]:

@@ -134,4 +134,5 @@ algorithm = Algorithm(
     observe=count_steps,
     gradient=gradient,
     apply=apply,
+    value=lambda cfg, spec, state, obs, action: state.critic(obs)[..., 0],
 )

@@ -179,4 +179,5 @@ algorithm = Algorithm(
     update=update,
     observe=count_steps,
     wrong=wrong,
+    value=lambda cfg, spec, state, obs, action: state.critic((obs, action))[..., 0],
 )

@@ -149,4 +149,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    value=lambda cfg, spec, state, obs, action: state.q(obs).max(axis=-1),
 )

@@ -152,4 +152,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    value=lambda cfg, spec, state, obs, action: state.q(obs).max(axis=-1),
 )

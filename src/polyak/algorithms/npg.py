@@ -123,4 +123,5 @@ algorithm = Algorithm(
     update=update,
     observe=count_steps,
     wrong=once_differentiable,
+    value=lambda cfg, spec, state, obs, action: state.critic(obs)[..., 0],
 )

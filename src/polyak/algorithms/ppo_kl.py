@@ -207,4 +207,5 @@ algorithm = Algorithm(
     update=update,
     observe=count_steps,
     notes=notes,
+    value=lambda cfg, spec, state, obs, action: state.critic(obs)[..., 0],
 )

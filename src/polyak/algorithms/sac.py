@@ -158,4 +158,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    value=lambda cfg, spec, state, obs, action: state.critics((obs, action))[..., 0].min(axis=0),
 )

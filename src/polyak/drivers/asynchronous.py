@@ -120,6 +120,7 @@ def out_of_step(algorithm: Algorithm, workers: int) -> Algorithm:
         reward=reward,
         gradient=None,
         apply=None,
+        value=None,
     )
 
 

@@ -24,6 +24,7 @@ LONGEST = 10_000  # steps of an episode in an environment without a time limit: 
 FIRST_STEPS = 256  # in graph, before the first look at whether to go on; more each time
 LOOK_SECONDS = 0.25  # between two looks
 STREAM = 1 << 30  # environments numbered from here belong to evaluation
+SAMPLED = np.uint32(2**32 - 1)  # number that no environment has
 
 
 class Played(NamedTuple):
@@ -89,6 +90,12 @@ class Evaluator:
         if not self.in_graph:
             self.env.close()
 
+    def _key(self, keys: Keys, row: Array) -> Array:
+        """The key of `act` in a row. Sampled actions have a stream of their own, which training never reaches."""
+        if self.explore:
+            return jax.random.fold_in(jax.random.fold_in(keys.evaluate, SAMPLED), row)
+        return jax.random.fold_in(keys.act, row + STREAM)
+
     # ---- in graph: all episodes side by side, in one program
 
     def _play_in_graph(self, actor: Tree, watch: Callable[[], bool]) -> Played | None:
@@ -127,7 +134,7 @@ class Evaluator:
 
         def step(playing: Playing) -> Playing:
             t, episodes, running = playing.steps.value, playing.episodes, playing.running
-            key = jax.random.fold_in(keys.act, t + STREAM)
+            key = self._key(keys, t)
             action, memory, _ = self.algorithm.act(
                 self.cfg, self.spec, actor, episodes.memory, seen(self.cfg, episodes), key, self.explore
             )
@@ -141,7 +148,7 @@ class Evaluator:
 
     def _act(self, actor: Tree, memory: Tree, obs: Tree, seeds: Array, row: Array) -> tuple[Array, Tree]:
         def one(actor: Tree, memory: Tree, obs: Tree, seed: Array) -> tuple[Array, Tree]:
-            key = jax.random.fold_in(Keys.of(seed).act, row + STREAM)
+            key = self._key(Keys.of(seed), row)
             action, memory, _ = self.algorithm.act(self.cfg, self.spec, actor, memory, obs, key, self.explore)
             return action, memory
 

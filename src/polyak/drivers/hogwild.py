@@ -84,6 +84,7 @@ def finder(algorithm: Algorithm, first: int) -> Algorithm:
         observe=observe,
         gradient=None,
         apply=None,
+        value=None,
     )
 
 

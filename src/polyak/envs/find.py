@@ -76,12 +76,19 @@ def find(
             f"{name.removeprefix(OBJECT)} was given as an object, which no name brings back: give it again"
         )
     prefix, colon, rest = name.partition(":")
+    if prefix.endswith(".py") or ("/" in prefix and colon):
+        module = re.sub(r"[/\\]+", ".", prefix.removesuffix(".py").lstrip("./\\"))
+        raise UserError(
+            f"environment {name}: name its module, not its file: {module}:{rest or 'CLASS'}, from the folder that "
+            "has it"
+        )
     if not colon:
         return _gymnasium(name, fields, measures)
     if prefix == "jax":
         table = _ours()
         if rest not in table:
-            raise UserError(f"there is no environment {name!r}; {nearest(rest, table)}")
+            hint = nearest(rest, table)
+            raise UserError(f"there is no environment {name!r}; {hint}; Gymnasium's need no prefix")
         return _with(name, table[rest](), fields, measures)
     if prefix == "gymnax":
         return _gymnax(rest, fields, measures)
@@ -117,6 +124,10 @@ def name_of(env: Any) -> str:
     """
     if isinstance(env, str):
         return env
+    if env is None:
+        raise UserError(
+            "the environment is None: give its name, an environment, its class, or a function that makes one"
+        )
     if type(env).__name__ == "EnvSpec":
         import gymnasium
 
@@ -259,7 +270,10 @@ def module_of(name: str) -> Any:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise UserError(f"importing {path} failed: {said_by(error)}") from error
         hint = nearest(path, ("jax", "gymnax", "pgx", "envpool", "atari"))
-        raise UserError(f"there is no environment {name!r}: no module {error.name!r}; {hint}") from None
+        hint = "Gymnasium's need no prefix" if path in ("gym", "gymnasium") else hint
+        raise UserError(
+            f"there is no environment {name!r}: no module {error.name!r} here or installed; {hint}"
+        ) from None
     except BaseException as error:
         if passes(error):
             raise

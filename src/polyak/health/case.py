@@ -13,6 +13,7 @@ from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment, flat_actions, to_bounds
 from polyak.envs.on_host import OnHost
 from polyak.errors import UserError
+from polyak.files import place
 from polyak.health.environment import check_env
 from polyak.health.finding import Report
 from polyak.interface import Discrete, Spec, rows_of
@@ -124,12 +125,12 @@ class Case:
         for line in self.lines:
             if name in line:
                 value = line[name]
-                by_step.setdefault(line["env_steps"], []).append(np.nan if value is None else float(value))
+                by_step.setdefault(int(place(line)), []).append(np.nan if value is None else float(value))
         return np.array([np.mean(values) for _, values in sorted(by_step.items())])
 
     def steps_of(self, name: str) -> list[int]:
-        """Environment steps at which a metric was logged."""
-        return sorted({line["env_steps"] for line in self.lines if name in line})
+        """Places in the run at which a metric was logged."""
+        return sorted({int(place(line)) for line in self.lines if name in line})
 
     def late(self, name: str) -> float | None:
         """Mean of the second half of a metric's log; None where there is none."""

@@ -41,9 +41,9 @@ def unexplained(case: Case) -> Finding:
 def facts(case: Case, learned: bool) -> dict[str, str]:
     """How far the run is, what it earns, and what chance earns."""
     plan = case.plan
-    said = {
-        "run": f"{plan.algorithm} on {plan.env}, {case.done:,} of {plan.steps:,} steps, {case.updates:,} updates",
-    }
+    made = f"{case.done:,} of {plan.steps:,} steps, {case.updates:,} updates"
+    made = f"{case.updates:,} of {plan.updates:,} updates" if plan.updates else made
+    said = {"run": f"{plan.algorithm} on {plan.env}, {made}"}
     found = case.returns[np.isfinite(case.returns)]
     if len(found):
         said["returns"] = f"first {found[0]:.4g}, best {found.max():.4g}, last {found[-1]:.4g}"

@@ -13,13 +13,15 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs import inputs
+from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder
 from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
-from polyak.runs.plan import Plan, Settings, make_plan
+from polyak.runs.plan import Plan, Settings, make_plan, settings_of
 from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
-from polyak.runs.values import amend, whole
+from polyak.runs.tracking import tracking
+from polyak.runs.values import whole
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
 
@@ -50,7 +52,7 @@ class Agent:
         check_main_guard()
         self.algorithm, self.env, self.config, self.env_fields = algorithm, name_of(env), config, env_fields
         self._given = None if isinstance(env, str) else env
-        self.settings = amend(Settings(), {**settings, "seed": seed})
+        self.settings = settings_of(algorithm, {**settings, "seed": seed})
         if self.settings.updates:
             raise UserError("an agent learns by steps: for updates from --data alone call polyak.train")
         self.training: Training | None = None
@@ -60,7 +62,15 @@ class Agent:
 
     # ---- learn
 
-    def learn(self, total_timesteps: int, verbose: bool = True, reset_num_timesteps: bool = False) -> Self:
+    def learn(
+        self,
+        total_timesteps: int,
+        verbose: bool = True,
+        reset_num_timesteps: bool = False,
+        on_log: Callback | None = None,
+        on_evaluation: Callback | None = None,
+        on_checkpoint: Callback | None = None,
+    ) -> Self:
         """Train for so many more environment steps; Ctrl-C stops early and keeps what was learned.
 
         Schedules run to the end of these steps unless `config` has a horizon: that of a second call goes on from
@@ -68,10 +78,13 @@ class Agent:
         learns in many short calls gives the horizon of all.
 
         reset_num_timesteps  count steps, schedules and metrics from 0 again; what was learned stays
+        on_...               functions of an `Event`, as of `polyak.train`: one that returns False ends this call. An
+                             agent writes no checkpoint by itself: on_checkpoint is told when one would be due
         """
+        told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
         set_up_jax()
-        terminal = Terminal() if verbose else silent()
+        terminal = Terminal() if verbose and not self.settings.quiet else silent()
         before = 0 if reset_num_timesteps else self.env_steps
         plan = self._plan(before + total_timesteps, total_timesteps)
         if self.training is None:
@@ -89,14 +102,17 @@ class Agent:
         if reset_num_timesteps:
             self.metrics.clear()
         training.stop.clear()
-        self._fresh = False
+        self._policy_at = None
         try:
             with interruptible(training.stop, terminal):
                 with terminal.status("compiling"):
                     training.compile()
-                training.run(self)
+                with tracking(self.settings.track, self, session.plan, None, terminal.warn) as sink:
+                    training.run(sink, callbacks=told)
         except Interrupted:
             terminal.say(f"stopped at step {training.env_steps:,}")
+        finally:
+            self._policy_at = None
         return self
 
     @property
@@ -120,7 +136,7 @@ class Agent:
 
     def policy(self) -> Policy:
         """The policy as it is now."""
-        if self._policy is not None and self._fresh:
+        if self._policy is not None and self._policy_at == (self.training and self.training.iteration):
             return self._policy
         if self.training is None:
             self._begin(self._plan(), silent())
@@ -135,7 +151,7 @@ class Agent:
             self._policy = Policy(session.plan, session.spec, session.border, state)
             if before is not None:
                 self._policy.seed, self._policy.draws = before.seed, before.draws
-        self._fresh = True
+        self._policy_at = training.iteration
         return self._policy
 
     def evaluate(
@@ -150,7 +166,11 @@ class Agent:
         training = self.training
         assert training is not None
         actor = training.session.driver.actor(training.carry)
-        return play(training.session, actor, episodes, seed, sample, limit)
+        try:
+            return play(training.session, actor, episodes, seed, sample, limit)
+        finally:
+            if isinstance(training.session.world, OneGymnasium):  # it was played in the middle of an episode
+                training.take_back()
 
     # ---- save and load
 
@@ -193,7 +213,7 @@ class Agent:
         agent.config, agent.env_fields, agent.metrics = None, run.plan.env_fields, run.metrics
         agent.settings = Settings(seed=run.plan.seed)
         agent.training = None
-        agent._policy, agent._fresh = run.policy(), True
+        agent._policy = run.policy()
         agent._resume_from = run
         return agent
 
@@ -214,7 +234,9 @@ class Agent:
     # ---- inside
 
     _resume_from: Run | None = None
-    _fresh = False  # whether `_policy` is the newest
+    _policy_at: int | None = (
+        None  # the iteration that `_policy` is of; None: not known, or nothing is trained
+    )
     _given: Any = None
 
     def _plan(self, steps: int | None = None, more: int = 0) -> Plan:

@@ -207,6 +207,14 @@ class RunFolder:
         found = (line for line in self._lines(MOST_READ) if files.place(line) == position)
         return sum("eval/episodes" in line for line in found) >= seeds
 
+    def evaluations(self, seeds: int) -> dict[int, list[float]]:
+        """Mean return of each seed by place in the run, of the evaluations that every seed has."""
+        found: dict[int, dict[int, float]] = {}
+        for line in self._lines(MOST_READ):
+            if line.get("eval/return") is not None:
+                found.setdefault(int(files.place(line)), {})[line["seed"]] = line["eval/return"]
+        return {step: list(each.values()) for step, each in found.items() if len(each) >= seeds}
+
 
 def read_line(text: bytes) -> dict[str, Any] | None:
     """A metric line with its numbers; None where it is damaged or does not say whose it is and when."""

@@ -16,15 +16,17 @@ from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
 from polyak.envs.environment import unscaled
-from polyak.errors import EnvironmentFault, UserError, printable, said_by
+from polyak.errors import EnvironmentFault, UserError, place_of, printable, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs import inputs
+from polyak.runs.events import Callbacks, Event, ends
 from polyak.runs.folder import STOPPED, Metrics, RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts, state_shapes
 from polyak.runs.session import Session
 from polyak.runs.spec import describe_border, describe_spec, read_spec
+from polyak.runs.tracking import tracking
 from polyak.show.terminal import Progress, Terminal
 from polyak.signals import Listener, Stopped
 from polyak.store import checkpoint, storage
@@ -37,6 +39,14 @@ SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
 
 class Interrupted(Exception):
     """Ctrl-C: everything is saved, and `resume` goes on from here."""
+
+
+class Told(Exception):
+    """A callback raised `error`."""
+
+    def __init__(self, error: BaseException):
+        super().__init__()
+        self.error = error
 
 
 class Sink(Protocol):
@@ -88,9 +98,13 @@ class Training:
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
         self.evaluations: dict[int, list[float]] = {}  # position -> mean return of each seed
+        self.played = False  # whether this process evaluated
         self.evaluates = True  # until an evaluation fails
         self.owes = False  # an evaluation that is due was stopped
         self.said_cut = False
+        self.saved: int | None = None  # the iteration of the newest checkpoint
+        self.ended = ""  # why the run ends before its budget is spent
+        self.callbacks, self.path = Callbacks(), None
         self.progress: Progress | None = None
         self.session.driver.watch = self._watch
 
@@ -103,6 +117,11 @@ class Training:
     def position(self) -> int:
         """How much of the budget is spent, in its unit."""
         return (self.iteration - self.schedule.base) * self.schedule.per
+
+    @property
+    def place(self) -> str:
+        """The same in words: "step 2,000"."""
+        return f"{self.session.plan.unit[:-1]} {self.position:,}"
 
     @property
     def updates(self) -> int:
@@ -176,10 +195,22 @@ class Training:
         with files.guarded(loaded.path):
             self.carry = driver.unpack({**loaded.tree, "buffer": buffer}, dict(counts.driver))
         checkpoint.rewind(loaded.path.parent, loaded.env_steps)
-        self.iteration = counts.iteration
+        self.iteration = self.saved = counts.iteration
         self.schedule = Schedule(self.session, counts.base)
         self.said = counts.said
-        self.exact = not (counts.inexact or driver.inexact)
+        self.exact = not counts.inexact
+        self._say_inexact()
+
+    def take_back(self) -> None:
+        """Bring the environments back to their running episodes, after something else was played in them."""
+        driver = self.session.driver
+        self.carry = driver.unpack(*driver.pack(self.carry))
+        self._say_inexact()
+
+    def _say_inexact(self) -> None:
+        """Say which environments the driver could not bring back."""
+        driver = self.session.driver
+        self.exact = self.exact and not driver.inexact
         if driver.inexact:
             self.terminal.warn(
                 f"consistent, not exact: environments {driver.inexact} did not give the same again for the same "
@@ -192,6 +223,7 @@ class Training:
         self.session.replan(plan)
         if anew:
             self.carry = self.session.driver.restart(self.carry)
+            self.evaluations.clear()
         self.schedule = Schedule(self.session, self.iteration if anew else self.schedule.base)
 
     def compile(self) -> None:
@@ -204,40 +236,97 @@ class Training:
         """Compile what the next iteration runs."""
         self.session.driver.compile(self.iteration < self.session.driver.warmup)
 
-    def run(self, sink: Sink, save: Any = None, until: int | None = None, owed: bool = False) -> None:
-        """Go on to the end, or to iteration `until`. Raises Interrupted.
+    @property
+    def best(self) -> float | None:
+        """The best evaluation so far, mean over seeds."""
+        return max((float(np.mean(values)) for values in self.evaluations.values()), default=None)
 
-        save  called with this to write a checkpoint, before the evaluation of the same iteration
-        owed  the evaluation that is due at this iteration was not made
+    def run(
+        self,
+        sink: Sink,
+        save: Any = None,
+        until: int | None = None,
+        owed: bool = False,
+        callbacks: Callbacks | None = None,
+        path: Path | None = None,
+    ) -> None:
+        """Go on to the end, to iteration `until`, or until `ended` says why not. Raises Interrupted.
+
+        save       called with this to write a checkpoint, before the evaluation of the same iteration
+        owed       the evaluation that is due at this iteration was not made
+        callbacks  told of what happens; one that raises ends the run as it is, saved
+        path       of the run's folder, which they are told
         """
         schedule = self.schedule
         end = schedule.total if until is None else until
+        self.callbacks, self.path, self.ended = callbacks or Callbacks(), path, ""
         self.say_notes(self.session.notes)
         total = (schedule.total - schedule.base) * schedule.per
         with self.terminal.progress(total, self.session.plan.unit) as progress:
-            self.progress = progress
+            self.progress, progress.best = progress, self.best
             progress.update(self.position, phase=self._phase())
-            if owed:
-                self._evaluate(sink, progress)
-            while self.iteration < end and not self.stop.is_set():
-                before = self.iteration
-                self._advance(min(schedule.next(self.iteration), end) - self.iteration)
-                self.say_notes(self.session.driver.notes)
-                if self.iteration == before:
-                    continue
-                progress.update(self.position, last_return=self.last_return, phase=self._phase())
-                if schedule.due(schedule.log, self.iteration):
-                    self._log(sink)
-                if save and schedule.due(schedule.checkpoint, self.iteration):
-                    sink.flush()
-                    save(self)
-                if schedule.due(schedule.evaluation, self.iteration):
+            try:
+                if owed:
                     self._evaluate(sink, progress)
-            if self.stop.is_set() and (self.iteration < end or self.owes):
-                if save:
-                    sink.flush()
-                    save(self)
+                while self.iteration < end and not self.stop.is_set() and not self.ended:
+                    self._iterate(sink, save, end, progress)
+            except Told as told:
+                self._keep_after(told.error, sink, save)
+                raise told.error from None
+            if self.ended:
+                self._save(sink, save)
+            elif self.stop.is_set() and (self.iteration < end or self.owes):
+                self._save(sink, save)
                 raise Interrupted
+        if self.ended:
+            self.terminal.say(f"stopped at {self.place}: {self.ended}")
+
+    def _iterate(self, sink: Sink, save: Any, end: int, progress: Progress) -> None:
+        """A slice of the run, and what is due after it."""
+        schedule, before = self.schedule, self.iteration
+        self._advance(min(schedule.next(self.iteration), end) - self.iteration)
+        self.say_notes(self.session.driver.notes)
+        if self.iteration == before:
+            return
+        progress.update(self.position, last_return=self.last_return, phase=self._phase())
+        if schedule.due(schedule.log, self.iteration):
+            self._log(sink)
+        if schedule.due(schedule.checkpoint, self.iteration):
+            self._save(sink, save)
+            self._tell("on_checkpoint")
+        if schedule.due(schedule.evaluation, self.iteration):
+            self._evaluate(sink, progress)
+
+    def _save(self, sink: Sink, save: Any) -> None:
+        """Write a checkpoint, where there is a folder for it and none of this iteration."""
+        if save and self.saved != self.iteration:
+            sink.flush()
+            save(self)
+            self.saved = self.iteration
+
+    def _tell(self, name: str, lines: list[dict[str, Any]] | None = None) -> None:
+        """Call a callback, where there is one. Raises Told with what it raised."""
+        call = getattr(self.callbacks, name)
+        if call is None:
+            return
+        try:
+            answer = call(Event(self.env_steps, self.updates, tuple(lines or ()), self.path))
+        except (Exception, SystemExit) as error:
+            error.add_note(f"polyak: {name} raised this at {self.place}{place_of(error)}")
+            raise Told(error) from error
+        if ends(answer):
+            self.ended = self.ended or f"{name} returned False"
+
+    def _keep_after(self, error: BaseException, sink: Sink, save: Any) -> None:
+        """Save what there is before the error of a callback goes on its way."""
+        if not save:
+            return
+        try:
+            self._save(sink, save)
+        except Exception as other:
+            error.add_note(f"polyak: the run could not be saved: {said_by(other)}")
+            return
+        error.add_note(f"polyak: the run is saved; go on with: polyak resume {self.path}")
 
     def _watch(self, rows: int) -> bool:
         """Show how far a rollout is; whether to leave it."""
@@ -276,7 +365,7 @@ class Training:
         """A line for each seed: means since the last one."""
         self.carry, sums = self.session.driver.report(self.carry)
         now = time.time()
-        totals = []
+        totals, lines = [], []
         for index, seed in enumerate(self.session.plan.all_seeds):
             line: dict[str, Any] = {"env_steps": self.env_steps, "updates": self.updates, "seed": seed}
             episodes, updates = int(sums["episodes"][index]), int(sums["updates"][index])
@@ -287,10 +376,12 @@ class Training:
                     line[name] = float(value[index]) / count
             line["time/unix_s"] = now
             sink.write(line)
+            lines.append(line)
             if "episode/return" in line:
                 totals.append(line["episode/return"])
         if totals:
             self.last_return = float(np.mean(totals))
+        self._tell("on_log", lines)
 
     def _evaluate(self, sink: Sink, progress: Any) -> None:
         """A line for each seed: whole episodes without exploration, on environments of their own."""
@@ -298,7 +389,7 @@ class Training:
         began, played = time.monotonic(), None
         if self.evaluates:
             try:
-                with self.terminal.status("evaluating") if not self.evaluations else contextlib.nullcontext():
+                with self.terminal.status("evaluating") if not self.played else contextlib.nullcontext():
                     played = self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
             except Exception as error:
                 self.terminal.warn(f"evaluation failed, and training goes on without: {said_by(error, 300)}")
@@ -306,6 +397,7 @@ class Training:
         if played is None and self.evaluates:  # it was stopped
             return
         self.owes = False
+        self.played = True
         if played is None:
             for seed in self.session.plan.all_seeds:
                 line = {"env_steps": self.env_steps, "updates": self.updates, "seed": seed}
@@ -317,22 +409,32 @@ class Training:
             self.said_cut = True
             limit = f"{self.session.evaluator.limit:,}"
             self.terminal.say(f"evaluation: {played.cut} episodes were cut at {limit} steps (--eval-limit)")
-        for index, seed in enumerate(self.session.plan.all_seeds):
-            line = {
-                "env_steps": self.env_steps,
-                "updates": self.updates,
-                "seed": seed,
-                "eval/return": float(played.total[index].mean()),
-                "eval/return_std": float(played.total[index].std()),
-                "eval/length": float(played.length[index].mean()),
-                "eval/episodes": int(played.total.shape[1]),
-            }
-            line |= {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
+        lines = [self._line_of(played, index) for index in range(self.session.plan.seeds)]
+        for line in lines:
             sink.write(line)
         means = played.total.mean(axis=1)
         self.evaluations[self.position] = means.tolist()
-        spread = means.std() if len(means) > 1 else played.total.std()
-        progress.log_evaluation(self.position, float(means.mean()), float(spread), len(means))
+        samples = (
+            means if len(means) > 1 else played.total[0]
+        )  # over seeds, or over the episodes of the only one
+        progress.log_evaluation(self.position, samples.tolist(), len(means))
+        wanted = self.session.plan.stop_at
+        if wanted is not None and means.mean() >= wanted:
+            self.ended = f"the evaluation reached {wanted:g} (--stop-at)"
+        self._tell("on_evaluation", lines)
+
+    def _line_of(self, played: Any, index: int) -> dict[str, Any]:
+        """The metric line of an evaluation of one seed."""
+        line = {
+            "env_steps": self.env_steps,
+            "updates": self.updates,
+            "seed": self.session.plan.all_seeds[index],
+            "eval/return": float(played.total[index].mean()),
+            "eval/return_std": float(played.total[index].std()),
+            "eval/length": float(played.length[index].mean()),
+            "eval/episodes": int(played.total.shape[1]),
+        }
+        return line | {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
 
 
 ASKS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -463,19 +565,36 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
         clock=training.clock_after(training.iteration) if isinstance(ring, Ring) else 0,
+        also=best_kept(folder, training.evaluations),
     )
 
 
+def best_kept(folder: RunFolder, evaluations: Mapping[int, list[float]]) -> list[int]:
+    """Steps of the checkpoint that evaluated best, mean over seeds, of those that there are; the later of equals."""
+    there = {int(path.name) for path in checkpoint.complete(folder.checkpoints)} & evaluations.keys()
+    return [max(there, key=lambda step: (float(np.mean(evaluations[step])), step))] if there else []
+
+
 def train(
-    session: Session, folder: RunFolder, terminal: Terminal, resume: bool, facts: dict[str, str] | None = None
+    session: Session,
+    folder: RunFolder,
+    terminal: Terminal,
+    resume: bool,
+    facts: dict[str, str] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Training:
     """Run a plan in its folder to the end, from the newest checkpoint if `resume`. Raises Interrupted."""
     with folder.held():
-        return _train(session, folder, terminal, resume, facts)
+        return _train(session, folder, terminal, resume, facts, callbacks)
 
 
 def _train(
-    session: Session, folder: RunFolder, terminal: Terminal, resume: bool, facts: dict[str, str] | None
+    session: Session,
+    folder: RunFolder,
+    terminal: Terminal,
+    resume: bool,
+    facts: dict[str, str] | None,
+    callbacks: Callbacks | None,
 ) -> Training:
     begun = resume  # a folder that was there stays there
     resume = resume and checkpoint.latest(folder.checkpoints) is not None
@@ -497,15 +616,18 @@ def _train(
                 training.compile_next()
             begun = True
             if resume:
-                terminal.say(f"resumed at {session.plan.unit[:-1]} {training.position:,}")
+                terminal.say(f"resumed at {training.place}")
             folder.rewind(training.position, session.plan.seeds)
+            training.evaluations = folder.evaluations(session.plan.seeds)
             schedule, at = training.schedule, training.iteration
             owed = at > 0 and schedule.due(schedule.evaluation, at)
             owed = owed and not folder.evaluated(training.position, session.plan.seeds)
             sink = Metrics(folder, training.position)
             save = lambda training: save_checkpoint(folder, training)  # noqa: E731
             try:
-                training.run(Recorder(sink, folder, terminal), save, owed=owed)
+                recorder = Recorder(sink, folder, terminal)
+                with tracking(session.track, recorder, session.plan, folder.path, terminal.warn) as told:
+                    training.run(told, save, owed=owed, callbacks=callbacks, path=folder.path)
             except EnvironmentFault as fault:
                 with contextlib.suppress(OSError):  # for `polyak doctor`
                     files.write_bytes(folder.path / STOPPED, printable(fault).encode())

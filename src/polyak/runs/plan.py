@@ -13,7 +13,7 @@ from typing import Any, Literal
 from polyak import algorithms, files
 from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
-from polyak.errors import CheckpointError, UserError, brief, out_of_range
+from polyak.errors import ALSO_CALLED, CheckpointError, UserError, brief, out_of_range
 from polyak.interface import Hindsight, within
 from polyak.runs.values import amend, plain
 
@@ -57,7 +57,12 @@ class Settings:
     checkpoint_every: int | None = within(
         None, 1
     )  # environment steps between checkpoints; usually eval_every
+    stop_at: float | None = None  # end where an evaluation reaches this return, mean over seeds
     deadline: float = within(60.0, 0.001)  # seconds that a step of an asynchronous environment may take
+    track: Literal["wandb", "mlflow", "trackio"] | None = (
+        None  # send metrics there too, from a thread of its own: it need not be installed or online
+    )
+    quiet: bool = False  # say nothing but the run's name and folder, and warnings
     out: str = "runs"  # folder that run folders are made in
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
@@ -96,6 +101,7 @@ class Plan:
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
     checkpoint_every: int = within(5_000, 1)
+    stop_at: float | None = None
     deadline: float = within(60.0, 0.001)
     wrap: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
@@ -238,6 +244,7 @@ LATER = {
     "data",
     "freeze",
     "updates",
+    "stop_at",
 }  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
@@ -258,6 +265,26 @@ MOST = {
     "config.data.batch_size": 2**28,
     "config.data.updates": 1_000_000,
 }
+
+
+def settings_of(algorithm: str, values: Mapping[str, Any]) -> Settings:
+    """Settings by name; UserError, which for a setting of the algorithm says where it goes."""
+    for name in values.keys() - {entry.name for entry in dataclasses.fields(Settings)}:
+        config = algorithms.find(algorithm).Config()
+        own = [entry.name for entry in dataclasses.fields(config) if entry.name != "data"]
+        own += [f"data.{entry.name}" for entry in dataclasses.fields(config.data)]
+        meant = [each for each in (name, f"data.{name}", *ALSO_CALLED.get(name, ())) if each in own]
+        if meant:
+            raise UserError(f"{name} is a setting of {algorithm}: give it as config={{{meant[0]!r}: ...}}")
+    return amend(Settings(), values)
+
+
+def check_stop(stop_at: float | None, eval_every: int) -> None:
+    """UserError where a run waits for an evaluation that never comes."""
+    if stop_at is not None and not eval_every:
+        raise UserError(
+            f"--stop-at {stop_at:g} waits for an evaluation to reach it, but there is none: give --eval-every"
+        )
 
 
 def preset_name(env: str) -> str:
@@ -459,6 +486,7 @@ def make_plan(
         raise UserError("--updates learns in one process: leave out --driver ray, --sync and --workers")
     usual = max(1, (steps or updates) // 20)
     eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
+    check_stop(settings.stop_at, eval_every)
     plan = Plan(
         algorithm=algorithm,
         env=env,
@@ -477,6 +505,7 @@ def make_plan(
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,
         checkpoint_every=settings.checkpoint_every or eval_every or usual,
+        stop_at=settings.stop_at,
         deadline=settings.deadline,
         wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
         measures=settings.measures,

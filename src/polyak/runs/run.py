@@ -23,17 +23,18 @@ from polyak.envs.border import Border
 from polyak.envs.environment import Environment, flat_actions
 from polyak.envs.find import find, name_of
 from polyak.errors import CheckpointError, UserError, brief
-from polyak.files import place
 from polyak.interface import Algorithm, Spec, rows_of
 from polyak.runs import inputs
+from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
+from polyak.runs.loop import best_kept
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, make_plan, plain_fields, preset
+from polyak.runs.plan import Plan, Settings, check_stop, make_plan, plain_fields, preset, settings_of
 from polyak.runs.reading import STATE, state_shapes
 from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec, show_space
-from polyak.runs.values import amend, whole
+from polyak.runs.values import amend, convert, whole
 from polyak.show.curve import curve_of, interquartile_mean, save
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint, storage
@@ -86,7 +87,9 @@ class Policy:
         self.flat = with_given(plan, flat_actions(spec))
         self.cfg = plan.settle(self.algorithm.Config())
         self.actor = self.algorithm.actor(state)
+        self.state = state if self.algorithm.value else None
         self.seed, self.draws = plan.seed, 0
+        self._valuing = jax.jit(self._value)
         self._acting = jax.jit(self._act, static_argnames="explore")
         self._beginning = jax.jit(self._begin, static_argnames="count")
 
@@ -94,6 +97,7 @@ class Policy:
         """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
         newer = copy.copy(self)
         newer.actor = self.algorithm.actor(state)
+        newer.state = state if self.algorithm.value else None
         return newer
 
     def initial(self, count: int = 1) -> Any:
@@ -131,6 +135,14 @@ class Policy:
             memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
         action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
         return np.asarray(action), memory
+
+    def value(self, obs: Any, action: Any) -> np.ndarray | None:
+        """Returns [N] that its algorithm expects from observations [N, ...] on, as `act` has them; None of others."""
+        return None if self.state is None else np.asarray(self._valuing(self.state, obs, action))
+
+    def _value(self, state: Any, obs: Any, action: Any) -> Any:
+        assert self.algorithm.value is not None
+        return self.algorithm.value(self.cfg, self.flat, state, obs, action)
 
     def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
         key, _ = _draw_keys(seed, draw)
@@ -180,11 +192,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the whole budget is spent, what came of it kept whole, and evaluated."""
+        """Whether the whole budget is spent, or `stop_at` reached, what came of it kept whole, and evaluated."""
         newest = checkpoint.latest(self.folder.checkpoints)
-        if newest is None or int(newest.name) < self.plan.budget or not checkpoint.is_sound(newest):
+        if newest is None or not (int(newest.name) >= self.plan.budget or self.reached is not None):
+            return False
+        if not checkpoint.is_sound(newest):
             return False
         return not self.plan.eval_every or self.folder.evaluated(int(newest.name), self.plan.seeds)
+
+    @property
+    def reached(self) -> int | None:
+        """Place of the newest checkpoint where its evaluation reached the plan's `stop_at`, else None."""
+        newest = checkpoint.latest(self.folder.checkpoints)
+        if self.plan.stop_at is None or newest is None:
+            return None
+        returns = self.folder.evaluations(self.plan.seeds).get(int(newest.name))
+        return int(newest.name) if returns and np.mean(returns) >= self.plan.stop_at else None
 
     def trust(self) -> Session:
         """The session of this run; UserError where that would import code which only the folder names."""
@@ -254,13 +277,16 @@ class Run:
 
     def best(self) -> "Run":
         """The run as the checkpoint has it that evaluated best, mean over seeds, of those that are kept."""
-        totals: dict[int, list[float]] = {}
-        for line in self.metrics:
-            if place(line) in self.kept and line.get("eval/return") is not None:
-                totals.setdefault(int(place(line)), []).append(line["eval/return"])
-        if not totals:
+        found = self.evaluated_best()
+        if found is None:
             raise UserError(f"{self.path} has no checkpoint that was evaluated: name one with --at STEP")
-        return self.at(max(totals, key=lambda step: (float(np.mean(totals[step])), step)))
+        return self.at(found[0])
+
+    def evaluated_best(self) -> tuple[int, float] | None:
+        """Place of the checkpoint that evaluated best of those that are kept, and how well; None without any."""
+        evaluations = self.folder.evaluations(self.plan.seeds)
+        steps = best_kept(self.folder, evaluations)
+        return (steps[0], float(np.mean(evaluations[steps[0]]))) if steps else None
 
     def state(self) -> Any:
         """The algorithm's state [S, ...] of the last checkpoint."""
@@ -326,23 +352,51 @@ class Run:
         steps: int | None = None,
         address: str | None = None,
         updates: int | None = None,
+        stop_at: float | None = None,
+        track: str | None = None,
+        on_log: Callback | None = None,
+        on_evaluation: Callback | None = None,
+        on_checkpoint: Callback | None = None,
     ) -> "Run":
         """Go on to the end of its budget, bit for bit as if it had never stopped.
 
         steps    another budget: schedules over the whole run are stretched to it
         updates  the same of a run that takes no environment step
         address  HOST:PORT of a Ray cluster that is there
+        stop_at  another return whose evaluation ends it; infinity: none
+        track    wandb, mlflow or trackio: send metrics there too
+        on_...   functions of an `Event`, as of `polyak.train`
         """
+        told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         more = {unit: value for unit, value in (("steps", steps), ("updates", updates)) if value is not None}
-        with self.folder.held() if more else nullcontext():
+        with self.folder.held() if more or stop_at is not None else nullcontext():
             terminal = terminal or silent()
+            if stop_at is not None:
+                self.stop_at(stop_at)
             self.lengthen(more, terminal)
             session = self.trust()
             session.address = address
+            session.track = amend(Settings(), {"track": track}).track
             if not self.finished:
                 set_up_jax()
-                run_loop(session, self.folder, terminal, resume=True, facts=facts(session, ""))
+                run_loop(
+                    session, self.folder, terminal, resume=True, facts=facts(session, ""), callbacks=told
+                )
         return self
+
+    def stop_at(self, wanted: float) -> None:
+        """Let another return of an evaluation end the run; infinity: none does."""
+        self.check_trust()
+        try:
+            kept = None if wanted == float("inf") else convert(wanted, float)
+        except ValueError as error:
+            raise UserError(f"stop_at is {brief(wanted)}, but must be {error}") from None
+        check_stop(kept, self.plan.eval_every)
+        if kept != self.plan.stop_at:
+            plan = dataclasses.replace(self.plan, stop_at=kept)
+            newest = checkpoint.latest(self.folder.checkpoints)
+            self.folder.replan(plan, 0 if newest is None else int(newest.name))
+            self.plan, self.config = plan, self.folder.config()
 
     def lengthen(self, more: Mapping[str, int], terminal: Terminal) -> None:
         """Give the run another budget, and say what becomes of its schedules. UserError where it went further.
@@ -458,7 +512,7 @@ def plan_run(
     world = find(env if given is None else given, env_fields or {}, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(inputs.recorded(plan), given, settings.address)
+    session = Session(inputs.recorded(plan), given, settings.address, settings.track)
     session.check()
     session.check_budget()
     inputs.check(session)
@@ -482,9 +536,12 @@ def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tu
             yield folder, False
             return
         if (there := folder.plan()) != plan:
+            instead = "resume it as it is"
             same = dataclasses.replace(there, **{plan.unit: plan.budget}) == plan
-            longer = f"polyak resume {folder.path} --{plan.unit} {plan.budget}"
-            instead = longer if same and plan.budget > there.budget else "resume it as it is"
+            if same and plan.budget > there.budget:
+                instead = f"polyak resume {folder.path} --{plan.unit} {plan.budget}"
+            if dataclasses.replace(there, stop_at=plan.stop_at) == plan:
+                instead = f"polyak resume {folder.path} --stop-at {plan.stop_at}"
             raise UserError(
                 f"{folder.path} is a run with other settings ({there.differences(plan)}): "
                 f"choose another --name, or {instead}"
@@ -503,6 +560,9 @@ def train(
     env_fields: Mapping[str, Any] | None = None,
     eval_env_fields: Mapping[str, Any] | None = None,
     verbose: bool = True,
+    on_log: Callback | None = None,
+    on_evaluation: Callback | None = None,
+    on_checkpoint: Callback | None = None,
     **settings: Any,
 ) -> Run:
     """Train, and return the finished run.
@@ -511,11 +571,14 @@ def train(
               What no name brings back is asked for again by `load`. One instance is not evaluated on the way.
     config    values of the algorithm's Config by name ({"data.batch_size": 64}), or a whole Config
     settings  what else `Settings` has: num_envs, eval_every, checkpoint_every, out, name, wrap, preset, ...
+    on_...    functions of an `Event`, called after each log line, evaluation and checkpoint. One that returns False
+              ends the run, saved and resumable; what one raises is raised here, once the run is saved
     Raises UserError for a mistake, EnvironmentFault where the environment breaks its contract.
     """
     check_main_guard()
+    told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
     set_up_jax()
-    said = amend(Settings(), {**settings, "steps": steps, "seed": seed, "seeds": seeds})
+    said = settings_of(algorithm, {**settings, "steps": steps, "seed": seed, "seeds": seeds})
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
     trusted = {
         "env": env,
@@ -524,11 +587,11 @@ def train(
     }
     name = name_run(algorithm, name_of(env), said.out) if said.name is None else check_name(said.name)
     with placed(Path(said.out) / name, said.name is not None, session, note) as (folder, there):
-        terminal = Terminal() if verbose else silent()
+        terminal = Terminal() if verbose and not said.quiet else silent()
         terminal.header(f"{folder.path.name}\n{folder.path}")
         run = Run(folder.path, **trusted)
         if not (there and run.finished):
-            run_loop(session, folder, terminal, resume=there, facts=facts(session, note))
+            run_loop(session, folder, terminal, resume=there, facts=facts(session, note), callbacks=told)
     return Run(folder.path, **trusted)
 
 

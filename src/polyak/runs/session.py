@@ -47,11 +47,13 @@ class Session:
 
     given    the environment itself, where it was not given by name
     address  of a Ray cluster that is there; never read from a file
+    track    the service that metrics are sent to; never read from a file
     """
 
     plan: Plan
     given: Any = None
     address: str | None = None
+    track: str | None = None
 
     def __post_init__(self) -> None:
         check_modes()

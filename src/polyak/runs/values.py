@@ -24,7 +24,7 @@ def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
     for name, value in values.items():
         head, _, rest = name.partition(".")
         if head not in hints:
-            wrong.append(f"unknown setting {prefix}{brief(head)}: {nearest(head, hints)}")
+            wrong.append(f"unknown setting {brief(prefix + head)}: {nearest(head, hints)}")
         elif rest:
             nested.setdefault(head, {})[rest] = value
         elif dataclasses.is_dataclass(getattr(record, head)) and isinstance(value, Mapping):
@@ -33,7 +33,8 @@ def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
             try:
                 changed[head] = convert(value, hints[head])
             except ValueError as error:
-                wrong.append(f"{prefix}{head} is {brief(value)}, but must be {error}")
+                typed = head.replace("_", "-") if prefix == "--" else head
+                wrong.append(f"{prefix}{typed} is {brief(value)}, but must be {error}")
     for head, inner in nested.items():
         try:
             changed[head] = amend(getattr(record, head), inner, f"{prefix}{head}.")

@@ -1,5 +1,6 @@
 """Film a trained policy: the episodes that an evaluation plays, drawn one after the other."""
 
+import base64
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder
-from polyak.runs.run import Policy, Run
+from polyak.runs.run import Policy, Run, silent
 from polyak.runs.values import whole
+from polyak.show.panel import Panel
 from polyak.show.terminal import Progress, Terminal, number
 from polyak.show.video import (
     Painter,
@@ -42,6 +44,13 @@ class Film(NamedTuple):
     path: Path
     returns: list[float]
 
+    def _repr_html_(self) -> str:
+        """The film itself, for a notebook."""
+        data = base64.b64encode(self.path.read_bytes()).decode()
+        if self.path.suffix.lower() == ".gif":
+            return f'<img src="data:image/gif;base64,{data}">'
+        return f'<video controls loop autoplay muted src="data:video/mp4;base64,{data}"></video>'
+
 
 class Frame(NamedTuple):
     """One moment of an episode."""
@@ -49,11 +58,15 @@ class Frame(NamedTuple):
     picture: np.ndarray  # [H, W, 3] uint8
     step: int
     total: float  # the return so far
+    reward: float = 0.0  # of the step that led here
+    action: np.ndarray | None = None  # of that step, as the algorithm gives it; None at the reset
+    value: float | None = None  # return that was expected before it, of an algorithm that expects one
 
 
 class Stage(Protocol):
     """An environment and the policy that acts in it."""
 
+    policy: Policy
     fps: float
     limit: int  # steps of an episode, at most
 
@@ -73,11 +86,13 @@ def film(
     seed: int | None = None,
     policy: int | None = None,
     terminal: Terminal | None = None,
+    panel: bool = True,
 ) -> Film:
     """Write a video of so many episodes, by default videos/STEPS.mp4 in the run folder.
 
     seed    whose episodes: those that `run.evaluate(seed=seed)` plays
     policy  which seed's policy, of a run with several; the first, unless said
+    panel   show rewards, the value that the algorithm expects and the action beside the picture
     UserError where the environment draws no pictures.
     """
     episodes = whole("episodes", episodes, 1)
@@ -87,37 +102,63 @@ def film(
     plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
     if newest is None:
         raise CheckpointError(f"{run.path} has no complete checkpoint yet")
+    step = int(newest.name) if run.step is None else run.step
     if out is None:
         make_folder(run.path / "videos")
-    path = check_suffix(run.path / "videos" / f"{int(newest.name)}.mp4" if out is None else out)
+    path = check_suffix(run.path / "videos" / f"{step}.mp4" if out is None else out)
     world = session.find(session.eval_fields)
     acting = run.policy(policy)
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
     stage = (GraphStage if isinstance(world, Environment) else HostStage)(world, acting, first + which)
-    title = f"{plan.algorithm}  {plan.env}  {int(newest.name):,} steps"
+    title = f"{plan.algorithm}  {plan.env}  {step:,} steps"
     returns: list[float] = []
     try:
         with (terminal or Terminal()).progress(episodes * stage.limit) as progress:
-            write_video(path, pictures(stage, episodes, title, returns, progress), stage.fps)
+            write_video(path, pictures(stage, episodes, title, returns, progress, panel), stage.fps)
     finally:
         stage.close()
     return Film(path, returns)
 
 
+def watch(
+    run: Run | str | Path,
+    episodes: int = 1,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    policy: int | None = None,
+    panel: bool = True,
+    verbose: bool = True,
+) -> Film:
+    """Film so many episodes of a run, as `film` does; the film shows itself in a notebook."""
+    run = run if isinstance(run, Run) else Run(run)
+    return film(run, episodes, out, seed, policy, Terminal() if verbose else silent(), panel)
+
+
 def pictures(
-    stage: Stage, episodes: int, title: str, returns: list[float], progress: Progress
+    stage: Stage, episodes: int, title: str, returns: list[float], progress: Progress, panel: bool = True
 ) -> Iterator[np.ndarray]:
     """Captioned pictures of all episodes; their returns are appended to `returns`."""
     drawn = 0
     for episode in range(episodes):
         which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
-        for picture, step, total in stage.play(episode):
+        beside = Panel(stage.policy.spec.action) if panel else None
+        for frame in stage.play(episode):
+            step, total = frame.step, frame.total
             progress.update(drawn + step, last_return=total, phase="drawing")
-            yield caption(enlarged(picture), f"{title}  {which}step {step}  return {number(total)}")
+            picture = caption(enlarged(frame.picture), f"{title}  {which}step {step}  return {number(total)}")
+            if beside is not None and frame.action is not None:
+                beside.add(frame.reward, frame.action, frame.value)
+            yield picture if beside is None else beside.beside(picture)
         drawn += step
         progress.total = drawn + (episodes - episode - 1) * stage.limit
         returns.append(total)
+
+
+def expected(policy: Policy, obs: Any, action: Any) -> float | None:
+    """The return that an algorithm expects of the only environment; None of one that expects none."""
+    value = policy.value(obs, action)
+    return None if value is None else float(value[0])
 
 
 class GraphStage:
@@ -138,8 +179,10 @@ class GraphStage:
         ended = False
         while not ended:
             action, memory = self.policy.act(seen(self.policy.cfg, episodes), memory)
+            value, before = expected(self.policy, episodes.obs, action), float(episodes.total[0])
             episodes, ended = self.step(episodes, action, episode)
-            yield self._frame(episodes)
+            frame = self._frame(episodes)
+            yield frame._replace(reward=frame.total - before, action=action[0], value=value)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -195,10 +238,12 @@ class HostStage:
         ended = False
         while not ended:
             action, memory = self.policy.act(episodes.obs, memory)
+            value = expected(self.policy, episodes.obs, action)
             stepped = episodes.step(action)
             total += float(stepped.reward[0])
             ended = bool((stepped.terminated | stepped.truncated)[0])
-            yield Frame(self.painter.draw(), int(episodes.length[0]), total)
+            picture, reward = self.painter.draw(), float(stepped.reward[0])
+            yield Frame(picture, int(episodes.length[0]), total, reward, action[0], value)
 
     def close(self) -> None:
         """Close the environment."""

@@ -1,11 +1,12 @@
-"""Progress of a run: one live line on a terminal, plain lines where there is none."""
+"""Progress of a run: one live line on a terminal or in a notebook, plain lines where there is neither."""
 
 import os
+import secrets
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TextIO
 
@@ -19,7 +20,9 @@ from polyak.errors import visible
 from polyak.files import silence
 
 REFRESH = 8  # times a second that the live line is drawn
-PLAIN_SECONDS = 10.0  # between two plain lines
+PLAIN_SECONDS = 10.0  # between two plain lines of a short run
+PLAIN_SHARE = 0.02  # of the time so far, between two of a long one: a day writes some hundred lines
+CELL_SECONDS = 0.5  # between two pictures of the line in a notebook
 FIRST_SECONDS = 0.5  # until the first of them
 WAIT_SECONDS = 5.0  # between two plain signs of life while something is waited for
 WINDOW_SECONDS = 20.0  # over which the rate is measured
@@ -64,9 +67,11 @@ class Terminal:
     """Speaks to a person: words and progress to `stream` (stdout), warnings to stderr.
 
     live   draw a line that moves; None: where the stream is a terminal that can
+    In a notebook what moves is one line of the cell's output.
     """
 
     def __init__(self, stream: TextIO | None = None, live: bool | None = None):
+        self.cell = Cell() if stream is None and in_notebook() else None
         self.stream: Any = Steady(stream or sys.stdout)
         if live is None:
             live = self.stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
@@ -105,6 +110,9 @@ class Terminal:
         if self.running is not None:
             with self.running.busy(text):
                 yield
+        elif self.cell is not None:
+            self.cell.show(f"{text} ...")
+            yield
         elif self.live:
             with self._moving(_Waiting(text, began, self.console.options.ascii_only)):
                 yield
@@ -113,7 +121,7 @@ class Terminal:
             with self._still(text, began):
                 yield
         seconds = time.monotonic() - began
-        if seconds >= 1:
+        if seconds >= 1 and self.cell is None:
             self._line(f"{text}: {seconds:.1f} s", "dim")
 
     def progress(self, total_steps: int, unit: str = "steps") -> "Progress":
@@ -171,6 +179,9 @@ class Progress:
         self.env_steps, self.given_rate, self.phase = 0, None, ""
         self.last_return: float | None = None
         self.eval_return: float | None = None
+        self.reach = 0.0  # half the width of the last evaluation's interval
+        self.best: float | None = None  # of the evaluations so far
+        self.shown = 0.0  # when the line in a notebook was
         self.first_steps: int | None = None
         self.paused, self.pauses, self.more = (
             0.0,
@@ -212,19 +223,30 @@ class Progress:
         stepping = now - self.paused  # as if what is beside the steps took no time
         if not self.readings or stepping - self.readings[-1][0] >= SAMPLE_SECONDS:
             self._read(stepping)
-        if self.moving is None and now - self.printed >= PLAIN_SECONDS:
+        if self.terminal.cell is not None:
+            self._show(now)
+        elif self.moving is None and now - self.printed >= max(
+            PLAIN_SECONDS, PLAIN_SHARE * (now - self.began)
+        ):
             self.printed = now
             self.terminal._line("  ".join(self.words()))
 
-    def log_evaluation(
-        self, env_steps: int, mean: float, std: float | None = None, seeds: int | None = None
-    ) -> None:
-        """One lasting line for an evaluation: mean return, its spread, over how many seeds."""
-        self.eval_return = mean
-        text = f"{env_steps:>{len(f'{self.total:,}')},} {self.unit}  evaluation {number(mean):>{NUMBER}}"
-        text += "" if std is None else f" ± {number(std):>{NUMBER - 1}}"
-        text += "" if seeds is None or seeds < 2 else f"  ({seeds} seeds)"
+    def log_evaluation(self, env_steps: int, samples: Sequence[float], seeds: int = 1) -> None:
+        """One lasting line for an evaluation: mean return, its 95 % interval, and whether none was better so far.
+
+        samples  a mean for each seed; the return of each episode where there is one seed
+        """
+        mean, self.reach = mean_and_reach(samples)
+        self.eval_return, best = mean, self.best
+        self.best = mean if best is None or mean > best else best
         self.printed = time.monotonic()
+        if self.terminal.cell is not None:
+            self._show()
+            return
+        text = f"{env_steps:>{len(f'{self.total:,}')},} {self.unit}  evaluation {number(mean):>{NUMBER}}"
+        text += interval(mean, self.reach, NUMBER)
+        text += f"  ({seeds} seeds)" if seeds > 1 else ""
+        text += "  best so far" if best is not None and mean > best else ""
         self.terminal._line(text)
 
     def log_pause(self, seconds: float, more: int) -> None:
@@ -243,13 +265,19 @@ class Progress:
         seconds = time.monotonic() - self.began
         made = self.env_steps - (self.first_steps or 0)
         rate = f", {count(made / seconds)} {self.unit}/s" if made and seconds > 0 else ""
-        self.terminal._line(f"{self.env_steps:,} of {self.total:,} {self.unit} in {clock(seconds)}{rate}")
+        said = f"{self.env_steps:,} of {self.total:,} {self.unit} in {clock(seconds)}{rate}"
+        if self.terminal.cell is None:
+            self.terminal._line(said)
+        else:
+            self.terminal.cell.show("  ".join([said, *(word for _, word in self.earned())]))
 
     @contextmanager
     def busy(self, phase: str) -> Iterator[None]:
         """Show this word at the end of the line meanwhile."""
         before, self.phase = self.phase, phase
-        if self.moving is None:
+        if self.terminal.cell is not None:
+            self._show()
+        elif self.moving is None:
             self.terminal._line(f"{phase} ...")
         try:
             yield
@@ -289,11 +317,29 @@ class Progress:
                 (3, f"{count(rate)}/s" if rate else ""),
                 (1, f"{clock(left)} left" if left is not None and self.env_steps < self.total else ""),
                 (2, f"return {number(self.last_return)}" if self.last_return is not None else ""),
-                (0, f"eval {number(self.eval_return)}" if self.eval_return is not None else ""),
+                *self.earned(),
                 (4, self.phase),
             )
             if word
         ]
+
+    def earned(self) -> list[tuple[int, str]]:
+        """The last evaluation with its interval, and the best so far, ranked as in `details`."""
+        if self.eval_return is None:
+            return []
+        better = self.best is not None and self.best > self.eval_return
+        return [
+            (0, f"eval {number(self.eval_return)}"),
+            (5, interval(self.eval_return, self.reach).strip()),
+            (6, f"best {number(self.best)}" if better and self.best is not None else ""),
+        ]
+
+    def _show(self, now: float | None = None) -> None:
+        """Draw the line in a notebook; unless `now` is soon after the last time."""
+        if self.terminal.cell is None or (now is not None and now - self.shown < CELL_SECONDS):
+            return
+        self.shown = time.monotonic()
+        self.terminal.cell.show("  ".join(self.words()))
 
     def _read(self, now: float) -> None:
         """Note where the run is; forget what lies further back than the window."""
@@ -302,6 +348,30 @@ class Progress:
         self.readings.append((now, self.env_steps))
         while len(self.readings) > 2 and now - self.readings[1][0] >= WINDOW_SECONDS:
             self.readings.popleft()
+
+
+class Cell:
+    """One line of a notebook cell's output, which changes."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def show(self, text: str) -> None:
+        """Put this text in place of the last."""
+        from IPython.display import display, update_display  # pyright: ignore[reportMissingImports]
+
+        data = {"text/plain": visible(text)}
+        if self.name is None:
+            self.name = secrets.token_hex(8)
+            display(data, raw=True, display_id=self.name)
+        else:
+            update_display(data, raw=True, display_id=self.name)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook; imports nothing."""
+    ask = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return getattr(ask(), "kernel", None) is not None
 
 
 class _Line:
@@ -351,6 +421,30 @@ def count(x: float) -> str:
 def number(x: float) -> str:
     """A return: one decimal where it is large, else three significant digits."""
     return f"{x:,.1f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def mean_and_reach(samples: Sequence[float]) -> tuple[float, float]:
+    """The mean of samples, and half the width of Student's 95 % interval for it; 0 where there is one sample."""
+    size, mean = len(samples), float(sum(samples)) / len(samples)
+    if size < 2:
+        return mean, 0.0
+    variance = sum((float(x) - mean) ** 2 for x in samples) / (size - 1)
+    return mean, student(size - 1) * (variance / size) ** 0.5
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t; Abramowitz and Stegun 26.7.5, and a table where that is too rough."""
+    if freedom < 5:
+        return (12.7062, 4.3027, 3.1824, 2.7764)[freedom - 1]
+    z, terms = 1.959964, (2.372271, 2.822496, 2.555857)
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def interval(mean: float, reach: float, width: int = 0) -> str:
+    """Both ends of an interval in brackets; "" where there is none."""
+    if not reach > 0:
+        return ""
+    return f"  [{number(mean - reach):>{width}}, {number(mean + reach):>{width}}]"
 
 
 def clock(seconds: float) -> str:

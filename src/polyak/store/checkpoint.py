@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,6 +95,7 @@ def save(
     rows: Tree = None,
     clock: int = 0,
     keep: int = 3,
+    also: Collection[int] = (),
 ) -> Path:
     """Write RUN/checkpoints/<env_steps> so that a kill at any instruction leaves a complete checkpoint.
 
@@ -104,6 +105,7 @@ def save(
     rows        [S, C, N, ...] the rings, whose row of absolute time t is in slot t % C
     clock       how many rows of time were ever written
     keep        how many checkpoints stay; those of more `env_steps` go: they are of an abandoned future
+    also        `env_steps` of older checkpoints that stay beside these, for their arrays: their rows go
 
     Raises CheckpointError where the disk fails or `extra` is not plain JSON, TypeError or ValueError for
     leaves that cannot be stored.
@@ -127,7 +129,7 @@ def save(
         files.write_bytes(temporary / "manifest.json", text)
         files.write_bytes(temporary / "COMPLETE", f"{hashlib.sha256(text).hexdigest()}\n".encode())
         final = _publish(temporary, folder / f"{env_steps:08d}")
-        _prune(folder, final, keep)
+        _prune(folder, final, keep, also)
     return final
 
 
@@ -235,12 +237,13 @@ def _publish(temporary: Path, final: Path) -> Path:
     return final
 
 
-def _prune(folder: Path, final: Path, keep: int) -> None:
+def _prune(folder: Path, final: Path, keep: int, also: Collection[int]) -> None:
     """Remove the checkpoints and then the segments that are no longer needed."""
     older = [p for p in complete(folder) if int(p.name) < int(final.name)]
     kept = [*older[len(older) - min(len(older), keep - 1) :], final]
+    stay = [*kept, *(p for p in older if int(p.name) in also)]
     for name in sorted(os.listdir(folder)):
-        if _FOLDER.fullmatch(name) and folder / name not in kept:
+        if _FOLDER.fullmatch(name) and folder / name not in stay:
             _discard(folder / name)
     files.sync_folder(folder)
     listed = set()

@@ -14,10 +14,12 @@ def around(
     observe: Callable,
     gradient: Callable,
     reward: Callable | None = None,
+    value: Callable | None = None,
 ) -> Algorithm:
     """The record of a wrapper whose state has the fields `inner` and `moments`.
 
     reward  (cfg, spec, actor, reward) -> reward, in place of the inner algorithm's own
+    value   (cfg, spec, state, obs, action) -> value; called only where the inner algorithm has one
     """
 
     def actor(state: Any) -> Tree:
@@ -39,4 +41,5 @@ def around(
         gradient=gradient if algorithm.gradient else None,
         apply=apply if algorithm.apply else None,
         reward=reward or inner_reward,
+        value=value if algorithm.value else None,
     )

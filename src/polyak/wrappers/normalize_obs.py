@@ -80,6 +80,10 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
         inner, moments = actor
         return algorithm.gradient(cfg, spec, inner, both(spec, moments, batch), key)
 
+    def value(cfg: Any, spec: Spec, state: Normalized, obs: Tree, action: Array) -> Array:
+        assert algorithm.value is not None
+        return algorithm.value(cfg, spec, state.inner, normalized(spec, state.moments, obs), action)
+
     def wrong(cfg: Any, spec: Spec) -> list[str]:
         lines = list(algorithm.wrong(cfg, spec))
         if cfg.data.simulator:
@@ -94,7 +98,7 @@ def normalize_obs(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8) -
             )
         return lines
 
-    wrapped = around(algorithm, init, act, update, observe, gradient)
+    wrapped = around(algorithm, init, act, update, observe, gradient, value=value)
     return wrapped._replace(wrong=wrong)
 
 

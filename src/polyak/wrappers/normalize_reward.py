@@ -67,4 +67,9 @@ def normalize_reward(algorithm: Algorithm, clip: float = 10.0, eps: float = 1e-8
         inner, moments = actor
         return algorithm.reward(cfg, spec, inner, scaled(moments, reward))
 
-    return around(algorithm, init, act, update, observe, gradient, seen)
+    def value(cfg: Any, spec: Spec, state: Scaled, obs: Tree, action: Array) -> Array:
+        assert algorithm.value is not None
+        scale = jnp.sqrt(state.moments.var + eps)  # back to the environment's own units
+        return scale * algorithm.value(cfg, spec, state.inner, obs, action)
+
+    return around(algorithm, init, act, update, observe, gradient, seen, value)

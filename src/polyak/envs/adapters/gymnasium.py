@@ -435,6 +435,15 @@ class GymnasiumFactory:
                 env = self._maker({**self._checked_fields, **shown})()
         if isinstance(env, Environment):
             raise WrittenInJax(env)
+        if env is None:
+            raise UserError(
+                f"environment {self.name}: its function gave None: return the environment that it makes"
+            )
+        if isinstance(env, gymnasium.vector.VectorEnv):
+            raise UserError(
+                f"environment {self.name}: {type(env).__name__} is many environments: give one, and --num-envs "
+                "makes more"
+            )
         if not isinstance(env, gymnasium.Env):
             raise UserError(
                 f"environment {self.name}: {type(env).__name__} is neither a gymnasium.Env nor a "
@@ -467,6 +476,11 @@ class GymnasiumFactory:
                 raise UserError(f"environment {self.name}: {error}") from None
         if self.entry is None:
             defaults |= self._registered().kwargs
+        if fields.get("render_mode") == "human":
+            raise UserError(
+                f"environment {self.name}: render_mode 'human' would draw every step of training in a window: leave "
+                "it out, and polyak watch RUN makes a video"
+            )
         for name, value in fields.items():
             if "**" not in valid and name not in {*valid, "max_episode_steps"}:
                 raise self._no_field(name)
@@ -489,10 +503,14 @@ class GymnasiumFactory:
         if ident != self.name:
             importlib.import_module(self.name.split(":")[0])
         if ident not in gymnasium.registry:
-            hint = nearest(ident, gymnasium.registry)
+            for each in filter(find_spec, NAMESPACES.values()):
+                importlib.import_module(each)  # so that its ids are among those that are compared
+            atari = f"ALE/{ident}" in gymnasium.registry
+            close = nearest(ident, gymnasium.registry, 0.75).partition("Valid:")[0]
+            hint = f"Atari's are atari:{ident} and envpool:{ident}; " if atari else close
             raise UserError(
-                f"there is no environment {self.name!r} in Gymnasium's registry; {hint}; one that a module of "
-                f"yours registers is named with it, as in my_module:{ident}"
+                f"there is no environment {self.name!r} in Gymnasium's registry; {hint}polyak list envs has all; one "
+                f"that a module of yours registers is named with it, as in my_module:{ident}"
             )
         return gymnasium.registry[ident]
 
@@ -512,7 +530,16 @@ class GymnasiumFactory:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if isinstance(error, TypeError) and unknown and unknown[1] in self.fields:
             return self._no_field(unknown[1])
-        return UserError(f"environment {self.name} cannot be made: {said_by(error, 300)}")
+        base, _, version = self.name.rpartition("-v")
+        newer = [
+            name for name in gymnasium.registry if base and name.startswith(f"{base}-v") and name != self.name
+        ]
+        newer.sort(
+            key=lambda name: int(name.rpartition("-v")[2]) if name.rpartition("-v")[2].isdigit() else 0
+        )
+        old = newer and version.isdigit() and newer[-1] > self.name
+        hint = f"; did you mean {newer[-1]!r}?" if old and self.entry is None else ""
+        return UserError(f"environment {self.name} cannot be made: {said_by(error, 300)}{hint}")
 
 
 class WrittenInJax(Exception):
