@@ -219,7 +219,7 @@ def both() -> Finding:
 
 def long() -> Finding:
     """Connect four with the preset's steps, 400 positions and 100 games."""
-    return connect(4_000_000, (12, 16, 20, 24, 28), 80, 128, 0.95, pairs=50)
+    return connect(6_000_000, (12, 16, 20, 24, 28), 80, 128, 0.95, pairs=50)
 
 
 if __name__ == "__main__":
