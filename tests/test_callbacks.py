@@ -181,6 +181,25 @@ def test_a_run_ends_where_its_evaluation_reaches_a_return_and_a_resumed_one_too(
     assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
 
 
+def test_a_run_without_environment_steps_is_told_of_and_ended_at_its_updates(tmp_path, returns):
+    config = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 100, "data.batch_size": 4}
+    given = {"config": config, "preset": False, "verbose": False, "out": tmp_path, "eval_episodes": 2}
+    first = polyak.train("td3", "jax:Pendulum-v1", steps=24, eval_every=0, name="first", **given)
+    given |= {"updates": 8, "data": str(first.path), "eval_every": 2, "stop_at": 25.0}
+    told = []
+    returns(10, 30)
+    run = polyak.train("td3", "jax:Pendulum-v1", name="rows", on_evaluation=told.append, **given)
+    assert [(event.env_steps, event.updates) for event in told] == [(0, 2), (0, 4)]
+    assert run.finished
+    assert run.reached == 4
+    assert run.evaluated_best() == (4, 30.0)
+    returns(20, 10)
+    run.resume(stop_at=float("inf"))
+    assert run.finished
+    assert run.metrics[-1]["updates"] == 8
+    assert run.best().step == 4
+
+
 def test_a_folder_from_before_there_was_stop_at_is_the_run_without_it(tmp_path):
     plan = make_plan("ppo", ENV, Settings(steps=64), in_graph=True)
     old = {name: value for name, value in json.loads(json.dumps(plan.__dict__)).items() if name != "stop_at"}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sick_runs
+from cases import CASES
 from sick_runs import HEALTHY, SICK, Sick
 
 import polyak
@@ -184,7 +185,8 @@ def test_what_the_policy_does_is_read_from_its_actions(tmp_path):
     assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **entropies)) == [
         "uniform"
     ]
-    hot = case(tmp_path, log(update__entropy=1.3), "sac", "jax:Pendulum-v1", played=playing(calm, calm + 0.5))
+    soft = next(c.name for c in CASES if c.squashed and hasattr(find(c.name).Config(), "alpha"))
+    hot = case(tmp_path, log(update__entropy=1.3), soft, "jax:Pendulum-v1", played=playing(calm, calm + 0.5))
     assert said_by(behaviour.exploration, hot) == ["uniform"]
     low = {"lines": log(update__entropy=1e-3)}
     assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **low)) == [

@@ -78,7 +78,7 @@ def unreached(case: Case) -> Iterator[Weighed]:
 def moved(case: Case) -> Iterator[Weighed]:
     """A policy that hardly moves, or one that jumps."""
     kl = case.late("update/kl")
-    if kl is not None and kl > 0.05 and case.cfg.__class__.__module__.rpartition(".")[2] != "ppo_kl":
+    if kl is not None and kl > 0.05 and not hasattr(case.cfg, "kl_target"):  # which steers it by itself
         clip = case.late("update/clip_fraction")
         more = f", and {clip:.0%} of ratios are clipped" if clip is not None else ""
         yield warn(
