@@ -194,6 +194,14 @@ def test_an_unfinished_run_is_shown_and_not_compared_with_finished_ones(here):
     assert page.steps == [1_000]
 
 
+@pytest.mark.parametrize(("stop_at", "finished"), [(50.0, True), (51.0, False)])
+def test_a_run_that_reached_its_return_is_finished(here, stop_at, finished):
+    page = said(
+        [make(here, "a"), make(here, "b", "dqn", until=0.5, stop_at=stop_at)]
+    )  # 50 in the mean by then
+    assert ("b is not finished" not in page.notes) is finished
+
+
 def test_of_unfinished_runs_alone_the_common_steps_are_compared(here):
     page = said([make(here, "a", until=0.5), make(here, "b", "dqn", level=20, until=0.8)])
     assert page.steps == [500]

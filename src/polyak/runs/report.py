@@ -158,6 +158,7 @@ def read_trace(folder: RunFolder, left_out: list[str]) -> Trace | None:
         lines=lines,
         settings=settings_of(plan),
         facts=facts_of(config),
+        stop_at=plan.stop_at,
     )
 
 

@@ -41,6 +41,7 @@ class Trace:
 
     settings  of its plan, by names like config.data.steps
     facts     what else is known: device, versions, command
+    stop_at   return whose evaluation ends it before its last step
     """
 
     name: str
@@ -51,6 +52,7 @@ class Trace:
     lines: list[dict[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    stop_at: float | None = None
 
     @property
     def reached(self) -> int:
@@ -59,8 +61,12 @@ class Trace:
 
     @property
     def finished(self) -> bool:
-        """Whether it logged its last step."""
-        return self.reached >= self.steps
+        """Whether it logged its last step, or the return that it was to stop at."""
+        if self.reached >= self.steps or self.stop_at is None:
+            return self.reached >= self.steps
+        last = [line.get("eval/return") for line in self.lines if line["env_steps"] == self.reached]
+        returns = [value for value in last if value is not None]
+        return bool(returns) and float(np.mean(returns)) >= self.stop_at
 
     @property
     def world(self) -> tuple[str, ...]:
