@@ -6,12 +6,15 @@ Programs are compiled once for the whole suite: its processes share a cache on d
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ["POLYAK_CACHE"] = "off"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     cache = tempfile.mkdtemp(prefix="polyak-tests-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
