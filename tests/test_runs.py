@@ -186,6 +186,17 @@ def test_a_finished_run_is_lengthened_with_its_curve_and_a_horizon_that_fits(tmp
     assert returns[longer.best().step] == max(returns[step] for step in longer.kept)
 
 
+def test_a_run_that_goes_on_forgets_what_it_had_read(tmp_path):
+    chosen = {**SMALL, "config": PPO, "out": str(tmp_path), "eval_every": 0}
+    run = train("ppo", "jax:CartPole-v1", name="one", steps=32, **chosen)
+    before = run.state().policy.net.layers[0].weight
+    run.resume(steps=64)
+    assert run.plan.steps == 64
+    after = run.state().policy.net.layers[0].weight
+    assert not np.array_equal(after, before)
+    np.testing.assert_array_equal(after, load(run.path).state().policy.net.layers[0].weight)
+
+
 # ---- one writer
 
 

@@ -379,9 +379,12 @@ class Run:
             session.track = amend(Settings(), {"track": track}).track
             if not self.finished:
                 set_up_jax()
-                run_loop(
-                    session, self.folder, terminal, resume=True, facts=facts(session, ""), callbacks=told
-                )
+                try:
+                    run_loop(
+                        session, self.folder, terminal, resume=True, facts=facts(session, ""), callbacks=told
+                    )
+                finally:
+                    self.__dict__.pop("_raw", None)  # there is a newer checkpoint
         return self
 
     def stop_at(self, wanted: float) -> None:
