@@ -79,10 +79,10 @@ def driver_gpus() -> list[str]:
         return []
     asked = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS, check=True)
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [printable(line, 100) for line in done.stdout.splitlines() if line.strip()]
+    return [printable(line, 100) for line in said.stdout.splitlines() if line.strip()]
 
 
 def unseen(driver: list[str], platform: str) -> Iterator[Finding]:
@@ -158,7 +158,7 @@ def drawn(name: str, program: str) -> tuple[str, list[Finding]]:
     """Whether a picture can be drawn, in words; tried in a process of its own."""
     environment = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", **os.environ}
     try:
-        done = subprocess.run(
+        ran = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program + DRAWN],
             capture_output=True, text=True, timeout=SECONDS, env=environment, check=False,
         )  # fmt: skip
@@ -166,9 +166,9 @@ def drawn(name: str, program: str) -> tuple[str, list[Finding]]:
         return "no answer", [
             Finding("note", f"picture, {name}", f"{name} drew nothing within {SECONDS} s", OPENGL)
         ]
-    if done.returncode == 0:
-        return f"yes, {done.stdout.strip()}", []
-    last = printable((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], 200)
+    if ran.returncode == 0:
+        return f"yes, {ran.stdout.strip()}", []
+    last = printable((ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1], 200)
     advice = next((said for word, said in ADVICE.items() if word in last), OPENGL)
     return "no", [Finding("note", f"picture, {name}", f"{name} cannot draw: {last}", advice)]
 
