@@ -204,7 +204,7 @@ def rewards(world: World, episodes: list[Episode]) -> Iterator[Finding]:
             "if chance cannot reach what pays, reward progress too",
         )
     long = [
-        e.reward for e in episodes if e.length >= 20 and e.reward.std() > 0 and np.isfinite(e.reward).all()
+        e.reward for e in episodes if e.length >= 20 and np.isfinite(e.reward).all() and e.reward.std() > 0
     ]
     if len(long) >= 3:
         slopes = [np.corrcoef(np.arange(len(r)), r)[0, 1] for r in long]
