@@ -125,6 +125,5 @@ class Raises(Base):
 
 
 own, lists, unresolved, no_data, thawed, raises = (
-    ppo.algorithm._replace(Config=config)
-    for config in (Settings, Lists, Unresolved, NoData, Thawed, Raises)
+    ppo.algorithm._replace(Config=config) for config in (Settings, Lists, Unresolved, NoData, Thawed, Raises)
 )
