@@ -3,9 +3,9 @@
     python benchmarks/speed/checks.py [PAIRS]
 
 Without checks, what an environment gives is taken as it is: its type, shape, finiteness and bounds are not looked at,
-neither on the host nor in the compiled program. Both runs go on by equal pieces in turns, the first of each pair by lot;
-what is compared is the time of their threads on the processor, which a busy machine changes little. A pair's ratio minus
-one is what the checks cost; printed are the median over pairs and its 95 % interval by order statistics.
+neither on the host nor in the compiled program. Both runs go on by equal pieces in turns, the first of each pair by
+lot; what is compared is the time of their threads on the processor, which a busy machine changes little. A pair's ratio
+minus one is what the checks cost; printed are the median over pairs and its 95 % interval by order statistics.
 """
 
 import sys
