@@ -8,12 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.core import publish_parts
-from myst_parser.parsers.docutils_ import Parser
+from markdown_it import MarkdownIt
+from mdit_py_plugins.anchors import anchors_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_for_filename
@@ -76,54 +77,68 @@ def name_of(file: Path) -> str:
 
 
 def show_files(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """The pages of these files: code in colours, Markdown as it reads."""
-    for file in sorted(getattr(app.env, "shown_files", ())):
-        if file.is_dir():
-            body = listing(file)
-        elif file.suffix == ".md":
-            body = rendered(app, file)
-        else:
-            formatter = HtmlFormatter(linenos="inline", anchorlinenos=True, lineanchors="L")
-            body = highlight(file.read_text(encoding="utf-8"), get_lexer_for_filename(file.name), formatter)
+    """The pages of these files: code in colours, Markdown as it reads, with the Markdown that it links to."""
+    waiting = sorted(getattr(app.env, "shown_files", ()))
+    shown = set(waiting)
+    while waiting:
+        file = waiting.pop()
         title = file.relative_to(ROOT).as_posix()
-        head = "" if file.suffix == ".md" else f"<h1>{title}</h1>"
-        yield name_of(file), {"title": title, "body": f'<div class="source">{head}{body}</div>'}, "page.html"
+        head = f"<h1>{title}</h1>"
+        if file.is_dir():
+            body = head + listing(app, file, shown, waiting)
+        elif file.suffix == ".md":
+            body = rendered(app, file, shown, waiting)
+        else:
+            body = head + coloured(file.read_text(encoding="utf-8"), file.name)
+        yield name_of(file), {"title": title, "body": f'<div class="source">{body}</div>'}, "page.html"
 
 
-def listing(folder: Path) -> str:
-    """What is in a folder, with the first line of each file's docstring."""
+def coloured(code: str, name: str) -> str:
+    """A file of code as HTML, its lines numbered."""
+    formatter = HtmlFormatter(linenos="inline", anchorlinenos=True, lineanchors="L")
+    return highlight(code, get_lexer_for_filename(name), formatter)
+
+
+def listing(app: Sphinx, folder: Path, shown: set[Path], waiting: list[Path]) -> str:
+    """What is in a folder, with the first line of each file's docstring; the files are shown too."""
     lines = []
     for file in sorted(folder.rglob("*.py")):
         said = re.match(r'"""(.+?)("""|$)', file.read_text(encoding="utf-8"), re.MULTILINE)
         if said and file.name != "__init__.py":
-            lines.append(f"<dt>{file.relative_to(folder)}</dt><dd>{said[1]}</dd>")
+            if file not in shown:
+                shown.add(file)
+                waiting.append(file)
+            there = app.builder.get_relative_uri(name_of(folder), name_of(file))
+            lines.append(
+                f'<dt><a href="{there}">{file.relative_to(folder)}</a></dt><dd>{escape(said[1])}</dd>'
+            )
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def rendered(app: Sphinx, file: Path) -> str:
-    """A Markdown file as HTML, its links to pages of docs/ those of the site."""
-    settings = {
-        "myst_heading_anchors": 4,
-        "report_level": 4,
-        "syntax_highlight": "none",
-        "doctitle_xform": False,
-    }
-    body = publish_parts(
-        file.read_text(encoding="utf-8"), parser=Parser(), writer_name="html5", settings_overrides=settings
-    )["body"]
+def rendered(app: Sphinx, file: Path, shown: set[Path], waiting: list[Path]) -> str:
+    """A Markdown file outside of docs/ as HTML; the Markdown that it links to is shown too."""
 
     def link(found: re.Match[str]) -> str:
         path, _, anchor = found[1].partition("#")
         there = Path(os.path.normpath(file.parent / path))
         if DOCS in there.parents and there.suffix == ".md":
             page = there.relative_to(DOCS).with_suffix("").as_posix()
-        elif there in app.env.shown_files:
+        elif there in shown or there.suffix == ".md":
             page = name_of(there)
+            if there not in shown:
+                shown.add(there)
+                waiting.append(there)
         else:
-            return f'href="{found[1]}"' if not path else 'class="elsewhere"'
+            return 'class="elsewhere"'  # text alone
         return f'href="{app.builder.get_relative_uri(name_of(file), page)}{"#" + anchor if anchor else ""}"'
 
-    return re.sub(r'href="(?![a-z]+:)([^"]+)"', link, body)
+    markdown = MarkdownIt("commonmark").enable("table").use(anchors_plugin, max_level=4)
+    html = markdown.render(file.read_text(encoding="utf-8"))
+    html = html.replace("<code>", '<code class="literal">').replace("<table>", '<table class="docutils">')
+    html = re.sub(
+        r"<pre><code[^>]*>(.*?)</code></pre>", r'<div class="highlight"><pre>\1</pre></div>', html, flags=re.S
+    )
+    return re.sub(r'href="(?![a-z]+:|#)([^"]+)"', link, html)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
