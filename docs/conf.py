@@ -83,7 +83,7 @@ def show_files(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     while waiting:
         file = waiting.pop()
         title = file.relative_to(ROOT).as_posix()
-        head = f"<h1>{title}</h1>"
+        head = f"<h1>{title.replace('/', '/<wbr>')}</h1>"
         if file.is_dir():
             body = head + listing(app, file, shown, waiting)
         elif file.suffix == ".md":

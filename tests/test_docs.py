@@ -8,6 +8,7 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -378,3 +379,16 @@ def test_a_word_of_another_library_is_answered_with_what_the_page_says(page):
                 asked += 1
                 assert names & set(said), f"{word} is answered with {said}, and the page says {names}"
     assert asked > 12
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("furo")
+    words = ["-q", "-E", "-W", "--keep-going", "-d", tmp_path / "doctrees", ROOT / "docs", tmp_path / "site"]
+    done = subprocess.run([sys.executable, "-m", "sphinx", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'href="../source/src/polyak/algorithms/td3.html"' in read(
+        tmp_path / "site" / "algorithms" / "td3.html"
+    )
+    assert 'id="L-1"' in read(tmp_path / "site" / "source" / "src" / "polyak" / "algorithms" / "td3.html")
