@@ -71,7 +71,7 @@ audit: .venv/.ready-all
 rows: .venv/.ready-all
 	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS))
 
-docs: .venv/.ready-all
+docs: $(VENV)/.ready-all
 	@$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
 	@echo "build/site/index.html"
 
