@@ -52,7 +52,7 @@ test-long: $(VENV)/.ready-all
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m long $(TESTS)
 
 torture: $(VENV)/.ready-all
-	@$(BIN)/python -m tests.torture $(SECONDS)
+	@$(BIN)/python tests/torture $(SECONDS)
 
 check: lint
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not long" $(TESTS)

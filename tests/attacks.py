@@ -1,6 +1,6 @@
 """The attackers' kit: run folders as a stranger may make them, and a watch over what reading them does.
 
-`test_attacks.py` tries each kind once; `python -m tests.torture` tries thousands.
+`test_attacks.py` tries each kind once; `python tests/torture` tries thousands.
 """
 
 import hashlib

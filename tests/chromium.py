@@ -127,6 +127,23 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def point(self, selector: str, across: float, touch: bool = False) -> None:
+        """Move the mouse to, or tap with a finger, a place in an element: a share of its width, half of its height."""
+        x, y = self.ask(
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); "
+            f"return [r.x + r.width * {across}, r.y + r.height / 2]; }})(document.querySelector({selector!r}))"
+        )
+        if not touch:
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+            return
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, key: str) -> None:
+        """Press a key and let it go."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
     @property
     def errors(self) -> list[dict[str, Any]]:
         """What the console said since the page was opened."""

@@ -1,6 +1,7 @@
 """`polyak check-env` finds what is broken, says what to do, and blames nothing that is sound."""
 
 import json
+from types import SimpleNamespace
 
 import broken_envs
 import gymnasium
@@ -14,6 +15,7 @@ from polyak.cli import main
 from polyak.health.environment import check_env
 from polyak.health.episodes import Episode, difference, random_actions
 from polyak.health.finding import LEVELS, Finding, Report, ranked
+from polyak.health.played import ends
 from polyak.health.points import MOST, Points
 
 NAMES = list(FAULTS)
@@ -195,3 +197,12 @@ def test_random_actions_keep_their_bounds_and_dtypes():
     assert np.isfinite(drawn).all()
     whole = random_actions(spaces.Discrete(3, start=5), 200, rng)
     assert set(whole.tolist()) == {5, 6, 7}
+
+
+def test_an_episode_that_had_no_time_to_begin_hides_no_end_at_once():
+    world = SimpleNamespace(time_limit=None, players=1)
+    over = [Episode(seed, np.zeros((2, 1)), np.ones(1), "terminated") for seed in range(6)]
+    cut = Episode(6, np.zeros((1, 1)), np.zeros(0))
+    assert [finding.name for finding in ends(world, [*over, cut])] == ["one-step"]
+    longer = Episode(6, np.zeros((3, 1)), np.zeros(2))
+    assert list(ends(world, [*over, longer])) == []

@@ -91,6 +91,7 @@ def case(
     config=None,
     played=None,
     chance=20.0,
+    reached=None,
     **settings,
 ):
     """A case of a run that never was."""
@@ -99,7 +100,7 @@ def case(
     )
     box, discrete = Box((2,), -1.0, 1.0), Discrete(3)
     spec = Spec(Box((4,)), discrete if "discrete" in find(algorithm).actions else box, 200)
-    run = SimpleNamespace(plan=plan, path=tmp_path, finished=False, spec=spec)
+    run = SimpleNamespace(plan=plan, path=tmp_path, finished=False, spec=spec, reached=reached)
     by_chance = Played(np.zeros((4, 4)), np.zeros(4), np.zeros(4), [np.full(20, chance / 20)] * 4, [True] * 4)
     return Case(run, list(lines), played=played, random=by_chance)
 
@@ -186,12 +187,38 @@ def test_what_the_policy_does_is_read_from_its_actions(tmp_path):
         "uniform"
     ]
     soft = next(c.name for c in CASES if c.squashed and hasattr(find(c.name).Config(), "alpha"))
-    hot = case(tmp_path, log(update__entropy=1.3), soft, "jax:Pendulum-v1", played=playing(calm, calm + 0.5))
-    assert said_by(behaviour.exploration, hot) == ["uniform"]
+    hot = {"algorithm": soft, "env": "jax:Pendulum-v1", "played": playing(calm, calm + 0.5)}
+    logged = log(update__entropy=1.3, update__alpha=0.2)
+    (finding,) = [found for _, found in behaviour.exploration(case(tmp_path, logged, **hot))]
+    assert finding.name == "uniform"
+    assert finding.fix.startswith("lower --config.alpha")
+    assert said_by(behaviour.exploration, case(tmp_path, log(update__entropy=1.3), **hot)) == []
     low = {"lines": log(update__entropy=1e-3)}
     assert said_by(behaviour.exploration, case(tmp_path, played=playing(whole, whole), **low)) == [
         "collapsed"
     ]
+
+
+def test_a_setting_called_alpha_is_a_temperature_only_where_one_is_logged(tmp_path):
+    other = [c.name for c in CASES if hasattr(find(c.name).Config(), "alpha") and not c.squashed]
+    assert other
+    for name in other:
+        made = case(tmp_path, log(update__entropy=1.0), name)
+        assert made.temperature == ""
+        assert "alpha" not in behaviour.noise_fields(made)
+
+
+def test_a_run_that_its_evaluation_ended_is_not_told_to_take_more_steps(tmp_path):
+    rising = {"lines": log(eval__return=lambda i: 20.0 + i), "stop_at": 28.0}
+    (finding,) = [found for _, found in behaviour.improving(case(tmp_path, **rising, reached=9000))]
+    assert finding.fix.endswith("--stop-at R, above 28")
+    (finding,) = [found for _, found in behaviour.improving(case(tmp_path, **rising))]
+    assert finding.fix.endswith("--steps 20000")
+    few = [line | {"updates": 3} for line in log()]
+    (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few, stop_at=28.0, reached=9000))]
+    assert finding.fix == "raise --stop-at (now 28, which ended the run)"
+    (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few))]
+    assert finding.fix == "raise --steps (now 10,000)"
 
 
 def test_q_far_above_all_returns_is_overestimation(tmp_path):

@@ -516,6 +516,89 @@ def test_a_browser_shows_the_page_without_errors_and_its_legend_toggles(here):
         assert page.requests == [(here / "page.html").as_uri()]
 
 
+READ = "[...document.querySelectorAll('.readout')].map(e => e.innerText.replace(/\\s+/g, ' ').trim())"
+
+
+@in_a_browser
+def test_a_chart_reads_out_its_curves_under_the_mouse_and_by_keys(here):
+    runs = [make(here, "a", level=[90.0, 100.0, 110.0], seeds=3), make(here, "b", "dqn", level=50)]
+    report(runs, here / "page.html")
+    with Page(find_chromium(), here / "profile") as page:
+        page.open(here / "page.html")
+        assert page.ask(READ) == []
+        page.point("[data-plot]", 0.99)
+        (said,) = page.ask(READ)
+        middle, low, high = wanted(runs[0])
+        assert said.startswith(f"1,000 steps td3 {middle} [{low}, {high}] dqn 50 [")
+        assert middle == "100.0"
+        assert page.ask("document.querySelectorAll('.reading circle').length") == 2
+        page.point("[data-plot]", 0.56)
+        assert page.ask(READ)[0].startswith("500 steps td3 50 ")
+        page.point("h1", 0.5)
+        assert page.ask(READ) == []
+        page.click(".legend button:nth-child(2)")  # what is hidden is not read
+        page.point("[data-plot]", 0.99)
+        assert "dqn" not in page.ask(READ)[0]
+        page.point("h1", 0.5)
+        page.ask("document.querySelector('figure:has([data-plot])').focus()")
+        for key, place in (
+            ("ArrowRight", 100),
+            ("ArrowRight", 200),
+            ("End", 1000),
+            ("ArrowLeft", 900),
+            ("Home", 100),
+        ):
+            page.press(key)
+            assert page.ask(READ)[0].startswith(f"{place:,} steps td3")
+        page.press("Escape")
+        assert page.ask(READ) == []
+        page.point("figure:nth-of-type(2) [data-plot]", 0.99)  # the clock
+        assert page.ask(READ)[0].startswith("18 s td3 100.0 [")
+        assert page.errors == []
+
+
+def wanted(path):
+    """The interquartile mean of a run's last evaluations and its interval, as the table has them."""
+    said = re.search(r"<td>(\S+)</td><td>\[(\S+), (\S+)\]</td>", (path.parent / "page.html").read_text())
+    return said.groups()
+
+
+@in_a_browser
+def test_a_chart_reads_out_its_curves_under_a_finger_on_a_phone(here):
+    report([make(here, "a"), make(here, "b", "dqn", level=50)], here / "page.html")
+    with Page(find_chromium(), here / "profile") as page:
+        page.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        page.open(here / "page.html", width=390)
+        for across in (0.2, 0.5, 0.99):
+            page.point("[data-plot]", across, touch=True)
+            (said,) = page.ask(READ)  # it stays when the finger is lifted
+            assert re.match(r"[\d,]+ steps td3 [\d.]+ \[", said)
+            left, right = page.ask(
+                "(r => [r.left, r.right])(document.querySelector('.readout').getBoundingClientRect())"
+            )
+            assert 0 <= left < right <= 390
+            assert page.ask("document.documentElement.scrollWidth") <= 390
+        page.point("h1", 0.5, touch=True)
+        assert page.ask(READ) == []
+        assert page.ask("getComputedStyle(document.querySelector('[data-plot]')).touchAction") == "pan-y"
+        assert page.errors == []
+
+
+def test_what_a_chart_reads_out_are_numbers_alone(here):
+    report([hostile(here), make(here, "b", "dqn", level=50)], here / "page.html")
+    plots = re.findall(r'data-plot="([^"]*)"', (here / "page.html").read_text())
+    assert plots
+    for plot in plots:
+        said = json.loads(plot.replace("&quot;", '"'))
+        assert set(said) == {"box", "x", "y", "log", "unit", "lines"}
+        assert said["unit"] in ("", "s", "min", "h")
+        numbers = [said["log"], *said["box"], *said["x"], *said["y"]]
+        for index, *rows in said["lines"]:
+            assert len({len(row) for row in rows}) == 1
+            numbers += [index, *(x for row in rows for x in row)]
+        assert all(isinstance(x, int | float) for x in numbers)
+
+
 @in_a_browser
 def test_it_reads_at_phone_width_in_both_colours(here):
     report([make(here, "a"), make(here, "b", "dqn", env_fields={"g": 5.0})], here / "page.html")

@@ -95,8 +95,8 @@ def literals(texts: Mapping[str, str]) -> dict[str, Any]:
 def literal(text: str) -> Any:
     """An int, float, bool, None, or a list of these as JSON writes it or between commas; else the text itself.
 
-    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "1,2", "reach")]
-    [3, 100000, 0.5, True, None, [1, 2], [1, 2], 'reach']
+    >>> [literal(text) for text in ("3", "1e5", "0.5", "true", "None", "[1, 2]", "1,2", "reach", '"3"')]
+    [3, 100000, 0.5, True, None, [1, 2], [1, 2], 'reach', '3']
     """
     if re.fullmatch(r"\(?\s*[^\s,()\[\]{}\"]+(\s*,\s*[^\s,()\[\]{}\"]+)*\s*,?\s*\)?", text) and "," in text:
         parts = [literal(part.strip()) for part in text.strip("() ").rstrip(", ").split(",")]
@@ -110,7 +110,7 @@ def literal(text: str) -> Any:
         whole = text.replace("_", "")
         return int(whole) if re.fullmatch(r"[+-]?\d+", whole) else text
     counts = isinstance(value, float) and value.is_integer() and "." not in text
-    return int(value) if counts else text if isinstance(value, str) else value
+    return int(value) if counts else value
 
 
 def _switches(options: Any) -> Iterator[tuple[str, tuple[str, bool]]]:

@@ -1,1 +1,1 @@
-"""The long form of test_attacks.py: `python -m tests.torture`, or `make torture`."""
+"""The long form of test_attacks.py: `python tests/torture`, or `make torture`."""

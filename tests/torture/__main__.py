@@ -1,4 +1,4 @@
-"""Thousands of attacks, and one table of what came of them: `python -m tests.torture [SECONDS]`, or `make torture`.
+"""Thousands of attacks, and one table of what came of them: `python tests/torture [SECONDS]`, or `make torture`.
 
     folders       hand-made cases and a fuzzer that knows the structure of every file of a run folder, each read,
                   evaluated and resumed in a process that is watched by an audit hook

@@ -51,7 +51,7 @@ def torture(table, seconds):
         while time.monotonic() < until:
             found = in_process(try_many, folder, seed, min(until, time.monotonic() + 120), limit=240)
             if found is None:
-                table.add("folders", "hung", f"python -m tests.torture 60 folders, batch {seed}")
+                table.add("folders", "hung", f"python tests/torture 60 folders, batch {seed}")
             for kind, outcome, case in found or ():
                 table.add(kind, outcome, case)
             seed += 1

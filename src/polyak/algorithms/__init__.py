@@ -4,12 +4,9 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from polyak.errors import UserError, nearest, said_by
-
-if TYPE_CHECKING:
-    from polyak.interface import Algorithm
+from polyak.interface import Algorithm
 
 
 def names() -> list[str]:
@@ -32,9 +29,13 @@ def find(name: str) -> "Algorithm":
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise UserError(f"cannot import the algorithm {name!r}: {said_by(error)}") from error
+    if not isinstance(found, Algorithm):
+        kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UserError(f"{name} is {kind}, but an algorithm is a record: polyak.interface.Algorithm(...)")
+    return found
 
 
 def fitting(kind: str) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from polyak.envs import spaces
 from polyak.envs.calling import calling, passes
+from polyak.envs.constructors import as_annotated
 from polyak.envs.fields import refuse_on_host, split_fields
 from polyak.envs.randomized import pushed, randomized
 from polyak.errors import UserError, nearest, said_by
@@ -296,7 +297,11 @@ def _with(
     for key, value in fields.items():
         if key not in valid:
             raise UserError(f"environment {name} has no field {key!r}; {nearest(key, [*valid, *also])}")
-        values[key] = _fitting(f"{name}: {key}", getattr(constants, key), value, str(valid[key].type))
+        old, declared = getattr(constants, key), str(valid[key].type)
+        if old is None:
+            values |= as_annotated(name, type(constants), {key: value})
+        else:
+            values[key] = _fitting(f"{name}: {key}", old, value, declared)
     try:
         env = env.replace(**values) if values else env
         spec = env.spec
@@ -337,8 +342,10 @@ def _with(
 
 def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:
     """The new value, if it is of the old one's kind; an integer is a real number too."""
-    if old is None or isinstance(old, str):
-        fits, kind = isinstance(new, type(old) if old is not None else object), "text"
+    if old is None:
+        return new
+    if isinstance(old, str):
+        fits, kind = isinstance(new, str), "text"
     elif isinstance(old, bool) or np.asarray(old).dtype.kind == "b":
         new = spaces.like_bool(what, bool(old), new)
         fits, kind = new is not None, "true or false"

@@ -145,9 +145,9 @@ def exploration(case: Case) -> Iterator[Weighed]:
         yield from discrete_exploration(case, float((action != other).mean()), case.spec.action.n)
         return
     entropy, size = case.late("update/entropy"), case.spec.action.size
-    squashed = hasattr(case.cfg, "alpha")  # whose entropy is at most log 2 for each entry of the action
-    if entropy is not None and entropy / size > (0.6 if squashed else WIDE):
-        name = "alpha" if squashed else "entropy"
+    # the entropy of a squashed policy, which has a temperature, is at most log 2 for each entry of the action
+    if entropy is not None and entropy / size > (0.6 if case.temperature else WIDE):
+        name = case.temperature or "entropy"
         says = f"the policy's entropy is {entropy / size:.3g} nats for each entry of an action: it acts by chance"
         yield warn(86, "uniform", says, f"lower --config.{name} (now {getattr(case.cfg, name, 0.0):g})")
     spread = float(np.sqrt(((np.clip(other, -1, 1) - np.clip(action, -1, 1)) ** 2).mean()))
@@ -201,7 +201,8 @@ def discrete_exploration(case: Case, share: float, n: int) -> Iterator[Weighed]:
 
 def noise_fields(case: Case) -> str:
     """The settings of exploration that this algorithm has, as they are said."""
-    names = [n for n in ("exploration", "sigma", "log_sigma", "alpha", "entropy") if hasattr(case.cfg, n)]
+    known = ("exploration", "sigma", "log_sigma", case.temperature, "entropy")
+    names = [n for n in known if n and hasattr(case.cfg, n)]
     return ", ".join(f"--config.{n} (now {getattr(case.cfg, n)})" for n in names)
 
 
@@ -330,12 +331,13 @@ def improving(case: Case) -> Iterator[Weighed]:
         spread = max(float(case.random.returns.std()), 1e-6)
         if found[-2:].mean() > found[: len(found) // 2].max() and found[-1] - found[0] > spread:
             says = f"it was still improving when it ended: {found[0]:.4g}, ..., {found[-1]:.4g}"
-            yield (
-                30,
-                Finding(
-                    "note", "improving", says, f"polyak resume {case.run.path} --steps {2 * case.plan.steps}"
-                ),
+            plan, reached = case.plan, case.run.reached
+            more = (
+                f"--{plan.unit} {2 * plan.budget}"
+                if reached is None
+                else f"--stop-at R, above {plan.stop_at:g}"
             )
+            yield 30, Finding("note", "improving", says, f"polyak resume {case.run.path} {more}")
 
 
 SOFT: tuple[Callable[[Case], Iterator[Weighed]], ...] = (

@@ -144,6 +144,18 @@ class Case:
         return max((line["env_steps"] for line in self.lines), default=0)
 
     @property
+    def longer(self) -> str:
+        """The setting that ended the run, or would, as it is typed."""
+        if self.run.reached is not None:
+            return f"--stop-at (now {self.plan.stop_at:g}, which ended the run)"
+        return f"--{self.plan.unit} (now {self.plan.budget:,})"
+
+    @property
+    def temperature(self) -> str:
+        """The setting that weighs the entropy of a policy which its algorithm logs a temperature of; "" without."""
+        return "alpha" if len(self.series("update/alpha")) and hasattr(self.cfg, "alpha") else ""
+
+    @property
     def updates(self) -> int:
         """Updates so far."""
         return max((int(line.get("updates", 0)) for line in self.lines), default=0)

@@ -24,6 +24,7 @@ from polyak.health.graph import InGraph
 from polyak.health.host import OnHost
 from polyak.health.pairs import compared
 from polyak.health.played import CHECKS, bounds, numbers
+from polyak.health.pool import OnPool
 from polyak.health.trials import try_all
 from polyak.interface import Replay, Transition
 from polyak.parts import replay
@@ -107,6 +108,8 @@ def closer(world: World, seed: int) -> list[Finding]:
     if isinstance(world, OnHost):
         try_all(world, seed)  # it keeps what it finds
         return []
+    if isinstance(world, OnPool):
+        return world.repeated(seed)
     return list(world.traced(seed)) if isinstance(world, InGraph) else []
 
 
@@ -127,6 +130,8 @@ def opened(env: Any, fields: dict[str, object], found: list[Finding]) -> World |
             return OnHost(made.make_one(), made.make_one)
         if isinstance(made, OneGymnasium):
             return OnHost(made.env, None)
+        if isinstance(env, str) and env.startswith("envpool:") and made is not None:
+            return OnPool(made)
     except Exception as error:
         if not found:
             found.append(Finding("error", "cannot-be-made", said_by(error)))
@@ -253,6 +258,8 @@ def facts(world: World, episodes: list[Episode], seconds: float) -> dict[str, st
         "speed": rate + (" in one batch" if isinstance(world, InGraph) else " of its own"),
         "replay": f"{gigabytes(row_bytes(world))} for {Replay().capacity:,} transitions, of {gigabytes(free_memory())}",
     }
+    if isinstance(world, OnPool):
+        said["left out"] = world.said
     if over := [e for e in episodes if e.end]:
         returns = np.array([e.reward.sum() for e in over])
         said["returns"] = (

@@ -43,12 +43,13 @@ class InGraph:
         except EnvironmentFault as fault:
             self.findings.append(Finding("error", "step", str(fault), "see the line that it names"))
             return []
-        rng, episodes, until = np.random.default_rng(seed), [], time.monotonic() + seconds
+        rng, episodes, until = np.random.default_rng(seed), [], 0.0
         while not episodes or (sum(e.length for e in episodes) < steps and time.monotonic() < until):
             seeds = range(seed + len(episodes), seed + len(episodes) + self.width)
             episodes += self.run([Script(s, random_actions(self.actions, self.length, rng)) for s in seeds])
             if not episodes:
                 break
+            until = until or time.monotonic() + seconds  # from here on: the first batch was compiled
         return episodes
 
     def run(self, scripts: list[Script]) -> list[Episode]:

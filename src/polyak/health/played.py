@@ -204,7 +204,7 @@ def rewards(world: World, episodes: list[Episode]) -> Iterator[Finding]:
             "if chance cannot reach what pays, reward progress too",
         )
     long = [
-        e.reward for e in episodes if e.length >= 20 and e.reward.std() > 0 and np.isfinite(e.reward).all()
+        e.reward for e in episodes if e.length >= 20 and np.isfinite(e.reward).all() and e.reward.std() > 0
     ]
     if len(long) >= 3:
         slopes = [np.corrcoef(np.arange(len(r)), r)[0, 1] for r in long]
@@ -246,7 +246,8 @@ def ends(world: World, episodes: list[Episode]) -> Iterator[Finding]:
             "future would be taken for zero",
             "terminated where the world ended, truncated where only the time is up",
         )
-    if len(over) >= ENOUGH and longest == 1 and len(over) == len(episodes):
+    played = [e for e in episodes if e.length]  # when the time is over, the last may not have begun
+    if len(over) >= ENOUGH and longest == 1 and len(over) == len(played):
         says = f"all {len(over)} episodes ended after one step"
         yield Finding("note", "one-step", says, "if that is not meant, look at the condition of the end")
     yield from disguised(world, over)

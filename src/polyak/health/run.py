@@ -43,6 +43,8 @@ def facts(case: Case, learned: bool) -> dict[str, str]:
     plan = case.plan
     made = f"{case.done:,} of {plan.steps:,} steps, {case.updates:,} updates"
     made = f"{case.updates:,} of {plan.updates:,} updates" if plan.updates else made
+    if case.run.reached is not None:
+        made += f", where its evaluation reached --stop-at {plan.stop_at:g}"
     said = {"run": f"{plan.algorithm} on {plan.env}, {made}"}
     found = case.returns[np.isfinite(case.returns)]
     if len(found):

@@ -92,14 +92,14 @@ def few_updates(case: Case) -> Iterator[Weighed]:
         return
     if made < FEW[data.replays] and case.algorithm.learns:
         warm = f", {data.warmup:,} of them warm-up" if data.replays else ""
-        fix = f"raise --steps (now {case.plan.steps:,})"
+        fix = f"raise {case.longer}"
         if rows_per_update(case) > 64 and data.replays:
             fix = (
                 f"lower --config.data.steps (now {data.steps:,}) or raise --config.data.updates (now "
                 f"{data.updates})"
             )
         elif data.replays and data.warmup > 0.5 * case.done:
-            fix = f"lower --config.data.warmup (now {data.warmup:,}), or raise --steps"
+            fix = f"lower --config.data.warmup (now {data.warmup:,}), or raise {case.longer}"
         says = f"only {made:,} updates were made in {case.done:,} steps{warm}"
         yield warn(87, "few-updates", says, fix)
 

@@ -249,7 +249,7 @@ def formal(world: OnHost) -> None:
             f"the default of reset's `seed` is {brief(parameter.default)}: every episode without a "
             f"seed is "
             "the same",
-            "def reset(world: OnHost, *, seed=None, options=None)",
+            "def reset(self, *, seed=None, options=None)",
         )
     for check, about in (
         (env_checker.check_reset_options, env),
@@ -268,7 +268,7 @@ def formal(world: OnHost) -> None:
                 "warning",
                 "reset-arguments",
                 _plain(text),
-                "def reset(world: OnHost, *, seed=None, options=None)",
+                "def reset(self, *, seed=None, options=None)",
             )
     for what in ("observation_space", "action_space"):
         now = getattr(env, what)

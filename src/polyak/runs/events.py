@@ -1,5 +1,6 @@
 """Callbacks: what a program is told of a run in progress, and how it ends one early."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,30 @@ class Callbacks(NamedTuple):
 
 
 def callbacks(**given: Callback | None) -> Callbacks:
-    """The callbacks of these names. UserError, one line, for what cannot be called."""
+    """The callbacks of these names. UserError, one line, for what cannot be called with an event."""
     for name, call in given.items():
         if call is not None and not callable(call):
             raise UserError(f"{name} is {brief(call)}, but must be a function of one event")
+        if call is not None and not _takes_one(call):
+            raise UserError(
+                f"{name} must be a function of one event, but {_signed(call)} cannot be called with one"
+            )
     return Callbacks(**given)
+
+
+def _takes_one(call: Callback) -> bool:
+    """Whether a function can be called with one argument; one that does not say so is believed."""
+    try:
+        inspect.signature(call).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _signed(call: Callback) -> str:
+    return f"{getattr(call, '__name__', type(call).__name__)}{inspect.signature(call)}"
 
 
 def ends(answer: Any) -> bool:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from polyak import algorithms, files
 from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
-from polyak.errors import ALSO_CALLED, CheckpointError, UserError, brief, out_of_range
-from polyak.interface import Hindsight, within
-from polyak.runs.values import amend, plain
+from polyak.errors import ALSO_CALLED, CheckpointError, UserError, brief, nearest, out_of_range, said_by
+from polyak.interface import Hindsight, OnPolicy, Planning, Replay, within
+from polyak.runs.values import amend, check_settable, plain
 
 
 @dataclass(frozen=True)
@@ -270,12 +270,16 @@ MOST = {
 def settings_of(algorithm: str, values: Mapping[str, Any]) -> Settings:
     """Settings by name; UserError, which for a setting of the algorithm says where it goes."""
     for name in values.keys() - {entry.name for entry in dataclasses.fields(Settings)}:
-        config = algorithms.find(algorithm).Config()
+        config = usual_config(algorithm)
         own = [entry.name for entry in dataclasses.fields(config) if entry.name != "data"]
         own += [f"data.{entry.name}" for entry in dataclasses.fields(config.data)]
         meant = [each for each in (name, f"data.{name}", *ALSO_CALLED.get(name, ())) if each in own]
         if meant:
             raise UserError(f"{name} is a setting of {algorithm}: give it as config={{{meant[0]!r}: ...}}")
+        if name.startswith(("on_", "callback")):
+            from polyak.runs.events import Callbacks
+
+            raise UserError(f"there is no callback {name!r}: {nearest(name, Callbacks._fields)}")
     return amend(Settings(), values)
 
 
@@ -349,13 +353,32 @@ def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None =
 
     steps  of the run; None: the preset's. Its `shares` of `data` are of them, and at most the algorithm's own.
     """
-    config = algorithms.find(algorithm).Config()
+    config = usual_config(algorithm)
     steps = steps or tuned.get("steps", STEPS)
     shares = {
         f"data.{name}": min(round(share * steps), getattr(config.data, name))
         for name, share in tuned.get("shares", {}).items()
     }
     return amend(amend(config, tuned.get("config", {})), shares)
+
+
+def usual_config(algorithm: str) -> Any:
+    """An algorithm's Config as it is by itself; UserError in one line for a user's own that cannot be one."""
+    made = algorithms.find(algorithm).Config
+    if ":" not in algorithm:
+        return made()
+    check_settable(made, f"{algorithm}: Config")
+    try:
+        config = made()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{algorithm}: Config() cannot be made: {said_by(error)}") from error
+    if not isinstance(getattr(config, "data", None), OnPolicy | Replay | Planning):
+        raise UserError(
+            f"{algorithm}: Config has no data: give it a field `data: OnPolicy` or `data: Replay`"
+        )
+    return config
 
 
 def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:

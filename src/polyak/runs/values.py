@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from polyak.errors import UserError, boolean, brief, nearest
+from polyak.errors import UserError, boolean, brief, nearest, printable
 
 T = TypeVar("T")
 
@@ -43,6 +43,48 @@ def amend(record: T, values: Mapping[str, Any], prefix: str = "") -> T:
     if wrong:
         raise UserError("; ".join(wrong))
     return dataclasses.replace(record, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def check_settable(cls: Any, what: str) -> None:
+    """UserError, one line for all that is wrong, unless a class is a frozen dataclass whose fields have values that a
+    command line and a config.json can say, and a default each.
+    """
+    given = cls if isinstance(cls, type) else type(cls)
+    if not (dataclasses.is_dataclass(given) and given.__dataclass_params__.frozen):  # pyright: ignore
+        raise UserError(f"{what} is {brief(cls)}, but must be a dataclass with @dataclass(frozen=True)")
+    try:
+        hints = typing.get_type_hints(given)
+    except Exception as error:
+        raise UserError(f"{what}: an annotation cannot be resolved: {printable(error)}") from None
+    wrong = [
+        f"{field.name} has no default"
+        for field in dataclasses.fields(given)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    wrong += [
+        f"{field.name} is annotated with {_written(hints[field.name])}, but must be {SETTABLE}"
+        for field in dataclasses.fields(given)
+        if not _is_settable(hints[field.name])
+    ]
+    if wrong:
+        raise UserError(f"{what}: {'; '.join(wrong)}")
+
+
+SETTABLE = "int, float, bool, str, a Literal, a tuple of these, or one of these | None"
+
+
+def _is_settable(hint: Any) -> bool:
+    """Whether `convert` knows what a hint wants."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, tuple):
+        return all(arg is Ellipsis or _is_settable(arg) for arg in args)
+    return hint in (int, float, bool, str, type(None)) or dataclasses.is_dataclass(hint)
+
+
+def _written(hint: Any) -> str:
+    return hint.__name__ if type(hint) is type else str(hint).removeprefix("typing.")
 
 
 def convert(value: Any, hint: Any) -> Any:

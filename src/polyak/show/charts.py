@@ -5,6 +5,7 @@ dark), and a class for each group (`s3`), by which a page shows and hides it.
 """
 
 import io
+import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
 
 from polyak.files import replacing
 from polyak.show import statistics
-from polyak.show.comparison import Comparison, Group, Overall, Pair, World, drawable
+from polyak.show.comparison import Comparison, Curve, Group, Overall, Pair, World, drawable
 from polyak.show.curve import INK, PALE, count_label
 
 LIGHT = (
@@ -94,10 +96,9 @@ def draw_curves(
     """
     span: list[np.ndarray] = []
     end, unit = 0.0, ("s", 1.0)
-    curves = [(group, curve) for group in groups for curve in group.curves.get(metric, [])]
+    curves = [curve for group in groups for curve in group.curves.get(metric, [])]
     if clock:
-        longest = max((np.nanmax(c.seconds) for _, c in curves if np.isfinite(c.seconds).any()), default=0.0)
-        unit = ("h", 3600.0) if longest > 3 * 3600 else ("min", 60.0) if longest > 180 else ("s", 1.0)
+        unit = unit_of(curves)
     shade = 0.16 * min(1, 5 / max(1, len(groups)))
     every = max(1, -(-len(curves) // MOST_SEEDS))
     for group in groups:
@@ -149,6 +150,39 @@ def draw_curves(
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count_label(x)))
     return True
+
+
+def unit_of(curves: Sequence[Curve]) -> tuple[str, float]:
+    """The unit in which the clock of some curves is read, and its seconds."""
+    longest = max((np.nanmax(c.seconds) for c in curves if np.isfinite(c.seconds).any()), default=0.0)
+    return ("h", 3600.0) if longest > 3 * 3600 else ("min", 60.0) if longest > 180 else ("s", 1.0)
+
+
+def readings(axes: Axes, groups: Sequence[Group], metric: str, clock: bool) -> str:
+    """The points of all drawn curves and the place of the axes, as JSON of numbers alone, for the page's script."""
+    curves = [curve for group in groups for curve in group.curves.get(metric, [])]
+    unit = unit_of(curves) if clock else ("", 1.0)
+    place, (width, height) = axes.get_position(), (72 * SIZE[0], 72 * SIZE[1])
+    box = [place.x0 * width, (1 - place.y1) * height, place.x1 * width, (1 - place.y0) * height]
+    lines = []
+    for group in groups:
+        middle = group.middle(metric)
+        if middle is None:
+            continue
+        x = middle.seconds / unit[1] if clock else middle.steps
+        if np.isfinite(x).all():
+            bounds = [middle.low, middle.high] if np.isfinite(middle.low).all() else []
+            rows = [few(x, 7 if clock else 12), *(few(each, 6) for each in (middle.value, *bounds))]
+            lines.append([group.index, *rows])
+    log = int(axes.get_yscale() == "log")
+    said = {"box": few(box, 4), "x": few(axes.get_xlim(), 9), "y": few(axes.get_ylim(), 9), "log": log}
+    return json.dumps(said | {"unit": unit[0], "lines": lines}, separators=(",", ":"))
+
+
+def few(values: ArrayLike, digits: int) -> list[int | float]:
+    """Numbers with so many digits; whole ones as such."""
+    rounded = [float(f"{x:.{digits}g}") for x in np.asarray(values, np.float64)]
+    return [int(x) if x.is_integer() and abs(x) < 1e15 else x for x in rounded]
 
 
 def draw_profile(axes: Axes, scores: dict[int, list[np.ndarray]], theme: Theme, across: bool = False) -> None:
@@ -235,7 +269,11 @@ def curves_svg(
     """The chart of a metric; None where there is nothing to draw."""
     figure, axes = chart()
     drawn = draw_curves(axes, groups, metric, clock, NAMED, own_scale)
-    return as_svg(figure, number) if drawn else None
+    if not drawn:
+        return None
+    drawing = as_svg(figure, number)
+    drawing.set("data-plot", readings(axes, groups, metric, clock))
+    return drawing
 
 
 def profile_svg(scores: dict[int, list[np.ndarray]], number: int, across: bool) -> Element:

@@ -516,6 +516,8 @@ def method(comparison: Comparison) -> Element:
         "The probability of improvement is Mann and Whitney's: that a run of the one returns more than a run of the "
         "other, ties one half. Its interval is Newcombe's (2006), which covers also where one wins always; that of a "
         "profile is Wilson's. No interval is corrected for how many comparisons there are.",
+        "A chart reads out its curves where the mouse rests, where a finger taps or slides, and, once it has the "
+        "focus, by the arrow keys, Home and End; Escape ends that.",
         "Time on the clock is counted from the first line of the log, without pauses; it does not include compilation "
         "before that line.",
     ]

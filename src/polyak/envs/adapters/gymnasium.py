@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import inspect
 import multiprocessing
 import os
 import queue
@@ -22,7 +21,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from polyak.envs import spaces
+from polyak.envs import constructors, spaces
 from polyak.envs.border import Border
 from polyak.envs.calling import RETURNED, called, calling, fault, passes
 from polyak.envs.environment import Environment, HostEnvs, HostStep
@@ -455,10 +454,10 @@ class GymnasiumFactory:
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         """Function that makes one, and can be sent to a process that then imports no JAX."""
-        fields = _with_tuples(self._creator(), fields)
+        fields = constructors.with_tuples(self._creator(), fields)
         if self.entry is None:
             return functools.partial(gymnasium.make, self._registered(), disable_env_checker=True, **fields)
-        if "max_episode_steps" not in fields or "max_episode_steps" in _parameters(self.entry):
+        if "max_episode_steps" not in fields or "max_episode_steps" in constructors.parameters(self.entry):
             return functools.partial(self.entry, **fields)
         ident = re.sub(r"\W", "", self.name) or "Env"
         spec = EnvSpec(ident, entry_point=self.entry, order_enforce=False)
@@ -466,26 +465,24 @@ class GymnasiumFactory:
 
     @functools.cached_property
     def _checked_fields(self) -> dict[str, Any]:
-        """The fields, where a bool is the default in words for one; UserError for what the constructor cannot take."""
+        """The fields as the constructor's annotations and defaults want them; UserError for what it cannot take."""
         creator, fields = self._creator(), dict(self.fields)
-        valid, defaults = _parameters(creator), _defaults(creator)
+        valid = constructors.parameters(creator)
+        usual = self._registered().kwargs if self.entry is None else {}
         if "max_episode_steps" not in valid:
             try:
                 spaces.check_limit(fields.get("max_episode_steps"))
             except UserError as error:
                 raise UserError(f"environment {self.name}: {error}") from None
-        if self.entry is None:
-            defaults |= self._registered().kwargs
         if fields.get("render_mode") == "human":
             raise UserError(
                 f"environment {self.name}: render_mode 'human' would draw every step of training in a window: leave "
                 "it out, and polyak watch RUN makes a video"
             )
-        for name, value in fields.items():
+        for name in fields:
             if "**" not in valid and name not in {*valid, "max_episode_steps"}:
                 raise self._no_field(name)
-            fields[name] = spaces.like_bool(f"{self.name}: {name}", defaults.get(name), value)
-        return fields
+        return constructors.as_annotated(self.name, creator, fields, usual)
 
     def _creator(self) -> Callable[..., Any]:
         """Class or function that the name stands for."""
@@ -515,7 +512,7 @@ class GymnasiumFactory:
         return gymnasium.registry[ident]
 
     def _no_field(self, name: str) -> UserError:
-        valid = _all_parameters(self._creator()) - {"**", "render_mode"} | {"max_episode_steps"}
+        valid = constructors.all_parameters(self._creator()) - {"**", "render_mode"} | {"max_episode_steps"}
         return UserError(
             f"environment {self.name} has no field {name!r}; {nearest(name, valid)}".rstrip("; ")
         )
@@ -598,41 +595,3 @@ class OneGymnasium:
 def missing(name: str, package: str) -> UserError:
     """A package that an environment needs, and how to get it."""
     return UserError(f'environment {name} needs {package}: pip install "{PACKAGES[package]}"')
-
-
-def _with_tuples(creator: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, a list made a tuple where the creator's own value is one: no flag and no file can say a tuple."""
-    usual = inspect.signature(creator).parameters
-    tuples = {name for name, parameter in usual.items() if isinstance(parameter.default, tuple)}
-    return {
-        name: tuple(value) if name in tuples and isinstance(value, list) else value
-        for name, value in fields.items()
-    }
-
-
-def _parameters(creator: Callable[..., Any]) -> set[str]:
-    """Names of the keyword arguments; "**" where any is taken."""
-    names = set()
-    for name, p in inspect.signature(creator).parameters.items():
-        if p.kind is not p.VAR_POSITIONAL:
-            names.add("**" if p.kind is p.VAR_KEYWORD else name)
-    return names
-
-
-def _all_parameters(creator: Callable[..., Any]) -> set[str]:
-    """Also those of the classes that a constructor hands its own on to."""
-    return set().union(*map(_parameters, _constructors(creator))) - {"self"}
-
-
-def _defaults(creator: Callable[..., Any]) -> dict[str, Any]:
-    """Defaults of all of these; where there are two of one name, the nearer one's."""
-    found: dict[str, Any] = {}
-    for function in reversed(_constructors(creator)):
-        found |= {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    return found
-
-
-def _constructors(creator: Callable[..., Any]) -> list[Callable[..., Any]]:
-    classes = creator.__mro__ if inspect.isclass(creator) else ()
-    inherited = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
-    return [creator, *(init for init in inherited if inspect.isfunction(init))]
