@@ -49,6 +49,7 @@ WORLDS = (
     "parkour",
     "pixels",
     "probes",
+    "sparse",
     "counting",
 )
 
