@@ -11,20 +11,28 @@ ENV = SparseCartPoleSwingUp()
 KEY = jax.random.key(0)
 
 
-def slow(state, force):
-    """Lagrange's equations of a cart of 1 kg and a rod of 0.1 kg and 1 m that turns about its end, in float64.
+def joined(masses, velocity, jacobian):
+    """Velocities of cart and pole [4] that keep the joint: nearest in kinetic energy, by multipliers."""
+    inverse = np.diag(1 / masses)
+    impulse = np.linalg.solve(jacobian @ inverse @ jacobian.T, -jacobian @ velocity)
+    return velocity + inverse @ jacobian.T @ impulse
 
-    (M + m) x'' + m l cos(a) a'' = F + m l sin(a) a'^2        m l cos(a) x'' + 4/3 m l^2 a'' = m g l sin(a)
+
+def slow(state, force):
+    """Box2D's step in float64: cart (1 kg) and pole (0.1 kg, 1 m) as two bodies, which a joint holds together.
+
+    velocity [4]: of the cart, of the pole's middle along and up, of the pole's angle
     """
-    x, x_dot, angle, angle_dot = state
-    cart, pole, half, gravity, h = 1.0, 0.1, 0.5, 10.0, 0.05
-    cos, sin = math.cos(angle), math.sin(angle)
-    inertia = np.array([[cart + pole, pole * half * cos], [pole * half * cos, 4 / 3 * pole * half**2]])
-    pushed = np.array([force + pole * half * sin * angle_dot**2, pole * gravity * half * sin])
-    x_acc, angle_acc = np.linalg.solve(inertia, pushed)
-    x_dot, angle_dot = x_dot + h * x_acc, angle_dot + h * angle_acc
+    (x, x_dot, angle, angle_dot), half, h = state, 0.5, 0.05
+    masses = np.array([1.0, 0.1, 0.1, 0.1 / 12])  # 1/12 m (2 half)^2
+    before = angle - h * angle_dot
+    middle = x_dot + half * math.cos(before) * angle_dot, -half * math.sin(before) * angle_dot
+    velocity = np.array([x_dot, *middle, angle_dot]) + h * np.array([force / 1.0, 0, -10.0, 0])
+    # the pole's lower end has the cart's velocity
+    jacobian = np.array([[-1, 1, 0, -half * math.cos(angle)], [0, 0, 1, half * math.sin(angle)]])
+    x_dot, _, _, angle_dot = joined(masses, velocity, jacobian)
     x, angle = x + h * x_dot, angle + h * angle_dot
-    ended = abs(x) >= 3.0
+    ended = abs(x) > 3.0
     return (x, x_dot, angle, angle_dot), float(math.cos(angle) > 0.8 and not ended), ended
 
 
@@ -39,11 +47,7 @@ def test_the_cart_follows_the_equations_of_motion_and_is_paid_while_the_pole_is_
         assert float(found.reward) == reward
         assert not found.truncated
         np.testing.assert_array_equal(found.obs, found.state)
-        if ended:  # at the end of the rail the cart stands
-            assert abs(float(found.state[0])) == 3.0
-            np.testing.assert_allclose(found.state[2:], after[2:], rtol=1e-5, atol=1e-5)
-        else:
-            np.testing.assert_allclose(found.state, after, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.state, after, rtol=1e-4, atol=2e-5)
         paid, ends = paid + reward, ends + ended
     assert paid > 30
     assert ends > 10
@@ -75,32 +79,40 @@ def test_an_episode_starts_hanging_and_in_motion():
     np.testing.assert_allclose(states.std(axis=0), width / math.sqrt(3), rtol=0.02)
 
 
-def test_box2d_moves_the_cart_alike():
-    """As rllab builds it; a joint of Box2D is solved by eight passes, so for a few steps and nearly."""
+def test_box2d_moves_cart_and_pole_alike():
+    """As rllab builds them; a joint of Box2D is solved by eight passes, so nearly."""
     Box2D = pytest.importorskip("Box2D")
     side, up = 2 / math.sqrt(12), 3 / math.sqrt(12)  # half the cart's width, all of its height
-    world = Box2D.b2World(doSleep=False)
-    cart = world.CreateDynamicBody(position=(0, up / 2))
-    cart.CreatePolygonFixture(box=(side, up / 2), density=1)
-    pole = world.CreateDynamicBody(position=(0, up))
-    pole.CreatePolygonFixture(
-        vertices=[(-0.05, 0), (0.05, 0), (0.05, 1), (-0.05, 1)], density=1, groupIndex=-1
-    )
-    track = world.CreateStaticBody(position=(0, -0.1))
-    track.CreatePolygonFixture(box=(100, 0.1), groupIndex=-1)
-    world.CreateRevoluteJoint(bodyA=cart, bodyB=pole, anchor=(0, up))
-    world.CreatePrismaticJoint(bodyA=track, bodyB=cart)
-    pole.angle = math.pi  # hanging, at rest
-    state, step, random = jnp.array([0.0, 0.0, -math.pi, 0.0]), jax.jit(ENV.step), np.random.default_rng(1)
-    for number in range(12):
-        world.Step(0.05, 8, 3) if number == 0 else None  # the joints settle
-        force = random.uniform(-1, 1)
-        cart.ApplyForce((10 * force, 0), cart.position, True)
-        world.Step(0.05, 8, 3)
-        if number == 0:
-            state = jnp.array([cart.position[0], cart.linearVelocity[0], -pole.angle, -pole.angularVelocity])
-            continue
-        state = step(state, jnp.array([force]), KEY).state
-    theirs = [cart.position[0], cart.linearVelocity[0], -pole.angle, -pole.angularVelocity]
-    np.testing.assert_allclose(state, theirs, atol=0.05)
-    assert abs(theirs[1]) + abs(theirs[3]) > 0.3
+    random, step = np.random.default_rng(0), jax.jit(ENV.step)
+    swung = []
+    for _ in range(5):
+        world = Box2D.b2World(doSleep=False)
+        cart, pole = world.CreateDynamicBody(), world.CreateDynamicBody(position=(0, up / 2))
+        cart.CreatePolygonFixture(box=(side, up / 2), density=1)
+        pole.CreatePolygonFixture(vertices=[(-0.05, 0), (0.05, 0), (0.05, 1), (-0.05, 1)], density=1)
+        world.CreateRevoluteJoint(bodyA=cart, bodyB=pole, anchor=(0, up / 2))
+        world.CreatePrismaticJoint(bodyA=world.CreateStaticBody(), bodyB=cart)
+        x, x_dot, angle, angle_dot = random.uniform([-1, -2, 2, -3], [1, 2, 4, 3])
+        cart.position, cart.linearVelocity = (x, 0), (x_dot, 0)
+        pole.angle, pole.angularVelocity = -angle, -angle_dot
+        pole.position = (x, up / 2)
+        middle = x_dot + 0.5 * math.cos(angle) * angle_dot, -0.5 * math.sin(angle) * angle_dot
+        pole.linearVelocity = middle
+        state = jnp.array([x, x_dot, angle, angle_dot])
+        for _ in range(20):
+            action = random.uniform(-1, 1)
+            cart.ApplyForce((10 * action, 0), cart.position, True)
+            world.Step(0.05, 8, 3)
+            state = step(state, jnp.array([action]), KEY).state
+        theirs = [cart.position[0], cart.linearVelocity[0], -pole.angle, -pole.angularVelocity]
+        np.testing.assert_allclose(state, theirs, atol=0.2)
+        swung.append(abs(theirs[3]))
+    assert max(swung) > 2
+
+
+def test_a_slow_pole_conserves_energy_and_a_fast_one_does_not():
+    """Of a turn of 6 rad/s in a step of 0.05 s, 3/4 (1 - cos 0.3) of the speed is along the rod and is lost."""
+    still = ENV.replace(gravity=0.0, mass_cart=1e6)
+    after = lambda env, speed: float(env.step(jnp.array([0.0, 0.0, 1.0, speed]), jnp.zeros(1), KEY).state[3])  # noqa: E731
+    assert after(still, 6.0) / 6 == pytest.approx(1 - 0.75 * (1 - math.cos(0.3)), rel=1e-3)
+    assert after(still.replace(timestep=1e-3), 6.0) / 6 == pytest.approx(1, abs=1e-4)
