@@ -192,27 +192,6 @@ def parkour() -> Figure:
     return made
 
 
-def noises() -> Figure:
-    """What each noise earned on the sparse swing-up, seeds with their interval; the end, seed by seed."""
-    from reproductions import parameter_noise as rows
-
-    made, (left, right) = figure("sparse swing-up: return without noise", "after training, each seed")
-    colours = dict(zip(rows.NOISES, (BLUE, ORANGE, GREEN, PALE, RED), strict=True))
-    for place, (noise, colour) in enumerate(colours.items()):
-        end, curve = rows.learned(noise)
-        steps = rows.EVERY * np.arange(1, curve.shape[1] + 1)
-        low, high = np.transpose([rows.interval(one) for one in curve.T])
-        left.plot(steps, curve.mean(axis=0), color=colour, label=noise)
-        left.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        right.plot(end, np.full(len(end), place), "o", color=colour, markersize=4, alpha=0.6)
-        right.plot(rows.interval(end), [place, place], color=colour, linewidth=2)
-    left.set_xlabel("steps; bands: 95 % intervals of the mean")
-    left.legend(fontsize=7, frameon=False)
-    right.set(yticks=range(len(colours)), yticklabels=list(colours), xlabel="line: 95 % interval of the mean")
-    right.invert_yaxis()
-    return made
-
-
 PICTURES: dict[str, Callable[[], Figure]] = {
     "estimators": estimators,
     "objectives": objectives,
@@ -220,7 +199,6 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "models": models,
     "lane": lane,
     "parkour": parkour,
-    "noises": noises,
 }
 
 

@@ -20,7 +20,7 @@ from polyak.parts.exploration import adapted_scale, add_noise, initial_scale, pe
 from reproductions.finding import Finding, main, train
 
 DELTA, EPISODES, DRAWS = 0.3, 20, 50
-STEPS, SEEDS, EVERY, TASK = 40_000, 10, 10_000, "jax:SparseCartPoleSwingUp"
+STEPS, SEEDS, EVERY, TASK = 100_000, 10, 10_000, "jax:SparseCartPoleSwingUp"
 TRACKED = {
     **{"gamma": 0.99, "actor_lr": 1e-3, "tau": 0.005, "hidden": [64, 64], "network": "layer_norm"},
     **{"data.capacity": 200_000, "data.warmup": 1_000, "noise": "parameter", "sigma": DELTA},

@@ -17,7 +17,8 @@ class SparseCartPoleSwingUp(CartPoleSwingUp):
 
     The task of Houthooft et al. 2016 (VIME, arXiv:1605.09674), on which Plappert et al. 2018 (arXiv:1706.01905) compare
     noises: rllab's cart with their reward. rllab steps it in Box2D, where cart and pole move on with what they have and
-    a joint then takes away what would tear them apart: a fast pole loses energy. So it is here; the joint is exact.
+    a joint then takes away what would tear them apart: a fast pole loses energy. So it is here, and the joint is exact;
+    but an episode starts with the cart on its rail, where rllab's joint first has to pull it there.
     state [4] = obs [4]: x (m), its velocity (m/s), angle from upright (rad, never wrapped), its velocity (rad/s)
     action [1]: force, 1 for all of it
     reward: 1 where the cosine of the angle is above `threshold`, else 0; it terminates, with 0, at the rail's ends
