@@ -78,6 +78,8 @@ def finds(noise: str, actors: int = 10, episodes: int = 400) -> tuple[int, int]:
     seen = np.asarray(seen)[np.asarray(alive)]  # of uniform play, to normalise observations by
     mean, width, some = seen.mean(axis=0), seen.std(axis=0), jnp.asarray(seen[:512])
 
+    on_actions: Any = cfg.noise  # where it is not on parameters
+
     def policy(actor: Any, obs: Any) -> jax.Array:
         return ddpg.policy(actor, (obs - mean) / width)
 
@@ -98,7 +100,7 @@ def finds(noise: str, actors: int = 10, episodes: int = 400) -> tuple[int, int]:
                 return episode(env, lambda obs, wander, key: (policy(away, obs), wander), key)
 
             def noisy(obs: Any, wander: Any, key: jax.Array) -> tuple[Any, Any]:
-                return add_noise(cfg.noise, key, policy(actor, obs), wander, cfg.sigma, cfg.theta)
+                return add_noise(on_actions, key, policy(actor, obs), wander, cfg.sigma, cfg.theta)
 
             return episode(env, noisy, key)
 
