@@ -1,10 +1,13 @@
 """Adaptive noise on the parameters (D5): the distance that it makes tracks delta, and a sparse reward is found.
 
-The task is the mountain car with a throttle that costs nothing: 100 at the goal, 0 elsewhere, 999 steps. DDPG has to
-find the goal by its noise. Ornstein-Uhlenbeck's has the standard deviation delta that noise on parameters aims at.
+The task and the scale of all noises, 0.6, are those of Plappert et al. 2018 (arXiv:1706.01905, section 4.2 and appendix
+A.2), the other settings those of the authors' code. Their Ornstein-Uhlenbeck process moves on by 0.01 units of time in
+a step of the environment: it hardly changes within an episode. With one unit in a step it forgets in seven steps and is
+another noise altogether ("fast ou"). The check lets policies that have learned nothing play; the longer form trains.
 """
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,58 +15,165 @@ import numpy as np
 
 import polyak
 from polyak.algorithms import ddpg
-from polyak.parts.exploration import perturbed
+from polyak.envs.find import find
+from polyak.parts.exploration import adapted_scale, add_noise, initial_scale, perturbed
 from reproductions.finding import Finding, main, train
 
-DELTA, THETA, EPISODES, DRAWS = 0.3, 0.15, 20, 50
-SPARSE = {"cost": 0.0}
-SETTINGS = {
+DELTA, EPISODES, DRAWS = 0.3, 20, 50
+STEPS, SEEDS, EVERY, TASK = 100_000, 10, 10_000, "jax:SparseCartPoleSwingUp"
+TRACKED = {
     **{"gamma": 0.99, "actor_lr": 1e-3, "tau": 0.005, "hidden": [64, 64], "network": "layer_norm"},
-    **{"data.capacity": 200_000, "data.warmup": 1_000},
+    **{"data.capacity": 200_000, "data.warmup": 1_000, "noise": "parameter", "sigma": DELTA},
 }
+PAPER = {
+    **{"gamma": 0.99, "actor_lr": 1e-4, "critic_lr": 1e-3, "tau": 0.01, "weight_decay": 0.01},
+    **{"hidden": [64, 64], "network": "layer_norm"},
+    # 50 updates for 100 steps, and no uniform actions first
+    **{"data.capacity": 100_000, "data.batch_size": 64, "data.steps": 2},
+    **{"data.warmup": 100, "data.uniform": False},
+}
+SIGMA, THETA, UNIT = 0.6, 0.15, 0.01
 NOISES: dict[str, dict[str, Any]] = {
-    "parameter": {"noise": "parameter", "sigma": DELTA},
-    # the stationary deviation is sigma / sqrt(2 theta)
-    "ou": {"noise": "ou", "theta": THETA, "sigma": DELTA * float(np.sqrt(2 * THETA))},
+    "parameter": {"noise": "parameter", "sigma": SIGMA},
+    "ou": {"noise": "ou", "theta": THETA * UNIT, "sigma": SIGMA * float(np.sqrt(UNIT))},
+    "gaussian": {"noise": "gaussian", "sigma": SIGMA},
+    "none": {"noise": "gaussian", "sigma": 0.0},
+    "fast ou": {"noise": "ou", "theta": THETA, "sigma": SIGMA},
 }
 
 
 def tracks() -> tuple[dict[str, bool], str]:
     """The distance on Pendulum, where states are many, after training."""
-    config = {**SETTINGS, **NOISES["parameter"]}
-    away = distances(train("ddpg", "jax:Pendulum-v1", steps=5_000, seeds=3, config=config))
+    away = distances(train("ddpg", "jax:Pendulum-v1", steps=5_000, seeds=3, config=TRACKED))
     listed = ", ".join(f"{each:.3f}" for each in away)
     claim = f"the actions' distance is delta = {DELTA} within 25 % in each of 3 seeds (found {listed})"
     held = bool((abs(away / DELTA - 1) < 0.25).all())
     return {claim: held}, f"distance {away.mean():.3f} at delta {DELTA}"
 
 
-def distance() -> Finding:
-    """That alone."""
-    return Finding(*tracks())
-
-
-def against_ou(steps: int = 30_000, seeds: int = 10) -> Finding:
-    """Both noises on the sparse mountain car."""
+def exploring() -> Finding:
+    """Both, and how often untrained policies find a reward with each noise."""
     claims, away = tracks()
-    found, said = {}, []
-    for name, noise in NOISES.items():
-        run = train(
-            "ddpg",
-            "jax:MountainCarContinuous-v0",
-            steps=steps,
-            seeds=seeds,
-            env_fields=SPARSE,
-            config={**SETTINGS, **noise},
+    found = {noise: finds(noise) for noise in NOISES}
+    claims[
+        f"with noise on parameters untrained policies find the reward (in {found['parameter'][0]} episodes)"
+    ] = found["parameter"][0] > 0
+    for noise in ("ou", "gaussian", "none"):
+        episodes, steps = found[noise]
+        claims[f"with {noise} they do not (in {episodes} episodes, {steps:,} steps)"] = episodes == 0
+    said = ", ".join(f"{noise} {1e5 * episodes / steps:.1f}" for noise, (episodes, steps) in found.items())
+    return Finding(claims, f"{away}; sparse swing-up, untrained: rewarded episodes in 100,000 steps: {said}")
+
+
+def finds(noise: str, actors: int = 10, episodes: int = 400) -> tuple[int, int]:
+    """Rewarded episodes of untrained policies with one of the noises, and how many steps all episodes took."""
+    env, cfg = find(TASK), ddpg.Config(network="layer_norm", hidden=(64, 64), **NOISES[noise])
+
+    def uniform(key: jax.Array) -> tuple[Any, Any, Any]:
+        return episode(
+            env, lambda obs, wander, key: (jax.random.uniform(key, (1,), minval=-1.0), wander), key
         )
-        found[name] = run.evaluate(EPISODES).returns.mean(axis=1)
-        low, high = interval(found[name])
-        said.append(f"{name} {found[name].mean():.0f} [{low:.0f}, {high:.0f}]")
-    better = found["parameter"].mean() > found["ou"].mean()
-    claims[f"noise on parameters returns more than Ornstein-Uhlenbeck's ({'; '.join(said)})"] = bool(better)
+
+    seen, _, alive = jax.jit(jax.vmap(uniform))(jax.random.split(jax.random.key(9), 200))
+    seen = np.asarray(seen)[np.asarray(alive)]  # of uniform play, to normalise observations by
+    mean, width, some = seen.mean(axis=0), seen.std(axis=0), jnp.asarray(seen[:512])
+
+    on_actions: Any = cfg.noise  # where it is not on parameters
+
+    def policy(actor: Any, obs: Any) -> jax.Array:
+        return ddpg.policy(actor, (obs - mean) / width)
+
+    def of_one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key_init, key_scale, key_play = jax.random.split(key, 3)
+        actor = ddpg.init(cfg, env.spec, key_init).actor
+
+        def adapt(number: jax.Array, scale: Any) -> Any:
+            one = jax.random.fold_in(key_scale, number)
+            return adapted_scale(cfg.noise, one, policy, actor, scale, some, cfg.sigma)
+
+        scale = jax.lax.fori_loop(0, 600, adapt, initial_scale(cfg.noise, cfg.sigma))
+
+        def play(key: jax.Array) -> tuple[Any, Any, Any]:
+            key_noise, key = jax.random.split(key)
+            if cfg.noise == "parameter":
+                away = perturbed(actor, key_noise, scale)
+                return episode(env, lambda obs, wander, key: (policy(away, obs), wander), key)
+
+            def noisy(obs: Any, wander: Any, key: jax.Array) -> tuple[Any, Any]:
+                return add_noise(on_actions, key, policy(actor, obs), wander, cfg.sigma, cfg.theta)
+
+            return episode(env, noisy, key)
+
+        _, reward, alive = jax.vmap(play)(jax.random.split(key_play, episodes))
+        return (reward > 0).sum(), alive.sum()
+
+    rewarded, steps = jax.jit(jax.vmap(of_one))(jax.random.split(jax.random.key(0), actors))
+    return int(rewarded.sum()), int(steps.sum())
+
+
+def episode(env: Any, act: Any, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    """Observations [T, ...] of an episode, its return, and which of its steps were before its end [T].
+
+    act  (obs, what the noise remembers, key) -> action, what it remembers
+    """
+    key_reset, key_steps = jax.random.split(key)
+    state, obs = env.reset(key_reset)
+
+    def step(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+        state, obs, wander, alive = carry
+        action, wander = act(obs, wander, key)
+        after = env.step(state, action, key)
+        return (after.state, after.obs, wander, alive & ~after.terminated), (obs, after.reward * alive, alive)
+
+    begin = (state, obs, jnp.zeros(1), jnp.array(True))
+    _, (seen, reward, alive) = jax.lax.scan(step, begin, jax.random.split(key_steps, env.spec.time_limit))
+    return seen, reward.sum(), alive
+
+
+class Learned(NamedTuple):
+    """What a noise earned, without it."""
+
+    end: np.ndarray  # return of each seed [S] after training, mean of the episodes
+    curve: np.ndarray  # [S, evaluations], on the way
+
+
+@functools.cache
+def learned(noise: str, steps: int = STEPS, seeds: int = SEEDS) -> Learned:
+    """DDPG with one of the noises on the sparse task."""
+    run = train(
+        *("ddpg", TASK),
+        **{"steps": steps, "seeds": seeds, "wrap": ["normalize_obs"], "config": {**PAPER, **NOISES[noise]}},
+        **{"eval_every": EVERY, "eval_episodes": 10},
+    )
+    on_the_way = [[] for _ in range(seeds)]
+    for line in run.metrics:
+        if "eval/return" in line:
+            on_the_way[line["seed"]].append(line["eval/return"])
+    return Learned(run.evaluate(EPISODES).returns.mean(axis=1), np.array(on_the_way))
+
+
+def against_others() -> Finding:
+    """All noises on the sparse task, at the same budget."""
+    claims, away = tracks()
+    found = {noise: learned(noise) for noise in NOISES}
+    intervals = {
+        noise: [interval(each.end), interval(each.curve.mean(axis=1))] for noise, each in found.items()
+    }
+    for noise in ("ou", "gaussian", "none"):
+        above = all(
+            mine[0] > other[1] for mine, other in zip(intervals["parameter"], intervals[noise], strict=True)
+        )
+        claims[f"the interval of noise on parameters is above that of {noise}, at the end and on the way"] = (
+            above
+        )
+    said = [
+        f"{noise} {each.end.mean():.1f} [{intervals[noise][0][0]:.1f}, {intervals[noise][0][1]:.1f}]"
+        f" ({each.curve.mean():.1f} on the way)"
+        for noise, each in found.items()
+    ]
     return Finding(
         claims,
-        f"{away}; sparse mountain car after {steps:,} steps, mean return of {seeds} seeds [95 %]: {', '.join(said)}",
+        f"{away}; sparse swing-up after {STEPS:,} steps, mean return of {SEEDS} seeds [95 %]: {', '.join(said)}",
     )
 
 
@@ -92,4 +202,4 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main({"D5": distance}, long={"D5": against_ou})
+    main({"D5": exploring}, long={"D5": against_others})

@@ -30,7 +30,7 @@ GYMNASIUM = (
 )
 OURS = (
     *("CartPole-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "CarOnHill"),
-    *("Reach", "BitFlip", "Parkour", "CartPoleSwingUp", "DynaMaze-v0"),
+    *("Reach", "BitFlip", "Parkour", "CartPoleSwingUp", "SparseCartPoleSwingUp", "DynaMaze-v0"),
 )
 STOCK = [*GYMNASIUM, *(f"jax:{name}" for name in OURS)]
 TRUE = {  # what is so, and may be meant

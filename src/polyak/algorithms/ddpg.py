@@ -6,7 +6,8 @@ learning" (arXiv:1509.02971), Algorithm 1 and section 7. Lecture 0, 2, 3 and 4.
 Departures: no batch normalisation, and the action enters the critic at its first layer; layers start as PyTorch's do,
 the last ones not at 3e-3. `weight_decay` is off (0.01 on the critic). A warm-up of uniform actions comes first. A time
 limit is bootstrapped through. Lecture 4 prints the target with mu(S_i); it is mu'(s_{i+1}), as in the paper. With
-`noise = "parameter"` (Plappert et al. 2018) an episode's noise is added to the newest weights, which move on meanwhile.
+`noise = "parameter"` (Plappert et al. 2018) an episode's noise is added to the newest weights, which move on meanwhile,
+and sigma adapts with every update (in the authors' code with every fiftieth).
 """
 
 from dataclasses import dataclass, field

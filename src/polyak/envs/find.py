@@ -50,6 +50,7 @@ WORLDS = (
     "parkour",
     "pixels",
     "probes",
+    "sparse",
     "counting",
 )
 
