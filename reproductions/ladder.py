@@ -1,6 +1,6 @@
 """Elo over a training: the networks of its checkpoints, and uniform moves, play all against all.
 
-    python -m reproductions.ladder --row H3 [--long]
+python -m reproductions.ladder --row H3 [--long]
 """
 
 import functools
@@ -81,7 +81,9 @@ def found(climbs: dict[str, Climb]) -> Finding:
             1 - against.mean - against.half > 0.5
         )
         rises = np.corrcoef(np.log(moves), rated.elo[1:])[0, 1]
-        claims[f"{env}: Elo rises with the logarithm of the moves (correlation {rises:.2f})"] = bool(rises > 0.5)
+        claims[f"{env}: Elo rises with the logarithm of the moves (correlation {rises:.2f})"] = bool(
+            rises > 0.5
+        )
         each = zip(moves, rated.elo[1:], rated.half[1:], strict=True)
         said.append(f"{env} " + ", ".join(f"{count:,}: {elo:.0f} +- {half:.0f}" for count, elo, half in each))
     return Finding(claims, "Elo above uniform moves, by moves of self-play: " + "; ".join(said))
@@ -89,20 +91,17 @@ def found(climbs: dict[str, Climb]) -> Finding:
 
 @functools.cache
 def short_climbs() -> dict[str, Climb]:
-    """A minute of each game."""
-    return {
-        "jax:ConnectFour": climb("jax:ConnectFour", 163_840, 5, 100, num_envs=128),
-        "pgx:animal_shogi": climb("pgx:animal_shogi", 40_960, 5, 50, num_envs=32),
-    }
+    """A minute of connect four."""
+    return {"jax:ConnectFour": climb("jax:ConnectFour", 98_304, 6, 100, num_envs=128)}
 
 
 def short() -> Finding:
-    """The networks of five checkpoints of each, without a search."""
+    """The networks of six checkpoints, without a search."""
     return found(short_climbs())
 
 
 def long() -> Finding:
-    """An hour of each, ten checkpoints, and 32 simulations before every move."""
+    """An hour of connect four and of animal shogi, ten checkpoints, and 32 simulations before every move."""
     return found(
         {
             "jax:ConnectFour": climb("jax:ConnectFour", 4_000_000, 10, 200, 32, 128),
