@@ -56,7 +56,7 @@ def climb(
 
     def keep(event: Any) -> None:
         """The network of a checkpoint, which the run folder deletes some checkpoints later."""
-        kept[event.env_steps] = trained(polyak.load(Path(event.path)))
+        kept[event.env_steps] = trained(polyak.load(Path(event.path)).at(event.env_steps))
 
     config = {**GAMES[env], "horizon": steps}
     said = {"num_envs": num_envs, "config": config, "eval_every": 0, "checkpoint_every": steps // rungs}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,7 +208,7 @@ class Config:
     data: OnPolicy = dataclasses.field(default_factory=lambda: OnPolicy(steps=1))
 
 
-SIMPLE = SimpleNamespace(
+SIMPLE: Any = SimpleNamespace(
     algorithm=Algorithm(
         Config=Config,
         actions=("discrete",),
@@ -224,7 +225,7 @@ SIMPLE = SimpleNamespace(
 )
 
 
-def game(*lines, first="you", env=None):
+def game(*lines, first: Any = "you", env=None):
     """What is said in a game of a person who types these lines against one who takes the first free field."""
     env = env or TicTacToe()
     said, typed = [], iter(lines)
@@ -304,18 +305,6 @@ def test_the_line_above_the_board_says_who_is_who():
 
 
 # ---- policies
-
-
-def asked(algorithm, cfg, state, position):
-    """A policy's thought on a board of tic-tac-toe."""
-    env = TicTacToe()
-    policy = SimpleNamespace(algorithm=algorithm, actor=algorithm.actor(state), cfg=cfg, flat=env.spec)
-    board = jnp.asarray(position, jnp.int32)
-    mind = Mind(policy, env)
-    return mind(playing.Position(board, env._observe(board), mind.memory(), sum(map(abs, position))))
-
-
-WINS = [1, 1, 0, -1, -1, 0, 0, 0, 0]  # X to move: c3, field 2
 
 
 THINKING = [name for name in names() if find_algorithm(name).thought]

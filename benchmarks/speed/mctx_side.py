@@ -63,7 +63,8 @@ def measure(workload: Workload) -> dict[str, Any]:
         reward = state.rewards[jnp.arange(count), mover]
         discount = jnp.where(state.terminated, 0.0, -1.0)
         value = jnp.where(state.terminated, 0.0, value)
-        return mctx.RecurrentFnOutput(reward, discount, logits, value), state  # pyright: ignore
+        said = {"reward": reward, "discount": discount, "prior_logits": logits, "value": value}
+        return mctx.RecurrentFnOutput(**said), state  # pyright: ignore
 
     def move(carry: tuple, key: Any) -> tuple[tuple, Row]:
         layers, state = carry

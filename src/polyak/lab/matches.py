@@ -188,7 +188,7 @@ def ratings(scores: Scores) -> Ratings:
     differs[np.arange(len(games)), one] = 1
     differs[np.arange(len(games)), other] -= 1
     differs = differs[:, 1:]  # the first is the zero
-    rating = np.zeros(count - 1)
+    rating, information = np.zeros(count - 1), np.eye(count - 1)
     for _ in range(NEWTON):
         expected = 1 / (1 + np.exp(-differs @ rating))
         information = differs.T * (games * expected * (1 - expected)) @ differs

@@ -53,8 +53,9 @@ class Thought(NamedTuple):
         """The value, and the moves that it thought of most."""
         parts = [] if self.value is None else [f"value {self.value:+.2f}"]
         if self.shares is not None and most:
-            ordered = sorted(names, key=lambda name: -self.shares[names[name]])
-            parts.append("  ".join(f"{name} {self.shares[names[name]]:.0%}" for name in ordered[:most]))
+            share = {name: float(self.shares[move]) for name, move in names.items()}
+            ordered = sorted(share, key=share.__getitem__, reverse=True)
+            parts.append("  ".join(f"{name} {share[name]:.0%}" for name in ordered[:most]))
         return "   ".join(parts)
 
 
