@@ -192,11 +192,32 @@ def parkour() -> Figure:
     return made
 
 
+def ladder() -> Figure:
+    """Elo of a training's checkpoints above uniform moves."""
+    from reproductions import ladder as rows
+
+    climbs = rows.short_climbs()
+    made, axes = figure(*(f"{env}: Elo above uniform moves" for env in climbs))
+    for one, (moves, rated, _), colour in zip(axes, climbs.values(), (BLUE, ORANGE), strict=False):
+        one.errorbar(
+            np.array(moves) / 1_000,
+            rated.elo[1:],
+            rated.half[1:],
+            color=colour,
+            marker="o",
+            markersize=4,
+            capsize=2,
+        )
+        one.set(xlabel="thousand moves of self-play", xlim=(0, None))
+    return made
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     "estimators": estimators,
     "objectives": objectives,
     "improvement": improvement,
     "models": models,
+    "ladder": ladder,
     "lane": lane,
     "parkour": parkour,
 }

@@ -39,7 +39,7 @@ from polyak.interface import (
     Update,
     count_steps,
 )
-from polyak.lab.matches import Player, Score, match, random_player
+from polyak.lab.matches import Player, match, random_player, ratings, round_robin
 from polyak.parts.networks import build
 from polyak.parts.optimize import adam, gradient_step
 from polyak.parts.schedules import start_clock
@@ -457,21 +457,6 @@ def stages(sizes: dict[str, int]) -> tuple[Networks, dict[str, polyak.Run]]:
     return Networks(*jax.tree.map(lambda x: x[0], learned)), runs  # of the only seed
 
 
-def ratings(scores: dict[tuple[str, str], Score], names: list[str]) -> dict[str, float]:
-    """Elo by the model of Bradley & Terry from a round robin, the first at 0; half a point is added on each side."""
-    rating = np.zeros(len(names))
-    for _ in range(20_000):
-        slope = np.zeros(len(names))
-        for (one, other), score in scores.items():
-            i, j = names.index(one), names.index(other)
-            expected = 1 / (1 + 10 ** ((rating[j] - rating[i]) / 400))
-            mean = (score.won + score.drawn / 2 + 0.5) / (score.games + 1)
-            slope[i] += mean - expected
-            slope[j] -= mean - expected
-        rating += 20 * slope / len(names)
-    return dict(zip(names, rating - rating[0], strict=True))
-
-
 def pipeline(sizes: dict[str, int], simulations: int, pairs: int) -> Finding:
     """Each stage against the one before, and the paper's table: policy alone, with values, with rollouts, with both."""
     env = find(GAME)
@@ -491,13 +476,8 @@ def pipeline(sizes: dict[str, int], simulations: int, pairs: int) -> Finding:
     }
     lines = [line for line in runs["position_value"].metrics if "update/value_loss" in line]
     share = np.mean([line["update/value_loss"] / line["update/baseline"] for line in lines[-3:]])
-    names = list(players)
-    scores = {
-        (one, other): match(env, players[one], players[other], pairs, opening=4)
-        for number, one in enumerate(names)
-        for other in names[:number]
-    }
-    table = ratings(scores, names)
+    scores = round_robin(env, players, pairs, opening=4)
+    rated = ratings(scores)
     for (one, other), score in scores.items():
         print(f"  {one} against {other}: {score}", flush=True)
     claims = {
@@ -506,11 +486,11 @@ def pipeline(sizes: dict[str, int], simulations: int, pairs: int) -> Finding:
     claims[f"v explains positions of games that it has not seen (error {share:.0%} of a v of 0)"] = bool(
         share < 0.95
     )
-    claims["each part makes the search stronger than the policy alone"] = min(list(table.values())[1:]) > 0
+    claims["each part makes the search stronger than the policy alone"] = bool(rated.elo[1:].min() > 0)
     said = "; ".join(f"{name} {score}" for name, score in steps.items())
-    rated = ", ".join(f"{name} {value:.0f}" for name, value in table.items())
+    table = ", ".join(f"{name} {elo:.0f}" for name, elo in zip(rated.names, rated.elo, strict=True))
     return Finding(
-        claims, f"{said}; error of v {share:.0%} of a v of 0; Elo with {simulations} simulations: {rated}"
+        claims, f"{said}; error of v {share:.0%} of a v of 0; Elo with {simulations} simulations: {table}"
     )
 
 

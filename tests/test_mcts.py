@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -180,3 +181,14 @@ def test_a_world_for_one_player_is_planned_in_too():
     memory = mcts.memory(cfg, spec, jnp.arange(2), jnp.zeros(2, jnp.int32), jax.random.key(0))
     move = mcts.act(cfg, spec, (), memory, Shown(state, state), jax.random.key(0), False)[0]
     assert move.tolist() == [1, 0]
+
+
+def test_its_thought_is_its_visits_and_the_mean_of_its_returns():
+    """By hand: at the root 6 visits whose returns sum to 3, and 2 to -1; what lies below does not count."""
+    tree = SimpleNamespace(
+        visits=jnp.asarray([[[6.0, 0.0, 2.0], [9.0, 9.0, 9.0]]]),
+        total=jnp.asarray([[[3.0, 0.0, -1.0], [-9.0, -9.0, -9.0]]]),
+    )
+    shares, value = mcts.thought(tree, ())  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(shares, [[0.75, 0.0, 0.25]])
+    np.testing.assert_allclose(value, [0.25])

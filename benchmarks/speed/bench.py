@@ -339,7 +339,7 @@ def machine() -> dict[str, Any]:
 def measure_all(names: list[str], repeats: int) -> dict[str, Any]:
     """Everything that `make bench` keeps."""
     results: dict[str, Any] = {"machine": machine(), "workloads": {}, "roofline": {}}
-    on_products = [name for name in names if name in WORKLOADS]
+    on_products = [name for name in names if name in WORKLOADS and WORKLOADS[name].products]
     if on_products:
         say("roofline")
         results["roofline"] = call(sys.executable, "benchmarks/speed/roofline.py", *on_products)

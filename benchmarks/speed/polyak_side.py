@@ -39,9 +39,8 @@ def training_of(workload: Workload, seeds: int = 1, seed: int = 0) -> Training:
         checkpoint_every=10 * workload.end,
         preset=False,
     )
-    plan = make_plan(
-        workload.algorithm, workload.env, settings, workload.config, in_graph=workload.env.startswith("jax:")
-    )
+    in_graph = workload.env.startswith(("jax:", "pgx:"))
+    plan = make_plan(workload.algorithm, workload.env, settings, workload.config, in_graph=in_graph)
     return Training(Session(plan), silent())
 
 

@@ -229,11 +229,19 @@ def rejax(workload: Workload) -> dict:
     return {"steps": steps, "compile_s": compiled}
 
 
+def by_hand(workload: Workload) -> dict:
+    """mctx and pgx, in a program like pgx's own example."""
+    from mctx_side import measure
+
+    return measure(workload)
+
+
 PACKAGES = {
     "sb3": ("stable-baselines3", "torch", "gymnasium", "mujoco", "numpy"),
     "sbx": ("sbx-rl", "stable-baselines3", "jax", "jaxlib", "gymnasium", "mujoco", "numpy"),
     "tianshou": ("tianshou", "torch", "gymnasium", "mujoco", "numpy"),
     "rejax": ("rejax", "gymnax", "jax", "jaxlib", "numpy"),
+    "pgx": ("pgx", "mctx", "optax", "jax", "jaxlib", "numpy"),
 }
 
 
@@ -244,7 +252,7 @@ def main() -> None:
     options.add_argument("workload", choices=WORKLOADS)
     said = options.parse_args()
     workload = WORKLOADS[said.workload]
-    alone = {"rejax": rejax, "tianshou": tianshou}
+    alone = {"rejax": rejax, "tianshou": tianshou, "pgx": by_hand}
     found = alone[said.rival](workload) if said.rival in alone else baselines(said.rival, workload)
     print(json.dumps({**found, "peak_mb": peak_memory(), "versions": versions(*PACKAGES[said.rival])}))
 

@@ -1,6 +1,7 @@
 """Workloads: the same settings for polyak and its rivals, written down once. Imports nothing heavy.
 
-TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX in one compiled graph.
+TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX and AlphaZero on a board of pgx in
+one compiled graph.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ class Workload:
     num_envs: int = 1
     seeds: int = 8  # in SEEDS, how many at once
     goals: dict[str, float] = field(default_factory=dict)
+    products: bool = True  # the roofline of its update is worth knowing
 
 
 ON_POLICY = {
@@ -99,6 +101,25 @@ WORKLOADS = {
         },
         num_envs=64,
         goals={"rejax": 1.5},
+    ),
+    # positions of self-play, each of them learned from once; times `simulations`: simulations per second
+    "alphazero-pgx": Workload(
+        title="AlphaZero animal shogi, 128 games, 32 simulations",
+        algorithm="alphazero",
+        env="pgx:animal_shogi",
+        begin=2 * 8 * 128,
+        end=6 * 8 * 128,
+        config={
+            **{"lr": 1e-3, "lr_end": 1.0, "weight_decay": 1e-4, "simulations": 32, "considered": 16},
+            **{"opening": 0, "hidden": [128, 128]},
+            "data": {
+                **{"capacity": 128 * 256, "batch_size": 256, "warmup": 8 * 128, "steps": 8, "updates": 4},
+                "n_step": 256,
+            },
+        },
+        num_envs=128,
+        goals={"pgx": 1.2},
+        products=False,
     ),
 }
 

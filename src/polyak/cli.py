@@ -55,6 +55,7 @@ commands:
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
   watch RUN | ALGO ENV       make a video of a trained policy
+  play RUN | ALGO ENV        play a board game against a trained policy
   report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
@@ -115,6 +116,22 @@ class WatchOptions:
     panel: bool = True  # show rewards, the expected return and the action beside the picture
     best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Who begins, and how strong the other is."""
+
+    first: Literal["you", "agent"] = "you"  # who moves first
+    simulations: int | None = within(None, 1)  # of its search before every move; usually as it was trained
+    moves: int = within(3, 0)  # of those that it thought of most, how many are shown
+    policy: int | None = within(
+        None, 0, 2**31 - 1
+    )  # seed whose policy plays, of a run with several; usually the first
+    at: int | None = within(None, 0)  # steps of the checkpoint that plays; usually those of the newest
+    best: bool = False  # play against the checkpoint that evaluated best, of those that are kept
+    out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
@@ -400,12 +417,7 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     from polyak.show.terminal import Terminal
 
     set_up_jax()
-    run = open_trusted(path, [*options.trust, *trusted])
-    if options.best and options.at is not None:
-        raise UserError("--at and --best each choose a checkpoint: give one of them")
-    if options.best or options.at is not None:
-        run = run.best() if options.best else run.at(options.at or 0)
-        print(f"the checkpoint after {run.step:,} steps", file=sys.stderr)
+    run = chosen_checkpoint(open_trusted(path, [*options.trust, *trusted]), options)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
         evaluation = run.evaluate(options.episodes, options.seed, options.sample, options.limit)
@@ -416,17 +428,32 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
     return 0
 
 
+def chosen_checkpoint(run: "Run", options: EvaluateOptions | PlayOptions) -> "Run":
+    """The run as the checkpoint has it that a person asks for."""
+    if options.best and options.at is not None:
+        raise UserError("--at and --best each choose a checkpoint: give one of them")
+    if options.best or options.at is not None:
+        run = run.best() if options.best else run.at(options.at or 0)
+        print(f"the checkpoint after {run.step:,} steps", file=sys.stderr)
+    return run
+
+
 def learns(name: str) -> bool:
     """Whether an algorithm has to be trained before it is worth looking at."""
     return algorithms.find(name).learns
 
 
-def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
-    """Play episodes with an algorithm that plans afresh at every decision: no run is needed."""
+def check_planner(algorithm: str, options: EvaluateOptions | PlayOptions) -> None:
+    """UserError where a checkpoint is asked for of what has none."""
     if options.best or options.at is not None:
         raise UserError(
             f"{algorithm} learns nothing, so that it has no checkpoints: leave --at and --best out"
         )
+
+
+def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
+    """Play episodes with an algorithm that plans afresh at every decision: no run is needed."""
+    check_planner(algorithm, options)
     from polyak.results import as_json, say_evaluation
     from polyak.runs.agent import Agent
     from polyak.runs.setup import set_up_jax
@@ -461,6 +488,32 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     for episode, total in enumerate(filmed.returns):
         print(f"episode {episode + 1}: return {number(total)}")
     print(filmed.path)
+    return 0
+
+
+def play(said: flags.Said, options: PlayOptions) -> int:
+    """Let a person play against a policy."""
+    planner = len(said.words) == 2 and not learns(said.words[0])
+    if planner:
+        check_planner(said.words[0], options)
+    path, trusted = (Path(), []) if planner else named_run("play", said.words, options.out)
+    if not sys.stdin.isatty():
+        raise UserError("play needs a terminal, for a person to type moves: without one, use polyak evaluate")
+    from polyak.runs.play import play as begin
+    from polyak.runs.setup import set_up_jax
+
+    set_up_jax()
+    if planner:
+        from polyak.envs.find import find
+        from polyak.runs.agent import Agent
+
+        name = said.words[1]
+        world, policy = find(name), Agent(*said.words).policy()
+    else:
+        run = chosen_checkpoint(open_trusted(path, [*options.trust, *trusted]), options)
+        name, session = run.plan.env, run.trust()
+        world, policy = session.find(session.eval_fields), run.policy(options.policy)
+    begin(policy, world, name, options.first, options.simulations, options.moves)
     return 0
 
 
@@ -581,6 +634,7 @@ EXAMPLES = {
     "resume": "runs/NAME",
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
+    "play": "runs/NAME --first agent",
     "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
@@ -590,7 +644,6 @@ EXAMPLES = {
 OTHERS = {
     "eval": "evaluate",
     "test": "evaluate",
-    "play": "watch",
     "enjoy": "watch",
     "render": "watch",
     "run": "train",
@@ -600,6 +653,7 @@ COMMANDS = {
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
     "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
+    "play": Command(play, PlayOptions(), "RUN|ALGO ENV", "Play a board game against a trained policy.", 1, 2),
     "report": Command(report, ReportOptions(), "RUN...", "Show and compare runs on one page.", 1, 200),
     "digest": Command(digest, NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
     "list": Command(

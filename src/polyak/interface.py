@@ -368,3 +368,6 @@ class Algorithm(NamedTuple):
     value: Callable | None = (
         None  # (cfg, spec, state, obs, action) -> [N] return that it expects, for people to see
     )
+    thought: Callable | None = (
+        None  # (memory, extras) of `act` -> shares of the moves [N, A], return expected [N], for people to see
+    )

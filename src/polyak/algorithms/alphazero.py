@@ -111,18 +111,21 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Array, obs: Shown, key: Ar
     key_search, key_move = jax.random.split(key if explore else jax.random.key(0))
     opening = explore & (memory < cfg.opening)
     scale = jnp.where(opening, cfg.temperature, float(explore))
-    action, policy = search(cfg, spec, actor, obs, key_search, scale, explore)
+    action, policy, value = search(cfg, spec, actor, obs, key_search, scale, explore)
     if cfg.search == "puct":
         # pi(a|s) in proportion to N(s, a)^(1 / tau) in the opening, then tau -> 0      Nature 550, "Self-play"
         drawn = jax.random.categorical(key_move, jnp.log(policy) / cfg.temperature)
         action = jnp.where(opening, drawn, policy.argmax(axis=-1))
-    return action.astype(jnp.int32), memory + 1, {"policy": policy}
+    remembered = (
+        {"policy": policy} if explore else {"policy": policy, "value": value}
+    )  # learning needs no value
+    return action.astype(jnp.int32), memory + 1, remembered
 
 
 def search(
     cfg: Config, spec: Spec, net: Tree, obs: Shown, key: Array, scale: Array, explore: bool
-) -> tuple[Array, Array]:
-    """The search's own move [N], and its policy [N, A]: shares of the visits, or Gumbel's improved policy.
+) -> tuple[Array, Array, Array]:
+    """The search's own move [N]; its policy [N, A], shares of the visits or Gumbel's improved one; its value [N].
 
     scale  [N] of Gumbel's noise at the root
     """
@@ -149,7 +152,7 @@ def search(
     else:
         noise = {"dirichlet_fraction": cfg.noise if explore else 0.0, "dirichlet_alpha": cfg.alpha}
         found = mctx.muzero_policy(*given, **noise, pb_c_init=cfg.exploration)  # pyright: ignore
-    return found.action, found.action_weights
+    return found.action, found.action_weights, found.search_tree.summary().value
 
 
 def searcher():
@@ -210,4 +213,5 @@ algorithm = Algorithm(
     update=update,
     observe=count_steps,
     wrong=wrong,
+    thought=lambda memory, extras: (extras["policy"], extras["value"]),
 )

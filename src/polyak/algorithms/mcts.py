@@ -191,6 +191,13 @@ def backed_up(cfg: Config, spec: Spec, search: Search, node: Array, action: Arra
     )
 
 
+def thought(memory: Search, extras: Tree) -> tuple[Array, Array]:
+    """Shares of the visits [N, A] at the root, and the mean of the returns [N] there."""
+    visits, total = memory.visits[:, 0], memory.total[:, 0]
+    count = visits.sum(axis=-1)
+    return visits / count[:, None], total.sum(axis=-1) / count
+
+
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
     """Nothing is learned."""
     return Update(State(state.clock.updated()), {})
@@ -208,4 +215,5 @@ algorithm = Algorithm(
     act=act,
     update=update,
     observe=count_steps,
+    thought=thought,
 )

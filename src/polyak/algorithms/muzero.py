@@ -4,7 +4,6 @@ Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Has
 "Mastering Atari, Go, chess and shogi by planning with a learned model" (Nature 588, arXiv:1911.08265), sections 3 and
 appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards. Search is mctx's: the
 paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
-
 The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
@@ -217,4 +216,5 @@ algorithm = Algorithm(
     update=update,
     observe=count_steps,
     wrong=wrong,
+    thought=lambda memory, extras: (extras["policy"], extras["value"]),
 )

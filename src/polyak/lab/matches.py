@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import jax
@@ -71,9 +72,26 @@ def match(
     opening  uniform moves before the players take over; an opening that ends the game is no win for anybody
     longest  moves after which a game is drawn
     """
+    return _match(_movers(env, (one, other)), env, one, other, pairs, opening, longest, seed)
+
+
+def _movers(env: Environment, players: Sequence[Player]) -> dict[Player, Callable]:
+    """What makes a move of each, and of a uniform player: compiled once for all their matches."""
+    return {player: jax.jit(functools.partial(moved, env, player)) for player in (*players, random_player)}
+
+
+def _match(
+    move: dict[Player, Callable],
+    env: Environment,
+    one: Player,
+    other: Player,
+    pairs: int,
+    opening: int,
+    longest: int,
+    seed: int,
+) -> Score:
     key_reset, key_opening, *keys = jax.random.split(jax.random.key(seed), 4)
     starts = jax.vmap(env.reset)(jax.random.split(key_reset, pairs))
-    move = {player: jax.jit(functools.partial(moved, env, player)) for player in (one, other, random_player)}
     points = []
     for players, key in (((one, other), keys[0]), ((other, one), keys[1])):
         games = Games(*starts, jnp.zeros(pairs, bool), jnp.zeros(pairs))
@@ -107,3 +125,81 @@ def moved(env: Environment, player: Player, games: Games, key: Array, sign: Arra
     state, obs = select(running, (step.state, step.obs), (games.state, games.obs))
     over = games.over | step.terminated | step.truncated
     return Games(state, obs, over, games.points + jnp.where(running, sign * step.reward, 0.0))
+
+
+# ---- a ladder
+
+
+class Ratings(NamedTuple):
+    """Elo of players who met one another, relative to the first of them.
+
+    elo   [K], 400 log10 of the odds that a player wins against the first; that one's is 0
+    half  [K], half of its 95 % interval; 0 of the first
+    """
+
+    names: tuple[str, ...]
+    elo: np.ndarray
+    half: np.ndarray
+
+    def __str__(self) -> str:
+        """A line for each player."""
+        wide = max(map(len, self.names))
+        each = zip(self.names, self.elo, self.half, strict=True)
+        return "\n".join(f"{name:<{wide}}  {elo:+6.0f} +- {half:.0f}" for name, elo, half in each)
+
+
+Scores = Mapping[tuple[str, str], Score]  # (one, other) -> how one did against the other
+
+
+def round_robin(
+    env: Environment,
+    players: Mapping[str, Player],
+    pairs: int,
+    opening: int = 2,
+    longest: int = 1_000,
+    seed: int = 0,
+) -> dict[tuple[str, str], Score]:
+    """The scores of all matches of two players with these names, each as `match` plays it, from other openings."""
+    move = _movers(env, list(players.values()))
+    return {
+        (one, other): _match(move, env, players[one], players[other], pairs, opening, longest, seed + number)
+        for number, (one, other) in enumerate(combinations(players, 2))
+    }
+
+
+LOGISTIC = math.log(10) / 400  # of an Elo point
+
+
+def ratings(scores: Scores) -> Ratings:
+    """The most likely Elo of all players in the model of Bradley & Terry 1952, a draw being half a win of both.
+
+    To each match one game is added that half of each wins, so that no rating is infinite. Intervals are those of the
+    maximum of a likelihood that need not be true (White 1982): J^-1 V J^-1, with the information J, and V from how
+    the results vary, which draws make less. They hold for every player by itself, and for many games.
+    """
+    names = tuple(dict.fromkeys(name for pair in scores for name in pair))
+    where = {name: number for number, name in enumerate(names)}
+    count = len(names)
+    one, other = (np.array([where[pair[side]] for pair in scores]) for side in (0, 1))
+    games = np.array([score.games + 1 for score in scores.values()], float)
+    share = np.array([(s.won + s.drawn / 2 + 0.5) / (s.games + 1) for s in scores.values()])
+    squares = np.array([(s.won + s.drawn / 4 + 0.5) / (s.games + 1) for s in scores.values()])
+    differs = np.zeros((len(games), count))  # [matches, K]
+    differs[np.arange(len(games)), one] = 1
+    differs[np.arange(len(games)), other] -= 1
+    differs = differs[:, 1:]  # the first is the zero
+    rating, information = np.zeros(count - 1), np.eye(count - 1)
+    for _ in range(NEWTON):
+        expected = 1 / (1 + np.exp(-differs @ rating))
+        information = differs.T * (games * expected * (1 - expected)) @ differs
+        step = np.linalg.solve(information, differs.T @ (games * (share - expected)))
+        rating = rating + step * min(
+            1.0, 1.0 / max(np.abs(step).max(), 1e-12)
+        )  # never more than e times the odds
+    variance = differs.T * (games * (squares - share**2)) @ differs
+    inverse = np.linalg.inv(information)
+    half = 1.96 * np.sqrt(np.diag(inverse @ variance @ inverse)) / LOGISTIC
+    return Ratings(names, np.append(0.0, rating / LOGISTIC), np.append(0.0, half))
+
+
+NEWTON = 100  # steps of Newton's method, of which about ten change something
