@@ -192,22 +192,6 @@ def parkour() -> Figure:
     return made
 
 
-def driving() -> Figure:
-    """Disengagements while DDPG learns to drive, from pixels and through an auto-encoder, by seed."""
-    from reproductions import driving as rows
-
-    made, (one,) = figure("the lane: disengagements on 250 m of unseen road")
-    made.set_size_inches(6, 2.9)
-    for name, colour in (("pixels", BLUE), ("vae", ORANGE)):
-        for seed in range(rows.LONG.seeds):
-            steps, left = zip(*rows.course(rows.learn(rows.LONG, seed, name).metrics), strict=True)
-            one.plot(steps, left, color=colour, linewidth=1, alpha=0.8, label=name if seed == 0 else None)
-    one.axhline(rows.driven("zero")[0], color=PALE, linestyle="--", linewidth=1, label="zero policy")
-    one.set(xlim=(500, rows.LONG.driving), ylim=(-1, None), xlabel="steps; learning begins at 500")
-    one.legend(fontsize=7, frameon=False)
-    return made
-
-
 PICTURES: dict[str, Callable[[], Figure]] = {
     "estimators": estimators,
     "objectives": objectives,
@@ -215,7 +199,6 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "models": models,
     "lane": lane,
     "parkour": parkour,
-    "driving": driving,
 }
 
 

@@ -220,7 +220,6 @@ DRIVING = {
     "sigma": 0.3,
     "theta": 0.3,
     "half_life": 2_000,
-    "weight_decay": 0.001,
     "data.capacity": 5_000,
     "data.warmup": 500,
     "data.steps": 10,
@@ -349,12 +348,6 @@ def learn(scale: Scale, seed: int, name: str) -> polyak.Run:
         freeze=encoders if seen else (),
         name=f"{name}-{seed}",
     )
-
-
-def course(metrics: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Environment steps and disengagements on a route, of each evaluation."""
-    said = [line for line in metrics if "eval/disengagements" in line]
-    return [(line["env_steps"], line["eval/disengagements"]) for line in said]
 
 
 def table_row(metrics: list[dict[str, Any]]) -> Learned:
