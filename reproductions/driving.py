@@ -24,6 +24,7 @@ from polyak.envs.worlds.road_view import Camera, paint
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Tree, Update
 from polyak.results import say_evaluation
 from reproductions.finding import Finding, main, train
+from reproductions.parameter_noise import interval
 
 # ---- drivers that learn nothing
 
@@ -327,10 +328,12 @@ class Learned(NamedTuple):
     distance: Any  # m of a route that were driven
 
 
-def learn(scale: Scale, seed: int, seen: polyak.Run | None) -> Learned:
-    """DDPG from pixels; with an auto-encoder that has seen random driving, its encoder is taken over and kept."""
+@functools.cache
+def learn(scale: Scale, seed: int, name: str) -> polyak.Run:
+    """DDPG from pixels, or "vae": an encoder that has seen random driving is taken over and kept."""
     encoders = ("actor/encoder", "critic/encoder")
-    run = train(
+    seen = see(scale, seed) if name == "vae" else None
+    return train(
         "ddpg",
         "jax:Lane",
         steps=scale.driving,
@@ -343,9 +346,8 @@ def learn(scale: Scale, seed: int, seen: polyak.Run | None) -> Learned:
         preset=False,
         init=tuple(f"{seen.path}:encoder={place}" for place in encoders) if seen else (),
         freeze=encoders if seen else (),
-        name=f"{'vae' if seen else 'pixels'}-{seed}",
+        name=f"{name}-{seed}",
     )
-    return table_row(run.metrics)
 
 
 def table_row(metrics: list[dict[str, Any]]) -> Learned:
@@ -385,8 +387,8 @@ def order(lines: dict[str, tuple[float, float]]) -> dict[str, bool]:
 def trained(scale: Scale) -> dict[str, Learned]:
     """Both policies that learn, [S] each."""
     lines = {
-        "pixels": [learn(scale, seed, None) for seed in range(scale.seeds)],
-        "vae": [learn(scale, seed, see(scale, seed)) for seed in range(scale.seeds)],
+        name: [table_row(learn(scale, seed, name).metrics) for seed in range(scale.seeds)]
+        for name in ("pixels", "vae")
     }
     learned = {name: Learned(*np.array(line).T) for name, line in lines.items()}
     for name, row in learned.items():
@@ -398,7 +400,8 @@ def table(scale: Scale = SHORT) -> Finding:
     """Table I: random, zero, pixels, pixels through an auto-encoder."""
     lines = {name: driven(name) for name in ("random", "zero")}
     lines |= {name: (row.per_route.mean(), row.distance.mean()) for name, row in trained(scale).items()}
-    said = [f"{name} {few:.2f}" for name, (few, _) in lines.items()]
+    said = [f"{name} {lines[name][0]:.2f}" for name in ("random", "zero")]
+    said += [f"{name} {in_words(row.per_route, 2)}" for name, row in trained(scale).items()]
     where = f"{scale.width} x {scale.height} pixels, {scale.driving:,} steps, {counted(scale.seeds)}"
     figure = (
         f"disengagements on 250 m: {', '.join(said)}; episodes until solved: {until_solved(trained(scale))}"
@@ -409,10 +412,20 @@ def table(scale: Scale = SHORT) -> Finding:
 def until_solved(learned: dict[str, Learned]) -> str:
     """Mean episodes of training until a route was driven, in words; a seed that never did counts with all it had."""
     said = [
-        f"{name} {'' if row.solved.all() else 'more than '}{row.episodes.mean():.0f}"
+        f"{name} {'' if row.solved.all() else 'more than '}{in_words(row.episodes, 0)}"
         for name, row in learned.items()
     ]
     return ", ".join(said)
+
+
+def in_words(values: np.ndarray, digits: int) -> str:
+    """The mean over seeds; of several with its 95 % interval, and each seed's own."""
+    mean = f"{values.mean():.{digits}f}"
+    if len(values) == 1:
+        return mean
+    low, high = interval(values)
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}] ({each})"
 
 
 def sooner(scale: Scale = LONG) -> Finding:

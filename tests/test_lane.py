@@ -14,7 +14,7 @@ from polyak.envs.worlds import road_view
 from polyak.envs.worlds.lane import AHEAD, Car, Lane
 from polyak.envs.worlds.road_view import Camera
 from polyak.results import say_evaluation
-from reproductions.driving import order, table_row
+from reproductions.driving import in_words, order, table_row
 
 ENV = Lane(length=120, height=20, width=28)
 FEATURES = ENV.replace(observation="features")
@@ -235,3 +235,11 @@ def test_policies_are_ordered_by_disengagements_and_then_by_metres():
     assert all(order(good).values())
     assert list(order({**good, "zero": (9.0, 100.0)}).values()) == [False, True, True]
     assert list(order({**good, "encoder": (1.5, 250.0)}).values()) == [True, True, False]
+
+
+def test_of_several_seeds_a_figure_says_the_interval_and_each_seed():
+    assert in_words(np.array([3.0]), 1) == "3.0"
+    said = in_words(np.array([0.0, 0.0, 3.0]), 2)
+    assert said.startswith("1.00 [0.00, ")
+    assert said.endswith("] (0.00, 0.00, 3.00)")
+    assert 1 < float(said.split("]")[0].split()[-1]) <= 3
