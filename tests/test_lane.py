@@ -216,17 +216,24 @@ def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_dis
     def trained(count, metres, seconds):
         return {"episode/count": count, "episode/distance": metres, "episode/time": seconds}
 
-    def evaluated(left, metres):
-        return {"eval/disengagements": left, "eval/distance": metres}
+    def evaluated(left):
+        return {"eval/disengagements": left}
+
+    def tested(left, metres):
+        measures = {"disengagements": np.array(left), "distance": np.array(metres)}
+        return polyak.runs.run.Evaluation(np.zeros(len(left)), np.zeros(len(left)), measures, [0])
 
     line = table_row(
         [
-            *(trained(3, 10.0, 30.0), {}, evaluated(2.0, 250.0), trained(2, 50.0, 60.0)),
-            *(evaluated(0.0, 250.0), trained(5, 9.0, 9.0), evaluated(1.0, 240.0)),
-        ]
+            *(trained(3, 10.0, 30.0), {}, evaluated(2.0), trained(2, 50.0, 60.0)),
+            *(evaluated(0.0), trained(5, 9.0, 9.0), evaluated(1.0)),
+        ],
+        tested([0.0, 2.0], [240.0, 240.0]),
     )
     assert line == (5, 3 * 10 + 2 * 50, 3 * 0.5 + 2, True, 1, 240)
-    never = table_row([trained(7, 1.0, 60.0), {**trained(1, 2.0, 60.0), **evaluated(4.0, 250.4)}])
+    never = table_row(
+        [trained(7, 1.0, 60.0), {**trained(1, 2.0, 60.0), **evaluated(4.0)}], tested([4.0], [250.4])
+    )
     assert never == (8, 9, 8, False, 4, 250)  # the last step may lead beyond the route
 
 
