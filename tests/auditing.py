@@ -18,8 +18,13 @@ from polyak.pytree import Counter, Record, pytree
 from polyak.runs.loop import beside_rows
 from polyak.store import checkpoint
 
-# What XLA needs to compile in a third of the time, for tests in which speed and the last bit do not matter.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# What XLA needs to compile in a fifth of the time, for tests in which speed and the last bit do not matter.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 GAMMA = 0.5  # sums of small integers times its powers are exact in float32
 
 
