@@ -25,6 +25,12 @@ QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
+AS_USED = {  # what XLA does where nobody says anything
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}
 GAMMA = 0.5  # sums of small integers times its powers are exact in float32
 
 
@@ -163,6 +169,14 @@ def swings(obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, s
 
 
 CARTPOLE = World(swings, lambda obs: (jnp.abs(obs) <= 0.05).all(-1))
+
+
+# ---- compiling
+
+
+def as_flags(options: dict[str, Any]) -> str:
+    """Options of the compiler as XLA_FLAGS has them."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
 # ---- drivers

@@ -4,7 +4,10 @@ import contextlib
 import copy
 import functools
 import hashlib
+import os
 import re
+import subprocess
+import sys
 
 import gymnasium
 import jax
@@ -12,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import (
+    AS_USED,
     COUNTING,
     QUICK,
     arrays_of,
+    as_flags,
     assert_same_bits,
     auditor,
     drive,
@@ -278,6 +283,18 @@ def test_the_search_finds_a_copied_ring_and_a_lapack_call():
     for function in (jnp.linalg.qr, jnp.linalg.cholesky, jnp.linalg.inv, jnp.linalg.svd):
         batched = jax.jit(jax.vmap(function))
         assert LAPACK.findall(batched.lower(jnp.zeros((3, 4, 4))).compile().as_text())
+
+
+def test_programs_are_compiled_as_users_have_them_where_no_test_asks_for_less():
+    """Everything else is compiled quickly: see conftest.py."""
+
+    def options_under(flags):
+        said = "from jaxlib import _jax; print(_jax.CompileOptions().SerializeAsString().hex())"
+        env = os.environ | {"XLA_FLAGS": flags}
+        return subprocess.run([sys.executable, "-c", said], env=env, capture_output=True, check=True).stdout
+
+    assert options_under(as_flags(AS_USED)) == options_under("") != options_under(as_flags(QUICK))
+    assert program.COMPILER_OPTIONS.items() >= AS_USED.items()
 
 
 @contextlib.contextmanager
