@@ -1,7 +1,7 @@
 """What every test runs under: shapes checked, keys used once, warnings as errors, no display.
 
 Programs are compiled once for the whole suite: its processes share a cache on disk, which goes when the suite ends.
-Nothing but the drivers' programs is compiled for speed, and those only where a test does not ask for `QUICK` too.
+All are compiled as `QUICK` says: tests of what users' programs are compiled to, and of their bits, ask for `AS_USED`.
 """
 
 import atexit
@@ -30,7 +30,7 @@ install_import_hook(["polyak.parts"], "beartype.beartype")
 
 import jax
 import pytest
-from auditing import AS_USED, QUICK, as_flags
+from auditing import QUICK, as_flags
 
 from polyak.drivers import program
 
@@ -38,7 +38,7 @@ plain = os.environ["XLA_FLAGS"]
 os.environ["XLA_FLAGS"] = f"{plain} {as_flags(QUICK)}"
 jax.devices()  # XLA reads its flags here, once
 os.environ["XLA_FLAGS"] = plain  # for the processes that tests start: they run as users run them
-program.COMPILER_OPTIONS.update(AS_USED)
+program.COMPILER_OPTIONS.update(QUICK)  # also where a driver's workers are processes
 
 
 @pytest.fixture(autouse=True, scope="module")
