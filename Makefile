@@ -11,7 +11,7 @@ INSTALL := $(PIP) install --only-binary :all: --require-hashes
 LOCK := uv pip compile pyproject.toml build.in --universal --fork-strategy fewest --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help .venv demo test test-long torture check lint spelling audit rows docs-tables bench bench-gpu bench-against score lock clean
+.PHONY: help .venv demo test test-long torture check lint spelling audit rows docs docs-tables bench bench-gpu bench-against score lock clean
 help:
 	@echo "make demo    train TD3 on Pendulum-v1, evaluate it, draw its curve and its video"
 	@echo "make test    the test suite"
@@ -20,6 +20,7 @@ help:
 	@echo "make check   format, lint, types, spelling and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
 	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length, JOBS=8 at once"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make docs-tables  write the tables of the pages from the code"
 	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/speed/results"
 	@echo "make bench-against DIR=...   this checkout beside another one: ratios of speed, nothing is stored"
@@ -69,6 +70,10 @@ audit: .venv/.ready-all
 
 rows: .venv/.ready-all
 	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS))
+
+docs: $(VENV)/.ready-all
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
+	@echo "build/site/index.html"
 
 docs-tables: .venv/.ready
 	@$(BIN)/python docs/generate.py

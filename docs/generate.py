@@ -7,7 +7,8 @@ Each stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` on its page.
 - its metrics: the comments beside the entries of its dictionaries of metrics;
 - its presets: `src/polyak/presets/NAME.toml`, and the scores in `benchmarks/scores/NAME.json`;
 - the lists of algorithms in README and index: their records and the first lines of their files;
-- the last column of the tables in slides.md: the lines `**Rows:** A1, A2; in part A3.` of all pages.
+- the last column of the tables in slides.md: the lines `**Rows:** A1, A2; in part A3.` of all pages, and
+  `reproductions/rows.toml`, which says what is there in part.
 """
 
 import ast
@@ -99,7 +100,8 @@ def algorithms_list() -> str:
         for name in names:
             short, _, long = algorithms.title(name).rstrip(".").partition(": ")
             actions = " and ".join(algorithms.find(name).actions)
-            lines.append(f"- [{short}](algorithms/{name}.md): {long}; {actions} actions, {data_of(name)}\n")
+            what = f"{long}; {actions}" if long else actions
+            lines.append(f"- [{short}](algorithms/{name}.md): {what} actions, {data_of(name)}\n")
         parts.append("".join(lines))
     return "\n".join(parts)
 
@@ -199,17 +201,25 @@ def bench_table() -> str:
 
 def rows_of(page: Path) -> tuple[list[str], list[str]]:
     """The rows of the lectures that a page says are there: in full, and in part."""
-    said = re.search(r"^\*\*Rows:\*\* ((?:.+\n)+)", read(page), re.MULTILINE)
-    full, _, part = (said[1] if said else "").partition("in part")
-    return re.findall(r"\b[A-H]\d+\b", full), re.findall(r"\b[A-H]\d+\b", part)
+    full, part = [], []
+    for said in re.findall(r"^\*\*Rows:\*\* ((?:.+\n)+)", read(page), re.MULTILINE):
+        for kind, text in zip((full, part), said.split("in part"), strict=False):
+            kind += re.findall(r"\b[A-H]\d+\b", text)
+    return full, part
+
+
+def in_part() -> set[str]:
+    """The rows whose check says what is missing."""
+    rows = tomllib.loads(read(ROOT / "reproductions" / "rows.toml"))
+    return {name for name, row in rows.items() if row.get("part")}
 
 
 def where(row: str) -> str:
-    """Links to what serves a row of the lectures, or "not yet"."""
+    """Links to what serves a row of the lectures, or "not yet"; whether all of it is there is what its check says."""
     pages = [page for page in sorted(DOCS.rglob("*.md")) if page != SLIDES]
     full, part = ([page for page in pages if row in rows_of(page)[kind]] for kind in (0, 1))
     links = ", ".join(map(links_to, full + part))
-    return links if full else f"in part: {links}" if part else "not yet"
+    return f"in part: {links}" if links and row in in_part() else links or "not yet"
 
 
 def links_to(page: Path) -> str:

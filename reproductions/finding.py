@@ -34,7 +34,9 @@ def main(rows: Mapping[str, Check], long: Mapping[str, Check] | None = None) -> 
     """
     long = long or {}
     parser = argparse.ArgumentParser(prog=f"python -m reproductions.{program_name()}")
-    parser.add_argument("--row", required=True, choices=sorted(rows), help="a row of the lecture notes")
+    parser.add_argument(
+        "--row", required=True, choices=sorted({*rows, *long}), help="a row of the lecture notes"
+    )
     if long:
         parser.add_argument("--long", action="store_true", help="the published protocol")
     said = parser.parse_args()

@@ -179,29 +179,35 @@ def short() -> Finding:
     )
 
 
-def long() -> Finding:
-    """PlaNet for a hundred episodes of each world, as a share of planning with the true simulator."""
+def long(seeds: int = 3) -> Finding:
+    """PlaNet for a hundred episodes of each world, as a fraction of what planning with the true simulator earns.
+
+    On the pendulum returns are costs: there the fraction is of the way from random actions to the true simulator.
+    """
     claims, said = {}, []
     for name, env in WORLDS.items():
         run = train(
             "planet",
             f"jax:{name}",
             steps=EPISODES * env.time_limit,
+            seeds=seeds,
             env_fields={"size": 32},
             eval_episodes=10,
         )
-        found = run.evaluate(episodes=10).summary()["mean_return"]
+        found = run.evaluate(episodes=10).returns.mean(axis=1)
         low, high = random_returns(name).mean(), true_returns(name).mean()
-        share = (found - low) / (high - low)
+        way = (found.mean() - low) / (high - low)
+        fraction = found.mean() / high if high > 0 else way
         guess, still = prediction(run, env.replace(size=32), f"runs/planet-{name}.gif")
-        claims[f"{name}: at least 0.7 of the way from random to the true simulator (found {share:.2f})"] = (
-            share >= 0.7
+        claims[f"{name}: at least 0.7 of planning with the true simulator (found {fraction:.2f})"] = bool(
+            fraction >= 0.7
         )
         said.append(
-            f"{name} {found:.0f} (random {low:.0f}, true simulator {high:.0f}; share {share:.2f}; frames "
-            f"{guess:.4f}, if nothing moved {still:.4f})"
+            f"{name} {found.mean():.0f} ({', '.join(f'{x:.0f}' for x in found)}), {fraction:.2f} of the true "
+            f"simulator's {high:.0f} ({way:.2f} of the way from random, {low:.0f}); frames {guess:.4f}, if nothing "
+            f"moved {still:.4f}"
         )
-    return Finding(claims, f"after {EPISODES} episodes: {'; '.join(said)}")
+    return Finding(claims, f"after {EPISODES} episodes, {seeds} seeds: {'; '.join(said)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ BOUND = 1 / (1 - GAMMA)  # on CartPole every reward is 1
 ENVS, ITERATIONS = 16, 5_000
 NAIVE = {"gamma": GAMMA, "lr": 1e-3, "hidden": (128, 128), "epsilon_end": 0.04, "epsilon_fraction": 0.16}
 LONGER = 200_000  # steps of the comparison of one environment with many, which take fewer updates
+OTHERS = range(
+    5, 15
+)  # its seeds: learning rates of 2.5e-4, 5e-4, 1e-3 and 2e-3 were tried on seeds 0 to 4, and the
+TUNED = {1: 1e-3, ENVS: 5e-4}  # best at the end taken
 
 
 def naive(picture: str = "") -> Finding:
@@ -42,14 +46,17 @@ def naive(picture: str = "") -> Finding:
 
 
 def parallel(picture: str = "") -> Finding:
-    """The same number of steps in one environment and in sixteen, with the same settings; then the speed."""
-    one, many = (curve("q_learning", NAIVE, envs, LONGER) for envs in (1, ENVS))
+    """The same number of steps in one environment and in sixteen, each with its best learning rate; then the speed."""
+    one, many = (curve("q_learning", {**NAIVE, "lr": lr}, envs, LONGER, OTHERS) for envs, lr in TUNED.items())
     rates = {envs: rate(envs) for envs in (1, 4, 16, 64)}
     for envs, steps in rates.items():
         print(f"  {envs} environments: {steps:,.0f} steps per second")
     claims = {
         f"with {ENVS} environments the seeds' spread is lower, mean of ten evaluations ({spread(many):.1f} against "
         f"{spread(one):.1f})": spread(many) < spread(one),
+        f"and at their end ({show(many)} against {show(one)})": bool(
+            many["return"].std() < one["return"].std()
+        ),
         "steps per second grow with the number of environments": sorted(rates, key=rates.__getitem__)
         == [*rates],
     }
@@ -57,21 +64,24 @@ def parallel(picture: str = "") -> Finding:
         draw(picture, {"1 environment": one, f"{ENVS} environments": many}, LONGER)
     return Finding(
         claims,
-        f"CartPole, {SEEDS} seeds, spread over {LONGER:,} steps {spread(one):.0f} with 1 environment, "
+        f"CartPole, {len(OTHERS)} seeds, spread over {LONGER:,} steps {spread(one):.0f} with 1 environment, "
         f"{spread(many):.0f} with {ENVS}; at their end {show(one)} and {show(many)}; "
         f"{rates[64] / rates[1]:.0f} times the steps per second with 64",
     )
 
 
 def curve(
-    name: str, config: dict[str, Any] | None = None, num_envs: int = 1, total: int = STEPS
+    name: str,
+    config: dict[str, Any] | None = None,
+    num_envs: int = 1,
+    total: int = STEPS,
+    seeds: range = range(SEEDS),
 ) -> dict[str, np.ndarray]:
     """What each seed returns at the end [S] and on the way [evaluations, S], and its largest |Q| [S]."""
     said: dict[str, Any] = {} if config is None else {"config": config, "num_envs": num_envs, "preset": False}
-    run = train(
-        name, "jax:CartPole-v1", steps=total, seeds=SEEDS, eval_every=total // 10, eval_episodes=10, **said
-    )
-    lines = [[line for line in run.metrics if line["seed"] == seed] for seed in range(SEEDS)]
+    said |= {"seed": seeds[0], "seeds": len(seeds), "eval_every": total // 10, "eval_episodes": 10}
+    run = train(name, "jax:CartPole-v1", steps=total, **said)
+    lines = [[line for line in run.metrics if line["seed"] == seed] for seed in seeds]
     found = [
         [
             np.inf if value is None else abs(value)

@@ -363,9 +363,16 @@ class House:
 
 LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
 HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
+GUIDES = {  # pages that lead people to algorithms; a new one need not be on them
+    "docs/choosing.md",
+    "docs/coming_from_cleanrl.md",
+    "docs/coming_from_stable_baselines3.md",
+    "docs/glossary.md",
+    *(f"docs/lectures/{number}.md" for number in range(5)),
+}
 RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
 ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
-    "svg": {"src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
+    "svg": {"docs/choosing.py", "src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
 }
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 

@@ -8,6 +8,7 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from cases import CASE
 
 import polyak
-from polyak import algorithms, cli, flags
+from polyak import algorithms, cli, errors, flags
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
@@ -27,7 +28,9 @@ from polyak.runs.values import amend
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
+import choosing
 import generate
+from contents import contents, toctrees
 from generate import page_of, read
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -155,12 +158,26 @@ def test_the_slides_have_every_row_of_the_lectures_and_none_twice_in_one():
     assert {line[2] for cells in tables.values() for line in cells} == every
 
 
+@pytest.mark.parametrize("number", generate.LECTURES)
+def test_the_page_of_a_lecture_walks_by_every_row_of_it(number):
+    page = read(ROOT / "docs" / "lectures" / f"{number}.md")
+    named = set(re.findall(r"\[([A-H]\d+)\]\(\.\./coverage\.md#([a-h])-", page))
+    assert all(row[0].lower() == chapter for row, chapter in named)
+    assert {line[2] for line in lectures()[number]} <= {row for row, _ in named}
+
+
 def test_no_page_claims_a_row_that_the_lectures_do_not_have():
     ids = {line[2] for cells in lectures().values() for line in cells}
     for page in PAGES:
         full, part = generate.rows_of(page)
         assert {*full, *part} <= ids, page.name
         assert len({*full, *part}) == len(full) + len(part), page.name
+
+
+def test_a_page_claims_no_row_in_full_of_which_its_check_says_that_something_is_missing():
+    claimed = {row: page.name for page in PAGES for row in generate.rows_of(page)[0]}
+    assert len(claimed) > 60
+    assert {row: page for row, page in claimed.items() if row in generate.in_part()} == {}
 
 
 @each_algorithm
@@ -287,3 +304,82 @@ def shorten(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
     monkeypatch.setattr(polyak, "train", short_train)
     monkeypatch.setattr(polyak.Agent, "learn", short_learn)
+
+
+# ---- the site
+
+
+def test_the_contents_of_the_site_name_every_page_once():
+    index = read(ROOT / "docs" / "index.md")
+    listed = [page for part in contents(index) for _, page in part.pages]
+    pages = {
+        path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")
+    }
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages - {"index"}
+    assert all(page in toctrees(index) for page in listed)
+
+
+def test_the_contents_are_in_the_order_of_the_index_and_algorithms_come_last():
+    index = "# x\n## A\n**F**\n- [T](algorithms/t.md), [S](slides.md)\n## B\n- [P](p.md) [P](p.md#q) [I](index.md)\n"
+    assert contents(index) == [
+        ("B", [("P", "p")]),
+        ("F", [("T", "algorithms/t"), ("S", "slides")]),
+    ]
+    assert toctrees(index).startswith("```{toctree}\n:hidden:\n:caption: B\n\nP <p>\n```\n\n")
+
+
+def test_the_picture_of_the_choice_is_what_its_program_draws_and_its_names_are_on_the_page():
+    assert read(choosing.PICTURE) == choosing.draw()
+    words = read(ROOT / "docs" / "choosing.md").partition("## ")[0]
+    shown = (
+        " ".join(text for *_, names, more in choosing.QUESTIONS for text in (names, more))
+        + choosing.OTHERWISE[0]
+    )
+    titles = {algorithms.title(name).rstrip(".").partition(": ")[0] for name in NAMES} | {"Q-learning"}
+    named = {title for title in titles if re.search(rf"(?<![\w-]){re.escape(title)}(?![\w-])", shown)}
+    assert len(named) > 12
+    assert [title for title in named if f"[{title}](" not in words] == []
+
+
+def test_every_name_of_the_glossary_is_in_the_code():
+    source = "\n".join(read(path) for path in (ROOT / "src").rglob("*.py"))
+    cells = [line for line in rows(read(ROOT / "docs" / "glossary.md")) if len(line) == 3]
+    words = {
+        word.rpartition(".")[2]
+        for line in cells
+        for code in re.findall(r"`([^`]+)`", line[2])
+        for word in re.findall(r"[A-Za-z_][\w.]*", re.sub(r'"[^"]*"', "", code))
+    }
+    assert len(words) > 60
+    assert [word for word in sorted(words) if not re.search(rf"\b{word}\b", source)] == []
+
+
+def setting(word: str) -> str:
+    """A setting's name without what flags have around it."""
+    return word.split()[0].split("=")[0].removeprefix("--").removeprefix("config.").replace("-", "_")
+
+
+@pytest.mark.parametrize("page", ["coming_from_stable_baselines3.md", "coming_from_cleanrl.md"])
+def test_a_word_of_another_library_is_answered_with_what_the_page_says(page):
+    asked = 0
+    for theirs, ours, *_ in rows(read(ROOT / "docs" / page)):
+        names = {setting(word) for word in re.findall(r"`([^`]+)`", ours)}
+        for word in map(setting, re.findall(r"`([a-z_-]+)`", theirs)):
+            if (said := errors.ALSO_CALLED.get(word)) and word not in names:
+                asked += 1
+                assert names & set(said), f"{word} is answered with {said}, and the page says {names}"
+    assert asked > 12
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("furo")
+    words = ["-q", "-E", "-W", "--keep-going", "-d", tmp_path / "doctrees", ROOT / "docs", tmp_path / "site"]
+    done = subprocess.run([sys.executable, "-m", "sphinx", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'href="../source/src/polyak/algorithms/td3.html"' in read(
+        tmp_path / "site" / "algorithms" / "td3.html"
+    )
+    assert 'id="L-1"' in read(tmp_path / "site" / "source" / "src" / "polyak" / "algorithms" / "td3.html")

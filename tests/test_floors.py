@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cases import FEW
-from house import FLOOR, RUNS, TOP, House, floor
+from house import FLOOR, GUIDES, RUNS, TOP, House, floor
 
 import polyak
 from polyak.algorithms import names
@@ -157,12 +157,12 @@ def test_an_algorithm_is_understood_by_reading_a_few_hundred_lines(algorithm):
 
 @pytest.mark.parametrize("algorithm", names())
 def test_an_algorithm_has_its_file_its_test_its_page_and_a_row_of_cases(algorithm):
-    """And nothing else knows of it, but for the few that other tests and pages show something with, and whole runs."""
+    """And nothing else knows of it, but for guides, whole runs, and the few that tests and pages show things with."""
     named = HOUSE.mentions(algorithm)
     assert HOUSE.own(algorithm) <= set(HOUSE.texts)
     assert "tests/cases.py" in named
     if algorithm not in FEW:
-        assert named - HOUSE.own(algorithm) - RUNS == {"tests/cases.py"}
+        assert named - HOUSE.own(algorithm) - GUIDES - RUNS == {"tests/cases.py"}
 
 
 def test_only_cases_is_a_table_of_all_algorithms():
