@@ -1,6 +1,7 @@
 """What every test runs under: shapes checked, keys used once, warnings as errors, no display.
 
 Programs are compiled once for the whole suite: its processes share a cache on disk, which goes when the suite ends.
+All are compiled as `QUICK` says: tests of what users' programs are compiled to, and of their bits, ask for `AS_USED`.
 """
 
 import atexit
@@ -29,6 +30,15 @@ install_import_hook(["polyak.parts"], "beartype.beartype")
 
 import jax
 import pytest
+from auditing import QUICK, as_flags
+
+from polyak.drivers import program
+
+plain = os.environ["XLA_FLAGS"]
+os.environ["XLA_FLAGS"] = f"{plain} {as_flags(QUICK)}"
+jax.devices()  # XLA reads its flags here, once
+os.environ["XLA_FLAGS"] = plain  # for the processes that tests start: they run as users run them
+program.COMPILER_OPTIONS.update(QUICK)  # also where a driver's workers are processes
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,7 +14,6 @@ import pytest
 from auditing import (
     CARTPOLE,
     COUNTING,
-    QUICK,
     Config,
     World,
     auditor,
@@ -26,7 +25,6 @@ from auditing import (
 )
 from counting_gym import CountingGym
 
-from polyak.drivers import program
 from polyak.drivers.learn import on_policy_batch
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.find import find
@@ -90,12 +88,6 @@ ADAPTERS = [
     Adapter("gymnasium, processes", COUNTING, counting_gym, ("replay",), 3, (1,), SLOW_SHARE, True),
     *[Adapter(name, CARTPOLE, limited(name, field, 23)) for name, field in LIMITS.items()],
 ]
-
-
-@pytest.fixture(autouse=True)
-def _compile_quickly(monkeypatch):
-    for name, value in QUICK.items():
-        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 # ---- the audit

@@ -6,10 +6,9 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from auditing import QUICK
 
 import polyak
-from polyak.drivers import evaluate, program
+from polyak.drivers import evaluate
 from polyak.errors import UserError
 from polyak.runs import loop
 from polyak.runs.plan import Plan, Settings, make_plan
@@ -27,15 +26,11 @@ ENV = "jax:ShortCorridor"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Of the programs here speed does not matter, and nobody looks at the curves."""
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
+def _draw_nothing():
+    """Nobody looks at the curves here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "draw", lambda folder, terminal: None)
         yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 def weights_of(holder):

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from auditing import COUNTING, QUICK, arrays_of, assert_same_bits, auditor, drive, state_of
+from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, state_of
 from auditing import Config as AuditConfig
 from cases import CASE
 from counting_gym import CountingGym
@@ -24,7 +24,7 @@ from troubled_gym import TroubledGym
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
-from polyak.drivers import distributed, program
+from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
 from polyak.drivers.distributed import Cluster, Distributed
 from polyak.drivers.lanes import joined, places, slots_of
@@ -67,15 +67,11 @@ def rays():
 
 @pytest.fixture(scope="module")
 def cluster():
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
     before = listening()
     cluster = Cluster(workers=4)
     cluster.opened = listening() - before
     yield cluster
     cluster.close()
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 def counting(**fields):

@@ -264,16 +264,7 @@ def test_every_make_target_of_the_pages_exists():
 # ---- Python
 
 
-@pytest.fixture
-def _hardly_optimised():
-    """For what is compiled meanwhile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_hardly_optimised")
 @pytest.mark.parametrize("page", with_python(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys):
     """All of a page's blocks, one after the other; one that begins with `# FILE.py` is that file."""

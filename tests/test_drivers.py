@@ -4,7 +4,10 @@ import contextlib
 import copy
 import functools
 import hashlib
+import os
 import re
+import subprocess
+import sys
 
 import gymnasium
 import jax
@@ -12,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import (
+    AS_USED,
     COUNTING,
     QUICK,
     arrays_of,
+    as_flags,
     assert_same_bits,
     auditor,
     drive,
@@ -99,17 +104,19 @@ def run(driver, *parts):
 
 
 @pytest.fixture
-def _compile_quickly(monkeypatch):
-    for name, value in QUICK.items():
+def _compiled_as_used(monkeypatch):
+    for name, value in AS_USED.items():
         monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
-quickly = pytest.mark.usefixtures("_compile_quickly")
+# what users' programs are, in text and to the bit: all others are compiled as conftest.py says
+as_used = pytest.mark.usefixtures("_compiled_as_used")
 
 
 # ---- bits
 
 
+@as_used
 @each_case
 def test_how_a_run_is_cut_changes_no_bit(name, place):
     driver = driver_of(name, place, 1)
@@ -118,6 +125,7 @@ def test_how_a_run_is_cut_changes_no_bit(name, place):
     assert_same_bits(arrays_of(driver, run(driver, *[8] * 7, 4)), whole)
 
 
+@as_used
 @each_case
 def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     driver = driver_of(name, place, 1)
@@ -129,6 +137,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
+@as_used
 @each_case
 def test_a_run_that_is_saved_and_loaded_goes_on_to_the_same_bits(name, place, tmp_path):
     """Every algorithm's short form of what test_resume.py does with whole runs: through files, in the middle."""
@@ -155,6 +164,7 @@ def mine(arrays, index):
     }
 
 
+@as_used
 @each_of_four
 def test_each_of_four_seeds_is_its_single_run_up_to_rounding(name, place):
     together, alone = driver_of(name, place, 4), driver_of(name, place, 1)
@@ -168,6 +178,7 @@ def test_each_of_four_seeds_is_its_single_run_up_to_rounding(name, place):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4, err_msg=key)
 
 
+@as_used
 @each_of_four
 def test_a_seeds_neighbours_do_not_change_its_bits(name, place):
     driver = driver_of(name, place, 4)
@@ -208,11 +219,13 @@ LAPACK = re.compile(
 )
 
 
+@as_used
 @each_case
 def test_no_program_calls_lapack_or_copies_a_ring(name, place):
     assert_in_place(name, place, 1)
 
 
+@as_used
 @each_of_four
 def test_no_program_of_four_seeds_calls_lapack_or_copies_a_ring(name, place):
     assert_in_place(name, place, 4)
@@ -234,6 +247,7 @@ def assert_in_place(name, place, count):
     assert rings >= (2 if jax.tree.leaves(driver.buffer_shape()) else 0)
 
 
+@as_used
 @pytest.mark.parametrize(("name", "place"), [("dqn", "graph"), ("td3", "host")])
 @pytest.mark.parametrize("updates", [1, 4])
 def test_priorities_copy_neither_the_ring_nor_their_tree(name, place, updates):
@@ -250,6 +264,7 @@ def test_priorities_copy_neither_the_ring_nor_their_tree(name, place, updates):
         assert not whole_copies(text, leaves)
 
 
+@as_used
 @pytest.mark.parametrize(("name", "place"), [("dqn", "graph"), ("td3", "host")])
 @pytest.mark.parametrize("priority", [0.0, 0.5])
 def test_frames_copy_neither_the_ring_nor_their_store(name, place, priority):
@@ -280,6 +295,16 @@ def test_the_search_finds_a_copied_ring_and_a_lapack_call():
         assert LAPACK.findall(batched.lower(jnp.zeros((3, 4, 4))).compile().as_text())
 
 
+def test_as_used_is_how_programs_are_compiled_where_nobody_says_anything():
+
+    def options_under(flags):
+        said = "from jaxlib import _jax; print(_jax.CompileOptions().SerializeAsString().hex())"
+        env = os.environ | {"XLA_FLAGS": flags}
+        return subprocess.run([sys.executable, "-c", said], env=env, capture_output=True, check=True).stdout
+
+    assert options_under(as_flags(AS_USED)) == options_under("") != options_under(as_flags(QUICK))
+
+
 @contextlib.contextmanager
 def compilations():
     """A list that grows with each program that XLA compiles meanwhile."""
@@ -302,13 +327,13 @@ def evaluator_of(driver, name, place, episodes, lanes=2):
     return Evaluator(driver.algorithm, driver.cfg, driver.spec, driver.seeds, episodes, world)
 
 
+@as_used
 @each_of_few
 def test_training_compiles_nothing_after_the_third_update(name, place):
     assert_compiles_nothing_more(driver_of(name, place, 1))
 
 
 @pytest.mark.long
-@quickly
 @pytest.mark.parametrize(("name", "place"), EACH)
 def test_training_with_normalisers_compiles_nothing_after_the_third_update(name, place):
     algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
@@ -324,6 +349,7 @@ def assert_compiles_nothing_more(driver):
     assert len(seen) == 0
 
 
+@as_used
 @each_of_few
 def test_evaluation_compiles_nothing_after_the_first(name, place):
     driver = driver_of(name, place, 1)
@@ -343,7 +369,6 @@ def warmed_up(driver):
     return driver.report(run(driver, driver.warmup + 3))[0]
 
 
-@quickly
 def test_the_listener_hears_a_compilation():
     with compilations() as seen:
         jax.jit(lambda x: x * 3.25 + 1)(jnp.ones(5))
@@ -353,7 +378,6 @@ def test_the_listener_hears_a_compilation():
 # ---- evaluation
 
 
-@quickly
 @pytest.mark.parametrize(("name", "place"), [("ppo", "graph"), ("td3", "host")])
 def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_seed(name, place):
     algorithm = normalize_reward(normalize_obs(find_algorithm(name)))
@@ -371,7 +395,6 @@ def test_evaluation_changes_nothing_is_deterministic_and_counts_episodes_per_see
         assert len(np.unique(first.total)) == 6
 
 
-@quickly
 def test_episodes_of_an_evaluation_are_the_same_side_by_side_and_one_after_the_other():
     driver = make("dqn", "host", (5, 6))
     carry = run(driver, driver.warmup + 3)
@@ -401,7 +424,6 @@ def test_an_evaluation_of_envpool_plays_the_same_episodes_each_time():
 # ---- how often
 
 
-@quickly
 @pytest.mark.parametrize("place", ["graph", "host"])
 @pytest.mark.parametrize(
     ("warmup", "steps", "updates", "period", "warm", "target"),
@@ -435,7 +457,6 @@ def test_warm_up_updates_and_target_updates_come_when_they_should(
     driver.close()
 
 
-@quickly
 def test_delayed_policy_updates_are_every_second_one():
     driver = make("td3", "graph", (0,), data={"capacity": 40})
     carry, seen = driver.start(), ""
@@ -481,7 +502,6 @@ def few_in_graph(name, place):
     return "slow" if name in FEW and place == "graph" else "long"
 
 
-@quickly
 @pytest.mark.parametrize(("name", "place"), marked(VALUES, few_in_graph))
 def test_a_time_limit_is_not_the_end_of_the_world(name, place):
     continuous = CASE[name].continuous
@@ -509,7 +529,6 @@ PROBES = [
 LADDER = [(name, probe) for name in VALUED for probe in PROBES]
 
 
-@quickly
 @pytest.mark.parametrize(  # who stands on the highest rung has climbed: the others say where one fell
     ("name", "probe"),
     marked(LADDER, lambda name, probe: "slow" if probe is PROBES[-1] and name in FEW else "long"),
@@ -529,7 +548,6 @@ def test_the_value_of_each_rung_of_the_ladder_is_learned(name, probe):
         assert abs(got - want) < 0.05
 
 
-@quickly
 @pytest.mark.parametrize("name", marked([case.name for case in CASES if not case.value], lambda name: "long"))
 def test_who_knows_no_value_finds_the_best_actions_of_the_highest_rung(name):
     algorithm, env = find_algorithm(name), probes.ObsActionReward(continuous=CASE[name].continuous)
@@ -553,6 +571,7 @@ def side_by_side(name, seeds):
     return SideBySide(one.algorithm, one.cfg, one.env, one.spec, seeds, threads=2)
 
 
+@as_used
 @each_few
 def test_seeds_side_by_side_are_their_single_runs_to_the_bit(name):
     driver, alone = side_by_side(name, (5, 0, 3)), driver_of(name, "graph", 1)
@@ -564,6 +583,7 @@ def test_seeds_side_by_side_are_their_single_runs_to_the_bit(name):
     driver.close()
 
 
+@as_used
 def test_seeds_side_by_side_are_compiled_once_packed_and_unpacked():
     driver = side_by_side("td3", (5, 0, 3))
     with compilations() as seen:
@@ -591,6 +611,7 @@ def test_seeds_side_by_side_are_compiled_once_packed_and_unpacked():
 # ---- what was made fast, beside what is plain
 
 
+@as_used
 @each_few
 def test_the_compiled_learn_of_the_host_is_the_plain_one(name):
     """Donated, batched over seeds and with other products, against `learn` as it is written, rollout by rollout."""

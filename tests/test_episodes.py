@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
+from auditing import arrays_of, assert_same_bits, drive, saved_and_loaded, state_of
 from counting_gym import CountingGym
 
-from polyak.drivers import program
 from polyak.drivers.check import check_data
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.side_by_side import SideBySide
@@ -31,12 +30,6 @@ K, N, LIMIT, ROLLOUTS, SEEDS = 2, 3, 6, 7, (4, 5)
 T = K * LIMIT
 PLACES = ("graph", "host")
 each = pytest.mark.parametrize("place", PLACES)
-
-
-@pytest.fixture(autouse=True)
-def _compile_quickly(monkeypatch):
-    for name, value in QUICK.items():
-        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 @dataclass(frozen=True)

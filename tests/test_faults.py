@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, assert_same_bits, drive, state_of
+from auditing import assert_same_bits, drive, state_of
 from cases import CASE
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
-from polyak.drivers import program, validate
+from polyak.drivers import validate
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
@@ -41,12 +41,6 @@ SHAPES = {
     "reward is a word": "reward",
 }
 EARLY, LATE = 2, 13  # steps of the run, counted from 0
-
-
-@pytest.fixture(autouse=True)
-def _compile_quickly(monkeypatch):
-    for name, value in QUICK.items():
-        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 @pytree

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from auditing import QUICK
 from scipy.stats import chisquare
 
 from polyak.drivers.check import check_data
@@ -16,7 +17,6 @@ from polyak.parts.replay import Windows, episodes, index
 from polyak.pytree import Counter
 from polyak.runs.run import train
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 GAMMA = 0.9
 STRATEGIES = ("final", "future", "episode", "random")
 

@@ -11,11 +11,9 @@ import numpy as np
 import optax
 import oracles
 import pytest
-from auditing import QUICK
 from oracles import Adam
 
 from polyak import flags
-from polyak.drivers import program
 from polyak.drivers.keys import Keys
 from polyak.drivers.learn import initial_states
 from polyak.errors import CheckpointError, UserError
@@ -35,16 +33,6 @@ from polyak.wrappers.freeze import changed
 TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
 PPO = {"hidden": [8, 8], "data.steps": 8, "minibatch": 8, "epochs": 1}
 SMALL = {"preset": False, "verbose": False, "eval_every": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Of the programs here speed does not matter."""
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
-    yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 @pytest.fixture(scope="module")

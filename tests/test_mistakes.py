@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import mistaken
 import numpy as np
 import pytest
-from auditing import QUICK
 
 import polyak
 from polyak.cli import main
-from polyak.drivers import program
 from polyak.envs.environment import Environment, Step
 from polyak.errors import UserError
 from polyak.interface import Box, Discrete, Spec
@@ -121,15 +119,11 @@ ENVIRONMENTS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_what_runs_and_quickly():
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
+def _compile_what_runs():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("compile", "compile_next"):  # what is wrong is found before
             patch.setattr(loop.Training, name, lambda self: None)
         yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 @pytest.fixture

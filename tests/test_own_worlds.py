@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import mistaken
 import numpy as np
 import pytest
-from auditing import QUICK, drive
+from auditing import drive
 from counting_gym import CountingGym
 
 import polyak
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
-from polyak.drivers import episodes_host, program
+from polyak.drivers import episodes_host
 from polyak.drivers.check import ignored
 from polyak.drivers.episodes_host import HostEpisodes
 from polyak.envs.environment import Environment, Step
@@ -28,12 +28,6 @@ from polyak.pytree import pytree
 
 SMALL = {"data.steps": 8, "minibatch": 8, "epochs": 1, "hidden": [4]}
 PLAN = {"config": SMALL, "preset": False, "eval_episodes": 1, "num_envs": 1, "verbose": False}
-
-
-@pytest.fixture(autouse=True)
-def _compile_quickly(monkeypatch):
-    for name, value in QUICK.items():
-        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 def make_counting(max_length: int = 5):

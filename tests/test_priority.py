@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from auditing import QUICK
 from scipy.stats import chisquare
 
 from polyak.algorithms import find
@@ -15,7 +16,6 @@ from polyak.parts.replay import index
 from polyak.parts.replay import priority as tree
 from polyak.pytree import Counter
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 ALPHA = 0.7
 add = jax.jit(index.add, static_argnames="data", compiler_options=QUICK)
 write_back = jax.jit(tree.write_back, static_argnames="alpha", compiler_options=QUICK)

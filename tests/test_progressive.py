@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from auditing import QUICK
 
-from polyak.drivers import program
 from polyak.errors import UserError
 from polyak.interface import Box
 from polyak.parts.networks import build, mlp
@@ -16,16 +14,6 @@ from polyak.runs.run import load, train
 
 SPACE = Box((3,))
 PPO = {"hidden": [8, 8], "data.steps": 32, "minibatch": 16, "epochs": 4, "lr": 0.01}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Of the programs here speed does not matter."""
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
-    yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 def slow(net, x):

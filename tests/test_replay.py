@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from auditing import QUICK
 from scipy.stats import chisquare
 
 from polyak.interface import Replay, Transition
 from polyak.parts import replay
 from polyak.pytree import Counter
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 add = jax.jit(replay.add, compiler_options=QUICK)
 cut = jax.jit(replay.cut, compiler_options=QUICK)
 n_step_batch = jax.jit(

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from auditing import QUICK, assert_same_bits
+from auditing import QUICK, as_flags, assert_same_bits
 from cases import CASE, CASES, FEW, marked
 
-from polyak.drivers import program
 from polyak.errors import CheckpointError, UserError
 from polyak.runs import loop
 from polyak.runs.run import Run, load, train
@@ -55,16 +54,6 @@ def stops_of(name):
     """Iterations after which a run stops, and how many it has: in the warm-up, in the middle of episodes, and when
     the ring has wrapped."""
     return ((3, 20, 41), 50) if replays(name) else ((1, 4, 7), 10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Every session compiles its own programs, of which the bits matter and not the speed."""
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
-    yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 def settings(name, out, run, **more):
@@ -356,7 +345,7 @@ def command(*words, cwd):
         cwd=cwd,
         env={
             **os.environ,
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {as_flags(QUICK)}",
             "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))),
         },
         stdout=subprocess.PIPE,

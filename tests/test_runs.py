@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from auditing import QUICK, assert_same_bits
+from auditing import assert_same_bits
 
 from polyak.drivers import host, program
 from polyak.drivers.keys import Keys, RowKeys
@@ -34,16 +34,6 @@ from polyak.store import checkpoint
 
 PPO = {"data.steps": 8, "hidden": [4], "epochs": 1, "minibatch": 8, "lr": 1e-3}
 SMALL = {"preset": False, "verbose": False, "config": PPO, "eval_episodes": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """Of the programs here speed does not matter."""
-    options = dict(program.COMPILER_OPTIONS)
-    program.COMPILER_OPTIONS.update(QUICK)
-    yield
-    program.COMPILER_OPTIONS.clear()
-    program.COMPILER_OPTIONS.update(options)
 
 
 class Walk(gymnasium.Env):
