@@ -366,7 +366,7 @@ def test_a_word_of_another_library_is_answered_with_what_the_page_says(page):
     for theirs, ours, *_ in rows(read(ROOT / "docs" / page)):
         names = {setting(word) for word in re.findall(r"`([^`]+)`", ours)}
         for word in map(setting, re.findall(r"`([a-z_-]+)`", theirs)):
-            if (said := errors.ALSO_CALLED.get(word)) and word not in names:
+            if (said := errors.also_called().get(word)) and word not in names:
                 asked += 1
                 assert names & set(said), f"{word} is answered with {said}, and the page says {names}"
     assert asked > 12

@@ -1,8 +1,10 @@
 """Errors of a person or of an environment: one line with what is wrong, what was given and what would be right."""
 
 import difflib
+import functools
 import os
 import re
+import tomllib
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -67,65 +69,16 @@ def brief(value: Any, most: int = 60) -> str:
         return f"a {type(value).__name__}"
 
 
-# Words of other libraries, and ours: names of settings, where there are such.
-ALSO_CALLED = {
-    "action_noise": ("exploration", "noise"),
-    "anneal_lr": ("lr_end",),
-    "batch_size": ("minibatch", "data.batch_size"),
-    "buffer_size": ("data.capacity", "capacity"),
-    "clip_coef": ("clip",),
-    "clip_range": ("clip",),
-    "end_e": ("epsilon_end",),
-    "ent_coef": ("entropy", "alpha"),
-    "env_kwargs": ("env_fields",),
-    "eval_freq": ("eval_every",),
-    "exploration_final_eps": ("epsilon_end",),
-    "exploration_fraction": ("epsilon_fraction",),
-    "exploration_initial_eps": ("epsilon",),
-    "exploration_noise": ("exploration",),
-    "gae_lambda": ("lam",),
-    "gradient_steps": ("data.updates", "updates"),
-    "lambda": ("lam",),
-    "learning_rate": ("lr", "actor_lr", "critic_lr"),
-    "learning_starts": ("data.warmup", "warmup"),
-    "log_dir": ("out",),
-    "logdir": ("out",),
-    "max_grad_norm": ("max_norm",),
-    "n_envs": ("num_envs",),
-    "n_epochs": ("epochs",),
-    "n_eval_episodes": ("eval_episodes", "episodes"),
-    "n_steps": ("data.steps", "steps"),
-    "net_arch": ("hidden",),
-    "noise_clip": ("smoothing_clip",),
-    "norm_adv": ("normalize_advantage",),
-    "num_minibatches": ("minibatch",),
-    "num_steps": ("data.steps",),
-    "policy": ("network",),
-    "policy_delay": ("delay",),
-    "policy_frequency": ("delay",),
-    "policy_kwargs": ("config",),
-    "policy_lr": ("actor_lr", "lr"),
-    "policy_noise": ("smoothing",),
-    "q_lr": ("critic_lr", "lr"),
-    "save_freq": ("checkpoint_every",),
-    "start_e": ("epsilon",),
-    "target_network_frequency": ("period",),
-    "target_noise_clip": ("smoothing_clip",),
-    "target_policy_noise": ("smoothing",),
-    "target_update_interval": ("period",),
-    "timesteps": ("steps",),
-    "total_timesteps": ("steps",),
-    "train_freq": ("data.steps", "steps"),
-    "train_frequency": ("data.steps", "steps"),
-    "update_epochs": ("epochs",),
-    "vf_coef": ("value_loss",),
-}
+@functools.cache
+def also_called() -> Mapping[str, list[str]]:
+    """Settings as other libraries call them, each with our names."""
+    return tomllib.loads(Path(__file__).with_name("also_called.toml").read_text(encoding="utf-8"))
 
 
 def nearest(word: str, valid: Iterable[str], alike: float = 0.6) -> str:
     """A hint for a misspelt word, or one of another library: "did you mean 'ppo'? Valid: dqn, ppo, td3"."""
     valid = sorted(valid)
-    close = [name for name in ALSO_CALLED.get(word, ()) if name.split(".")[0] in valid]
+    close = [name for name in also_called().get(word, ()) if name.split(".")[0] in valid]
     if not close:
         lower = {name.lower(): name for name in reversed(valid)}
         close = [lower[name] for name in difflib.get_close_matches(word.lower(), lower, n=1, cutoff=alike)]

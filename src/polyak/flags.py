@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
-from polyak.errors import ALSO_CALLED, UserError, out_of_range
+from polyak.errors import UserError, also_called, out_of_range
 from polyak.runs.plan import STEPS, Settings, default_config, preset
 from polyak.runs.values import amend
 
@@ -152,7 +152,7 @@ def _nearest_flag(flag: str, known: list[str]) -> str:
     if word.lower() in INSTEAD:
         return INSTEAD[word.lower()]
     close = []
-    for other in ALSO_CALLED.get(word.replace("-", "_"), ()):
+    for other in also_called().get(word.replace("-", "_"), ()):
         close = close or _ending(other.replace("_", "-"), known)
     close = close or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.8) or _ending(word, known)
     close = close or difflib.get_close_matches(f"--{word}", known, n=1, cutoff=0.6)

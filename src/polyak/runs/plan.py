@@ -13,7 +13,7 @@ from typing import Any, Literal
 from polyak import algorithms, files
 from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
-from polyak.errors import ALSO_CALLED, CheckpointError, UserError, brief, nearest, out_of_range, said_by
+from polyak.errors import CheckpointError, UserError, also_called, brief, nearest, out_of_range, said_by
 from polyak.interface import Hindsight, OnPolicy, Planning, Replay, within
 from polyak.runs.values import amend, check_settable, plain
 
@@ -273,7 +273,7 @@ def settings_of(algorithm: str, values: Mapping[str, Any]) -> Settings:
         config = usual_config(algorithm)
         own = [entry.name for entry in dataclasses.fields(config) if entry.name != "data"]
         own += [f"data.{entry.name}" for entry in dataclasses.fields(config.data)]
-        meant = [each for each in (name, f"data.{name}", *ALSO_CALLED.get(name, ())) if each in own]
+        meant = [each for each in (name, f"data.{name}", *also_called().get(name, ())) if each in own]
         if meant:
             raise UserError(f"{name} is a setting of {algorithm}: give it as config={{{meant[0]!r}: ...}}")
         if name.startswith(("on_", "callback")):
