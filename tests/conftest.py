@@ -30,7 +30,7 @@ install_import_hook(["polyak.parts"], "beartype.beartype")
 
 import jax
 import pytest
-from auditing import QUICK, as_flags
+from auditing import AS_USED, QUICK, as_flags
 
 from polyak.drivers import program
 
@@ -46,6 +46,13 @@ def _programs_are_forgotten():
     """What a file's tests compiled is let go: a process may map so much memory, in pieces that are not too many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def compiled_as_used(monkeypatch):
+    """Drivers' programs are compiled as users' are: where their text or their bits are looked at."""
+    for name, value in AS_USED.items():
+        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
 @pytest.fixture(autouse=True)

@@ -103,14 +103,8 @@ def run(driver, *parts):
     return carry
 
 
-@pytest.fixture
-def _compiled_as_used(monkeypatch):
-    for name, value in AS_USED.items():
-        monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
-
-
 # what users' programs are, in text and to the bit: all others are compiled as conftest.py says
-as_used = pytest.mark.usefixtures("_compiled_as_used")
+as_used = pytest.mark.usefixtures("compiled_as_used")
 
 
 # ---- bits

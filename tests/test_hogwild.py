@@ -96,6 +96,7 @@ def arrays(run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_as_used")  # as in the process that is started
 def test_one_process_learns_what_no_process_would_bit_for_bit(tmp_path):
     """In its own process, over a checkpoint, and with two environments."""
     want = arrays(trained(tmp_path, "plain", num_envs=2))
