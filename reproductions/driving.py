@@ -23,8 +23,7 @@ from polyak.envs.worlds.lane import AHEAD, Lane
 from polyak.envs.worlds.road_view import Camera, paint
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Tree, Update
 from polyak.results import say_evaluation
-from reproductions.finding import Finding, main, train
-from reproductions.parameter_noise import interval
+from reproductions.finding import Finding, interval, main, train
 
 # ---- drivers that learn nothing
 
@@ -332,7 +331,7 @@ class Learned(NamedTuple):
 def learn(scale: Scale, seed: int, name: str) -> polyak.Run:
     """DDPG from pixels, or "vae": an encoder that has seen random driving is taken over and kept.
 
-    As in the paper, training ends once the task is solved: an evaluation without a disengagement.
+    Training ends once the task is solved, an evaluation without a disengagement: Table I counts until then.
     """
     encoders = ("actor/encoder", "critic/encoder")
     seen = see(scale, seed) if name == "vae" else None

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
 import polyak
 
 
@@ -58,6 +60,13 @@ def program_name() -> str:
     """The name of the program that runs."""
     spec = sys.modules["__main__"].__spec__
     return spec.name.rpartition(".")[2] if spec else "NAME"
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean."""
+    drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def train(algorithm: str, env: str, *, seeds: int = 1, **said: Any) -> polyak.Run:

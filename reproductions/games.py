@@ -162,7 +162,7 @@ def agreement(
     return {ply: float(np.mean(each)) for ply, each in right.items()}
 
 
-TOWER = {  # the papers' kind of network, for an accelerator: five minutes on an H100, most of a day on two cores
+TOWER = {  # the papers' kind of network, for an accelerator: 4 million moves took 3 minutes on a shared H100
     **{"simulations": 32, "temperature": 4.0, "opening": 16, "network": "residual", "hidden": (64,) * 4},
     **{"data.capacity": 1_000_000, "data.batch_size": 1_024, "data.warmup": 98_304, "data.steps": 16},
     **{"data.updates": 96, "data.n_step": 42},

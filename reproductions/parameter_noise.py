@@ -17,7 +17,7 @@ import polyak
 from polyak.algorithms import ddpg
 from polyak.envs.find import find
 from polyak.parts.exploration import adapted_scale, add_noise, initial_scale, perturbed
-from reproductions.finding import Finding, main, train
+from reproductions.finding import Finding, interval, main, train
 
 DELTA, EPISODES, DRAWS = 0.3, 20, 50
 STEPS, SEEDS, EVERY, TASK = 100_000, 10, 10_000, "jax:SparseCartPoleSwingUp"
@@ -192,13 +192,6 @@ def distances(run: polyak.Run) -> np.ndarray:
     return np.asarray(each(jax.tree.map(jnp.asarray, state.actor), jnp.asarray(state.scale), keys)).mean(
         axis=1
     )
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    drawn = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def check(name: str) -> None:
         raise UserError(f"unknown algorithm {name!r}: {nearest(name, names())}")
 
 
-def find(name: str) -> "Algorithm":
+def find(name: str) -> Algorithm:
     """The record of an algorithm: a name of `names()`, or a user's own as `my_package.module:algorithm`."""
     check(name)
     if ":" not in name:

@@ -116,10 +116,9 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Array, obs: Shown, key: Ar
         # pi(a|s) in proportion to N(s, a)^(1 / tau) in the opening, then tau -> 0      Nature 550, "Self-play"
         drawn = jax.random.categorical(key_move, jnp.log(policy) / cfg.temperature)
         action = jnp.where(opening, drawn, policy.argmax(axis=-1))
-    remembered = (
-        {"policy": policy} if explore else {"policy": policy, "value": value}
-    )  # learning needs no value
-    return action.astype(jnp.int32), memory + 1, remembered
+    # learning needs no value
+    said = {} if explore else {"value": value}
+    return action.astype(jnp.int32), memory + 1, {"policy": policy, **said}
 
 
 def search(

@@ -4,6 +4,7 @@ Schrittwieser, Antonoglou, Hubert, Simonyan, Sifre, Schmitt, Guez, Lockhart, Has
 "Mastering Atari, Go, chess and shogi by planning with a learned model" (Nature 588, arXiv:1911.08265), sections 3 and
 appendices B to H. Lecture 1. One file for boards (two players) and for one player with rewards. Search is mctx's: the
 paper's (`search = "puct"`) or Gumbel MuZero's (Danihelka et al. 2022, ICLR).
+
 The rules are never asked but for what is `legal` at the root; inside the tree no action is illegal and no state an end.
 
 Departures: the hidden state is one vector, and dynamics and prediction are perceptrons, where the paper has planes and
@@ -47,9 +48,7 @@ class Config:
     opening: int | None = within(None, 0)  # most steps with T, then it is 0 (Gumbel's: 1); None: all
     horizon: int = within(0, 0)  # environment steps that T and lr fall over; 0: all of the run's
     unroll: int = within(5, 1)  # K, steps that the model is unrolled; n of the value is data.length - K - 1
-    critic: Literal["categorical", "scalar", "outcome"] = (
-        "categorical"  # value, reward: atoms, tanh, or -1, 0, 1
-    )
+    critic: Literal["categorical", "scalar", "outcome"] = "categorical"  # atoms, a tanh, or -1, 0 and 1
     low: float = -300.0  # value and reward of the first atom, after h
     high: float = 300.0  # value and reward of the last atom, after h
     atoms: int = within(601, 2)  # atoms of value and reward
