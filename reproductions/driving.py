@@ -389,12 +389,12 @@ def order(lines: dict[str, tuple[float, float]]) -> dict[str, bool]:
 def trained(scale: Scale) -> dict[str, Learned]:
     """Both policies that learn, [S] each."""
 
-    def row(seed: int, name: str) -> Learned:
+    def line(seed: int, name: str) -> Learned:
         run = learn(scale, seed, name)
         return table_row(run.metrics, run.evaluate(TESTS, seed=1_000 + seed))
 
-    lines = {name: [row(seed, name) for seed in range(scale.seeds)] for name in ("pixels", "vae")}
-    learned = {name: Learned(*np.array(line).T) for name, line in lines.items()}
+    lines = {name: [line(seed, name) for seed in range(scale.seeds)] for name in ("pixels", "vae")}
+    learned = {name: Learned(*np.array(each).T) for name, each in lines.items()}
     for name, row in learned.items():
         print(f"  {name}: {dict(zip(row._fields, (x.round(2).tolist() for x in row), strict=True))}")
     return learned
