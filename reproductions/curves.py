@@ -1,9 +1,9 @@
 """The learning curve on each algorithm's page: `python -m reproductions.curves NAME ...`, or all of them.
 
 An algorithm trains with its preset on a world that two processor cores learn in a minute or so, and what its
-evaluations earn is drawn into docs/algorithms/curves/NAME.svg, with the command, the seeds and the commit as the
-picture's description; `make docs-tables` puts both on its page. Unless `TASKS` or `OWN` say otherwise the world is the
-first of its presets that is written in JAX, else CartPole or the pendulum.
+evaluations earn is kept in docs/algorithms/curves/NAME.json and drawn into NAME.svg, with the command, the day and the
+commit as the picture's description; `make docs-tables` puts both on its page. Unless `TASKS` or `OWN` say otherwise the
+world is the first of its presets that is written in JAX, else CartPole or the pendulum. `--redraw` draws what is kept.
 """
 
 import argparse
@@ -30,10 +30,9 @@ from polyak.errors import UserError
 from polyak.files import place
 from polyak.lab import games
 from polyak.runs.plan import preset
-from polyak.show.charts import value_label
-from polyak.show.curve import interquartile_mean, together
+from polyak.show.curve import together
 from reproductions import mazes, muzero, planning
-from reproductions.drawing import Curve, Target, draw, interval
+from reproductions.drawing import Curve, Target, as_json, draw, from_json, outcome
 from reproductions.finding import train
 from reproductions.rows import commit
 
@@ -58,6 +57,7 @@ class Task(NamedTuple):
     metric   what is drawn, of a run's metrics
     up       what it is, in words
     given    what else `polyak.train` is given
+    note     what else a reader should know
     """
 
     env: str = ""
@@ -66,13 +66,7 @@ class Task(NamedTuple):
     metric: str = "eval/return"
     up: str = "return of an evaluation"
     given: Mapping[str, Any] = MappingProxyType({})
-
-
-class Drawn(NamedTuple):
-    """A curve, and how it came about in Markdown."""
-
-    curve: Curve
-    how: str
+    note: str = ""
 
 
 STEPS = Task(metric="episode/length", up="steps of an episode, with exploration", seeds=10)
@@ -82,7 +76,7 @@ TASKS = {
     "a2c": Task(steps=200_000),
     "a3c": Task(steps=200_000),
     "async_q": Task(steps=200_000),
-    "cma_es": Task(steps=200_000),
+    "cma_es": Task(steps=400_000),
     "count_planning": STEPS,
     "cross_entropy": Task(steps=400_000),
     "fitted_q": Task(steps=8_000, seeds=3, given={"config": {"minibatch": 200}}),
@@ -118,7 +112,7 @@ def settled(name: str) -> Task:
     return task._replace(env=env, steps=task.steps or preset(name, env)["steps"])
 
 
-def trained(name: str) -> Drawn:
+def trained(name: str) -> Curve:
     """The curve of a training with the preset."""
     task = settled(name)
     said: dict[str, Any] = {"eval_episodes": EPISODES, "checkpoint_every": task.steps}
@@ -130,17 +124,16 @@ def trained(name: str) -> Drawn:
         algorithms.find(name).Config()
     ).data.episodes:  # steps are the room for the longest episodes
         across, unit = "episodes", run.spec.time_limit
-    curve = Curve(x / unit, values, across, task.up, TARGETS.get(task.env))
-    return Drawn(curve, f"trains as `{command(name, task)}` does")
+    return Curve(x / unit, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
 
 
-def command(name: str, task: Task) -> str:
-    """The same training on the command line."""
+def how(name: str, task: Task) -> str:
+    """How a training came about: the same on the command line."""
     words = ["polyak", "train", name, task.env, "--steps", str(task.steps), "--seeds", str(task.seeds)]
     for prefix, fields in (("config", "config"), ("env", "env_fields")):
         for field, value in task.given.get(fields, {}).items():
             words += [f"--{prefix}.{field}", str(value)]
-    return " ".join(words)
+    return f"trains as `{' '.join(words)}` does"
 
 
 def series(lines: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +154,8 @@ def series(lines: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.nda
 # ---- what is not a training with evaluations
 
 
-def regulator() -> Drawn:
-    """Learned LQR beside the planner with the true matrices."""
+def regulator() -> Curve:
+    """What learned LQR pays more than the planner with the true matrices, from the same starts."""
     per, name = 100, "learned_lqr"
     task = settled(name)._replace(seeds=10)
     every: dict[str, Any] = {"seeds": task.seeds, "eval_every": per, "eval_episodes": EPISODES}
@@ -170,21 +163,23 @@ def regulator() -> Drawn:
     best = series(
         train("reproductions.planning:true_lqr", task.env, steps=per, **every).metrics, task.metric
     )[1]
-    target = Target(float(interquartile_mean(best)[-1]), "with the true matrices")
-    return Drawn(
-        Curve(x, values, "environment steps", task.up, target), f"trains as `{command(name, task)}` does"
+    more = 100 * (values / best[:, -1:] - 1)  # both are minus a cost
+    up = "cost above that of the planner with the true matrices, %"
+    return Curve(
+        x, more, "environment steps", up, how(name, task), note="Its first fit is nearly as good as its last."
     )
 
 
-def maze() -> Drawn:
+def maze() -> Curve:
     """Steps of each episode in the Dyna maze; the first, a random walk, is left out as in the book's figure."""
     lengths = mazes.lengths(50)[:, 1:30]
-    curve = Curve(np.arange(2, 2 + lengths.shape[1], dtype=float), lengths, "episode", STEPS.up, SHORTEST)
-    how = f"trains as `polyak train dyna_q jax:DynaMaze-v0 --steps {mazes.STEPS[50]} --seeds {mazes.SEEDS}` does"
-    return Drawn(curve, how)
+    task = settled("dyna_q")._replace(steps=mazes.STEPS[50], seeds=mazes.SEEDS)
+    episodes = np.arange(2, 2 + lengths.shape[1], dtype=float)
+    note = "The first episode, a random walk of some hundred steps, is left out, as in the book."
+    return Curve(episodes, lengths, "episode", STEPS.up, how("dyna_q", task), SHORTEST, note=note)
 
 
-def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40) -> Drawn:
+def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40) -> Curve:
     """Returns of rollout planning on CartPole by the number of rollouts, beside its base policy."""
 
     def returns(**config: Any) -> np.ndarray:
@@ -194,27 +189,19 @@ def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40)
         finally:
             agent.close()
 
-    base = Target(returns(improve=False).mean(), "the base policy, uniform actions")
+    base = Target(float(returns(improve=False).mean()), "the base policy, uniform actions")
     values = np.stack([returns(rollouts=count) for count in counts], axis=1)
-    curve = Curve(
-        np.array(counts, float),
-        values,
-        "rollouts of each action",
-        "return of an episode",
-        base,
-        True,
-        "episodes",
-    )
-    return Drawn(
-        curve, f"plays {episodes} episodes of `{CARTPOLE}` for each number of rollouts, without training"
-    )
+    said = f"plays {episodes} episodes of `{CARTPOLE}` for each number of rollouts, without training"
+    x, up = np.array(counts, float), "return of an episode"
+    return Curve(x, values, "rollouts of each action", up, said, base, log=True, each="episodes")
 
 
-def tree(counts: tuple[int, ...] = (1, 2, 5, 15, 45, 135, 400), searches: int = 3) -> Drawn:
+def tree(counts: tuple[int, ...] = (1, 2, 5, 15, 45, 135, 400), searches: int = 3) -> Curve:
     """How often MCTS finds a best move of tic-tac-toe by the number of simulations."""
     values = [[muzero.best_share(planning.policy_of(n, seed)[0]) for n in counts] for seed in range(searches)]
-    curve = Curve(np.array(counts, float), np.array(values), "simulations", BEST, PERFECT, True, "searches")
-    return Drawn(curve, f"searches every position of `{TICTACTOE}`, without training")
+    said = f"searches every position of `{TICTACTOE}`, without training"
+    x = np.array(counts, float)
+    return Curve(x, np.array(values), "simulations", BEST, said, PERFECT, log=True, each="searches")
 
 
 BEST = "share of all positions in which the move is a best one"
@@ -222,7 +209,7 @@ BEST = "share of all positions in which the move is a best one"
 
 def board(
     name: str, steps: int, moves: Callable[[polyak.Run, int], dict[games.Board, int]], seeds: int
-) -> Drawn:
+) -> Curve:
     """How often the network of a search's training, asked by itself, names a best move of tic-tac-toe."""
     shares: list[list[float]] = []
     x: list[int] = []
@@ -233,18 +220,11 @@ def board(
         x.append(event.env_steps)
         shares.append([muzero.best_share(moves(run, seed)) for seed in range(seeds)])
 
-    train(
-        name,
-        TICTACTOE,
-        steps=steps,
-        seeds=seeds,
-        eval_every=0,
-        checkpoint_every=steps // 12,
-        on_checkpoint=ask,
-    )
-    curve = Curve(np.array(x, float), np.array(shares).T, "moves played", f"{BEST}, no search", PERFECT)
-    how = f"trains as `polyak train {name} {TICTACTOE} --steps {steps} --seeds {seeds}` does"
-    return Drawn(curve, how)
+    task = Task(TICTACTOE, steps, seeds)
+    said: dict[str, Any] = {"eval_every": 0, "checkpoint_every": steps // 12, "on_checkpoint": ask}
+    train(name, task.env, steps=steps, seeds=seeds, **said)
+    up = f"{BEST}, without a search"
+    return Curve(np.array(x, float), np.array(shares).T, "moves played", up, how(name, task), PERFECT)
 
 
 def at_sight(run: polyak.Run, seed: int) -> dict[games.Board, int]:
@@ -261,7 +241,7 @@ def alone(run: polyak.Run, seed: int) -> dict[games.Board, int]:
     return muzero.moves_of(run, 0, seed)
 
 
-OWN: dict[str, Callable[[], Drawn]] = {
+OWN: dict[str, Callable[[], Curve]] = {
     "alphazero": partial(board, "alphazero", 200_000, at_sight, 3),
     "dyna_q": maze,
     "learned_lqr": regulator,
@@ -274,20 +254,12 @@ OWN: dict[str, Callable[[], Drawn]] = {
 # ---- the picture
 
 
-def picture(name: str, drawn: Drawn, when: str) -> str:
+def picture(name: str, curve: Curve) -> str:
     """The SVG of an algorithm's curve."""
-    curve = drawn.curve
-    middle, band = interquartile_mean(curve.values), interval(curve)
-    scale = float(np.abs(middle).max())
-    first, last = (value_label(float(f"{y:.3g}"), scale) for y in (middle[0], middle[-1]))
-    if band:
-        last += " [{}, {}]".format(*(value_label(float(f"{end[-1]:.3g}"), scale) for end in band))
     title = f"{algorithms.title(name).partition(':')[0]}: {curve.up}, by {curve.across}"
-    said = (
-        f"`python -m reproductions.curves {name}` {drawn.how} ({len(curve.values)} {curve.seeds}). "
-        f"{curve.up[0].upper()}{curve.up[1:]}: {first} at first, {last} at the end; {when}."
+    return draw(
+        curve, title, f"`python -m reproductions.curves {name}` {curve.how}. {outcome(curve)}; {curve.note}"
     )
-    return draw(curve, title, said)
 
 
 def main(words: list[str]) -> int:
@@ -295,18 +267,22 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m reproductions.curves", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="an algorithm; without one, all")
     parser.add_argument("--out", type=Path, default=PICTURES, help="the folder of the pictures")
+    parser.add_argument("--redraw", action="store_true", help="draw what is kept, without training")
     said = parser.parse_args(words)
     if unknown := sorted(set(said.names) - set(algorithms.names())):
         parser.error(f"no algorithm is called {', '.join(unknown)}: polyak list algorithms has their names")
     said.out.mkdir(parents=True, exist_ok=True)
-    when = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {commit()}"
+    when = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {commit()}."
     for name in said.names or algorithms.names():
-        began = time.monotonic()
-        drawn = OWN.get(name, partial(trained, name))()
-        path = said.out / f"{name}.svg"
-        path.write_text(picture(name, drawn, when), encoding="utf-8")
-        print(f"{name}: {path.stat().st_size / 1000:.1f} kB, {time.monotonic() - began:.0f} s", flush=True)
-        jax.clear_caches()
+        began, kept = time.monotonic(), said.out / f"{name}.json"
+        if not said.redraw:
+            curve = OWN.get(name, partial(trained, name))()
+            curve = curve._replace(note=" ".join(filter(None, [when, curve.note])))
+            kept.write_text(as_json(curve), encoding="utf-8")
+            jax.clear_caches()
+        text = picture(name, from_json(kept.read_text(encoding="utf-8")))
+        kept.with_suffix(".svg").write_text(text, encoding="utf-8")
+        print(f"{name}: {len(text) / 1000:.1f} kB, {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 

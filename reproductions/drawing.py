@@ -1,5 +1,6 @@
-"""A learning curve as a small SVG: text is text, and colours follow the reader's, light or dark."""
+"""A learning curve as data in JSON, and as a small SVG whose text is text, in light and dark colours."""
 
+import json
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -49,45 +50,87 @@ class Target(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What a picture shows.
+    """What was measured.
 
-    x       [P]  what was spent so far, in the unit that `across` names; `log`: each twice the last, or so
+    x       [P]  what was spent so far, in the unit that `across` names; `log`: each a multiple of the last
     values  [S, P]  what was reached, of each seed
     across  what x counts
     up      what the values are
+    how     how it came about, after "python -m reproductions.curves NAME", in Markdown
     target  drawn as a dashed line
+    each    what the rows are: seeds, unless said
+    note    what else a reader should know
     """
 
     x: np.ndarray
     values: np.ndarray
     across: str
     up: str
+    how: str = ""
     target: Target | None = None
     log: bool = False
-    seeds: str = "seeds"
+    each: str = "seeds"
+    note: str = ""
+
+
+def as_json(curve: Curve) -> str:
+    """A curve as a file keeps it, six digits of each number, a seed on each line."""
+    said = {name: value for name, value in curve._asdict().items() if name not in ("x", "values", "target")}
+    said["target"] = curve.target and curve.target._asdict()
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}," for name, value in said.items()
+    ]
+    rows = ",\n    ".join(json.dumps(few(row)) for row in curve.values)
+    return "\n".join(
+        ["{", *lines, f'  "x": {json.dumps(few(curve.x))},', f'  "values": [\n    {rows}\n  ]', "}\n"]
+    )
+
+
+def few(values: np.ndarray) -> list[float | int]:
+    """Numbers of six digits; whole ones as such."""
+    rounded = [float(f"{value:.6g}") for value in values]
+    return [int(value) if value.is_integer() else value for value in rounded]
+
+
+def from_json(text: str) -> Curve:
+    """A curve that a file kept."""
+    said = json.loads(text)
+    target = Target(**said["target"]) if said["target"] else None
+    values = {name: np.array(said[name], float) for name in ("x", "values")}
+    return Curve(**(said | values | {"target": target}))
 
 
 def interval(curve: Curve) -> tuple[np.ndarray, np.ndarray] | None:
     """The 95 % interval (low, high) [P] of the interquartile mean; None of too few seeds to have one."""
-    values = curve.values
-    if len(values) < FEWEST:
+    if len(curve.values) < FEWEST:
         return None
-    low, high = iqm_interval(values)
-    reach = np.ptp(values) / 2  # a wide interval is cut, so that the seeds stay readable
-    low, high = np.maximum(low, values.min() - reach), np.minimum(high, values.max() + reach)
+    low, high = iqm_interval(curve.values)
     if curve.target and curve.target.most:
-        high = np.minimum(high, np.maximum(curve.target.value, values.max(axis=0)))
+        high = np.minimum(high, curve.target.value)
     return low, high
+
+
+def outcome(curve: Curve) -> str:
+    """First and last interquartile mean, the last with its interval, in words."""
+    middle, band = interquartile_mean(curve.values), interval(curve)
+    scale = float(np.abs(middle).max())
+    first, last = (value_label(float(f"{y:.3g}"), scale) for y in (middle[0], middle[-1]))
+    if band:
+        last += " [{}, {}]".format(*(value_label(float(f"{end[-1]:.3g}"), scale) for end in band))
+    return f"{curve.up[0].upper()}{curve.up[1:]}: {first} at first, {last} at the end"
 
 
 def draw(curve: Curve, title: str, said: str) -> str:
     """The picture as SVG; `said` is kept in it as its description."""
     middle, band = interquartile_mean(curve.values), interval(curve)
-    shown = [curve.values.ravel(), *(band or ()), [curve.target.value] if curve.target else []]
-    everything = np.concatenate(shown)
-    low, high = float(everything.min()), float(everything.max())
-    room = 0.05 * (high - low) or 0.5
-    low, high = low - room, high + room
+    low, high = float(curve.values.min()), float(curve.values.max())
+    if band:  # what is beyond all seeds is left out of the picture
+        band = np.clip(band[0], low, high), np.clip(band[1], low, high)
+    if curve.target:
+        low, high = min(low, curve.target.value), max(high, curve.target.value)
+    reach = (high - low) or 1.0
+    beneath = bool(curve.target and curve.target.value < low + 0.15 * reach)  # its words stand below the line
+    low, high = low - (0.14 if beneath else 0.05) * reach, high + 0.05 * reach
     ticks = [y for y in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= y <= high]
     labels = [value_label(y, max(abs(low), abs(high))) for y in ticks]
     left = 22 + DIGIT * max(map(len, labels))
@@ -118,8 +161,7 @@ def draw(curve: Curve, title: str, said: str) -> str:
     if curve.target:
         y = down(curve.target.value)
         parts.append(line("target", left, y, WIDTH - RIGHT, y))
-        above = y - 5 if y > TOP + 16 or curve.target.most else y + 14
-        parts.append(text(WIDTH - RIGHT, above, curve.target.words, "end", "said"))
+        parts.append(text(WIDTH - RIGHT, y + 15 if beneath else y - 5, curve.target.words, "end", "said"))
     parts.append(f'<polyline class="iqm" points="{points(at, middle)}"/>')
     if curve.log:
         places = zip(across(at), down(middle), strict=True)
@@ -147,8 +189,8 @@ def legend(curve: Curve) -> str:
     """What the line and the band are."""
     count = len(curve.values)
     if count == 1:
-        return f"1 {curve.seeds.removesuffix('s')}"
-    return f"{count} {curve.seeds}, interquartile mean" + (" and 95 % interval" if count >= FEWEST else "")
+        return f"1 {curve.each.removesuffix('s')}"
+    return f"{count} {curve.each}, interquartile mean" + (" and 95 % interval" if count >= FEWEST else "")
 
 
 def line(kind: str, x: float, y: float, to_x: float, to_y: float) -> str:

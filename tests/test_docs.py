@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jax
 import pytest
@@ -87,7 +88,25 @@ def test_a_generated_table_is_what_the_code_says(page, name, make):
 def test_every_algorithm_has_its_tables():
     for name in NAMES:
         marks = set(re.findall(r"<!-- (\w+) \w+: begin -->", read(page_of(name))))
-        assert marks == {"facts", "settings", "presets", "metrics"}
+        assert marks == {"facts", "curve", "settings", "presets", "metrics"}
+
+
+@each_algorithm
+def test_an_algorithm_has_its_learning_curve_and_its_page_shows_it(name):
+    path = generate.picture_of(name)
+    assert path.exists(), f"draw it with: python -m reproductions.curves {name}"
+    picture = ElementTree.fromstring(text := read(path))
+    assert len(text) < 15_000
+    assert "prefers-color-scheme: dark" in text
+    points = [each for each in picture.iter() if each.get("class") == "iqm"]
+    assert len(points) == 1
+    assert len(points[0].get("points", "").split()) >= 5
+    said = picture.findtext("{*}desc", "")
+    assert said.startswith(f"`python -m reproductions.curves {name}` ")
+    assert re.search(r" at first, .+ at the end; \d{4}-\d\d-\d\d, [0-9a-f]{7}\+?\.", said)
+    shown = section(page_of(name), "Learning curve")
+    assert f"](curves/{name}.svg)" in shown
+    assert said in shown
 
 
 def test_a_table_of_settings_shows_each_field_once_with_its_default_and_comment():
@@ -226,6 +245,7 @@ def test_the_index_leads_to_every_page():
 
 def commands() -> list[str]:
     lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [line for name in NAMES for line in re.findall(r"`(polyak [^`]+)`", generate.curve(name))]
     return sorted({line.split("  #")[0].strip() for line in lines if line.startswith("polyak ")})
 
 
