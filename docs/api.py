@@ -147,6 +147,18 @@ def as_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list
         lines += ["", *said, ""]
 
 
+def as_written(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """The signature of a NamedTuple as its file has it: defaults that are functions have no other that can be read."""
+    if not (isinstance(thing, type) and hasattr(thing, "_fields")):
+        return None
+    (tree,) = ast.parse(inspect.getsource(thing)).body
+    assert isinstance(tree, ast.ClassDef)
+    fields = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return f"({', '.join(ast.unparse(field) for field in fields)})", returned
+
+
 def own_fields(cls: type) -> list[str]:
     """The fields of a record that have a comment beside them, each with its default."""
     if not (dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")):
@@ -169,7 +181,7 @@ def converted(lines: list[str]) -> list[str]:
         if example:
             made.append(line)
         elif match := FIELD.fullmatch(line):
-            made += [""] * (not inside and bool(made))
+            made += [""] * bool(not inside and made and made[-1])
             made += [f"``{match[1]}``", f"    {escaped(match[2])}"]
             inside = " " * match.start(2)
         elif inside and line.startswith("  "):

@@ -31,7 +31,6 @@ project = "polyak"
 author = copyright = "The polyak developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
 python_maximum_signature_line_length = 90
@@ -158,5 +157,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", link_files)
     app.connect("html-collect-pages", show_files)
     app.connect("autodoc-process-docstring", api.as_rst)
+    app.connect("autodoc-process-signature", api.as_written)
     app.connect("autodoc-skip-member", api.left_out)
     return {"parallel_read_safe": False}
