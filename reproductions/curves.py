@@ -31,14 +31,14 @@ from polyak.files import place
 from polyak.lab import games
 from polyak.runs.plan import preset
 from polyak.show.curve import together
-from reproductions import mazes, muzero, planning
+from reproductions import muzero, planning
 from reproductions.drawing import Curve, Target, as_json, draw, from_json, outcome
 from reproductions.finding import train
 from reproductions.rows import commit
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "algorithms" / "curves"
-EVALUATIONS, EPISODES = 25, 10  # of a training, and of an evaluation of each seed
+EVALUATIONS, EPISODES = 20, 10  # of a training, and of an evaluation of each seed
 POINTS = 60  # of a curve, at most
 
 CARTPOLE, PENDULUM, TICTACTOE = "jax:CartPole-v1", "jax:Pendulum-v1", "jax:TicTacToe"
@@ -79,6 +79,7 @@ TASKS = {
     "cma_es": Task(steps=400_000),
     "count_planning": STEPS,
     "cross_entropy": Task(steps=400_000),
+    "dyna_q": STEPS._replace(steps=3_000),
     "fitted_q": Task(steps=8_000, seeds=3, given={"config": {"minibatch": 200}}),
     "guided_policy_search": Task(seeds=3),
     "kohl_stone": Task(up="metres walked in an episode of 4 s"),
@@ -170,15 +171,6 @@ def regulator() -> Curve:
     )
 
 
-def maze() -> Curve:
-    """Steps of each episode in the Dyna maze; the first, a random walk, is left out as in the book's figure."""
-    lengths = mazes.lengths(50)[:, 1:30]
-    task = settled("dyna_q")._replace(steps=mazes.STEPS[50], seeds=mazes.SEEDS)
-    episodes = np.arange(2, 2 + lengths.shape[1], dtype=float)
-    note = "The first episode, a random walk of some hundred steps, is left out, as in the book."
-    return Curve(episodes, lengths, "episode", STEPS.up, how("dyna_q", task), SHORTEST, note=note)
-
-
 def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40) -> Curve:
     """Returns of rollout planning on CartPole by the number of rollouts, beside its base policy."""
 
@@ -221,7 +213,7 @@ def board(
         shares.append([muzero.best_share(moves(run, seed)) for seed in range(seeds)])
 
     task = Task(TICTACTOE, steps, seeds)
-    said: dict[str, Any] = {"eval_every": 0, "checkpoint_every": steps // 12, "on_checkpoint": ask}
+    said: dict[str, Any] = {"eval_every": 0, "checkpoint_every": steps // 8, "on_checkpoint": ask}
     train(name, task.env, steps=steps, seeds=seeds, **said)
     up = f"{BEST}, without a search"
     return Curve(np.array(x, float), np.array(shares).T, "moves played", up, how(name, task), PERFECT)
@@ -242,8 +234,7 @@ def alone(run: polyak.Run, seed: int) -> dict[games.Board, int]:
 
 
 OWN: dict[str, Callable[[], Curve]] = {
-    "alphazero": partial(board, "alphazero", 200_000, at_sight, 3),
-    "dyna_q": maze,
+    "alphazero": partial(board, "alphazero", 120_000, at_sight, 2),
     "learned_lqr": regulator,
     "mcts": tree,
     "muzero": partial(board, "muzero", 100_000, alone, 2),
