@@ -372,7 +372,10 @@ GUIDES = {  # pages that lead people to algorithms; a new one need not be on the
 }
 RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
 ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
-    "svg": {"docs/choosing.py", "src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
+    "svg": {
+        *("docs/choosing.py", "docs/generate.py", "src/polyak/show/charts.py", "src/polyak/show/page.py"),
+        *("tests/house.py", "tests/test_curves.py", "tests/test_docs.py"),
+    }
 }
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 

@@ -130,7 +130,9 @@ def test_what_is_trained_for_a_curve_is_a_world_in_jax(name):
 
 
 def test_the_program_trains_and_draws_and_says_what_came_of_it(tmp_path, monkeypatch, capsys):
-    name = "count_planning"
+    name = next(
+        name for name, task in curves.TASKS.items() if task == curves.STEPS
+    )  # it learns a maze at once
     task = curves.settled(name)._replace(steps=600, seeds=3)
     monkeypatch.setitem(curves.TASKS, name, task)
     assert curves.main([name, "--out", str(tmp_path)]) == 0
