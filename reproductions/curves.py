@@ -47,6 +47,7 @@ PERFECT = Target(1.0, "perfect play", most=True)
 TARGETS = {
     CARTPOLE: Target(500, "500, the most there is", most=True),
     PENDULUM: Target(-155, "published at best: −160 to −150"),
+    "jax:ContinuousBandit": Target(0, "0, the best action", most=True),
     "jax:DynaMaze-v0": SHORTEST,
 }
 
@@ -79,6 +80,7 @@ TASKS = {
     "cma_es": Task(steps=400_000),
     "count_planning": STEPS,
     "cross_entropy": Task(steps=400_000),
+    "dpg": Task("jax:ContinuousBandit", given={"eval_episodes": 1}),
     "dyna_q": STEPS._replace(steps=3_000),
     "fitted_q": Task(steps=8_000, seeds=3, given={"config": {"minibatch": 200}}),
     "guided_policy_search": Task(seeds=3),
