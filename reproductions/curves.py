@@ -31,7 +31,7 @@ from polyak.files import place
 from polyak.lab import games
 from polyak.runs.plan import preset
 from polyak.show.curve import together
-from reproductions import muzero, planning
+from reproductions import mazes, muzero, planning
 from reproductions.drawing import Curve, Target, as_json, draw, from_json, outcome
 from reproductions.finding import train
 from reproductions.rows import commit
@@ -81,7 +81,6 @@ TASKS = {
     "count_planning": STEPS,
     "cross_entropy": Task(steps=400_000),
     "dpg": Task("jax:ContinuousBandit", given={"eval_episodes": 1}),
-    "dyna_q": STEPS._replace(steps=3_000),
     "fitted_q": Task(steps=8_000, seeds=3, given={"config": {"minibatch": 200}}),
     "guided_policy_search": Task(seeds=3),
     "kohl_stone": Task(up="metres walked in an episode of 4 s"),
@@ -122,6 +121,7 @@ def trained(name: str) -> Curve:
     said["eval_every"] = task.steps // EVALUATIONS if task.metric.startswith("eval/") else 0
     run = train(name, task.env, steps=task.steps, seeds=task.seeds, **said | dict(task.given))
     x, values = series(run.metrics, task.metric)
+    assert len(values) == task.seeds, f"{name}: {task.metric} of {len(values)} seeds only: more steps"
     across, unit = "environment steps", 1
     if run.plan.settle(
         algorithms.find(name).Config()
@@ -171,6 +171,18 @@ def regulator() -> Curve:
     return Curve(
         x, more, "environment steps", up, how(name, task), note="Its first fit is nearly as good as its last."
     )
+
+
+def maze() -> Curve:
+    """Steps of each episode in the Dyna maze; the first, a random walk, is left out as in the book's figure."""
+    name = "dyna_q"
+    task = settled(name)._replace(steps=mazes.STEPS[50], seeds=10)
+    run = train("reproductions.mazes:recorded", task.env, steps=task.steps, seeds=task.seeds, eval_every=0)
+    lengths = np.asarray(run.state().lengths)[:, 1:30]
+    assert lengths.min() > 0, "the run is too short for its episodes"
+    note = "The first episode, a random walk, is left out, as in the book."
+    x = np.arange(2, 2 + lengths.shape[1], dtype=float)
+    return Curve(x, lengths, "episode", STEPS.up, how(name, task), SHORTEST, note=note)
 
 
 def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40) -> Curve:
@@ -237,6 +249,7 @@ def alone(run: polyak.Run, seed: int) -> dict[games.Board, int]:
 
 OWN: dict[str, Callable[[], Curve]] = {
     "alphazero": partial(board, "alphazero", 120_000, at_sight, 2),
+    "dyna_q": maze,
     "learned_lqr": regulator,
     "mcts": tree,
     "muzero": partial(board, "muzero", 100_000, alone, 2),
