@@ -356,7 +356,7 @@ def test_a_replay_begins_with_the_rows_of_another(first, tmp_path, env):
             {},
             r"its observations are Box\[3\], and here they are Box\[2\]",
         ),
-        (PPO, "jax:Pendulum-v1", {}, "ppo learns from each rollout once and keeps none"),
+        (PPO, "jax:Pendulum-v1", {}, "ppo keeps no rows, since it has no replay"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_in_one_line(first, config, env, settings, message):

@@ -124,6 +124,37 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_
         assert manifest["clock"] > 2 * manifest["capacity"]  # the ring has wrapped
 
 
+PLANNING = [(case.name, case.task("graph")) for case in CASES if not case.places]
+
+
+@pytest.mark.parametrize(("name", "env"), PLANNING)
+def test_a_planner_that_was_stopped_and_resumed_is_the_one_that_never_stopped(name, env, tmp_path, stops):
+    config = {**CASE[name].small, "data.updates": 3}
+    given = {"seeds": 2, "updates": 60, "eval_every": 30, "eval_episodes": 1, "eval_limit": 20}
+    given |= {
+        "checkpoint_every": 15,
+        "config": config,
+        "preset": False,
+        "verbose": False,
+        "out": str(tmp_path),
+    }
+    whole = train(name, env, name="whole", **given)
+    stops |= {3, 7}
+    for stop in (3, 7):
+        with pytest.raises(loop.Interrupted):
+            train(name, env, name="parts", **given)
+        assert checkpoint.read(tmp_path / "parts" / "checkpoints")[1]["extra"]["iteration"] == stop
+    parts = train(name, env, name="parts", **given)
+    assert parts.finished
+    assert_same_bits(parts._raw[0], whole._raw[0])
+    assert untimed(parts) == untimed(whole)
+    assert parts.digest() == whole.digest()
+    assert {(line["env_steps"], line["updates"] % 3) for line in whole.metrics} == {(0, 0)}
+    stops.clear()
+    half = train(name, env, name="half", **{**given, "updates": 30})
+    assert half.resume(updates=60).digest() == whole.digest()
+
+
 @pytest.mark.parametrize(
     ("name", "env"),
     [

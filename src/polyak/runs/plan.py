@@ -25,7 +25,7 @@ class Settings:
     steps: int | None = within(None, 0)  # environment steps that each seed takes
     updates: int | None = within(
         None, 1, 2**32 - 1
-    )  # updates from the rows of --data alone, without an environment step: instead of --steps
+    )  # updates without an environment step, from the rows of --data or by planning: instead of --steps
     seed: int = within(0, 0, 2**31 - 1)  # the first seed
     seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
     num_envs: int | None = within(None, 1)  # number of environments of each seed
@@ -129,6 +129,11 @@ class Plan:
         return self.steps or self.updates
 
     @property
+    def collects(self) -> bool:
+        """Whether its data is of rollouts, as the settings tell that it has: planning has no length of any."""
+        return "steps" in self.config.get("data", {"steps": 0})
+
+    @property
     def unit(self) -> str:
         """The budget's, as its flag is named."""
         return "updates" if self.updates else "steps"
@@ -136,6 +141,7 @@ class Plan:
     def settle(self, config: Any) -> Any:
         """The Config of this run: one with the plan's values, whose horizon, where it is 0, is the budget."""
         config = amend(config, self.config, "config.")
+        check_budget(self.steps, self.updates, self.data or config.data.plans)
         if getattr(config, "horizon", None) == 0:
             return dataclasses.replace(config, horizon=self.budget)
         return config
@@ -183,25 +189,40 @@ class Plan:
             try:
                 plan = amend(cls("", ""), values)
                 check_ranges(plan)
-                check_budget(plan.steps, plan.updates, plan.data)
+                check_budget(plan.steps, plan.updates, plan.data or not plan.collects)
                 algorithms.check(plan.algorithm)
             except UserError as error:
                 raise CheckpointError(f"{where}: {error}") from error
         return plan
 
 
-def check_budget(steps: int, updates: int, data: Any) -> None:
-    """UserError unless there are environment steps, or updates from the rows of another run."""
+def check_budget(steps: int, updates: int, without: Any) -> None:
+    """UserError unless there are environment steps, or updates without one.
+
+    without  whether there is something to learn from without a step: rows of another run, or rules to plan by
+    """
     if steps and updates:
         raise UserError(
             f"--updates {updates:,} is learning without an environment step, and --steps is {steps:,}: say one"
         )
     if not steps and not updates:
         raise UserError("--steps is 0: say by --updates how often to learn from --data RUN, or take a step")
-    if updates and not data:
+    if updates and not without:
         raise UserError(
             f"--updates {updates:,} is learning from rows that are there: say whose by --data RUN"
         )
+
+
+def check_planning(algorithm: str, settings: Settings) -> None:
+    """UserError for a setting of what is collected, where nothing is."""
+    steps = settings.steps is not None and f"--steps is {settings.steps:,}"
+    wrap = settings.wrap and f"--wrap is {','.join(settings.wrap)}"
+    for said in (steps, wrap, settings.data and f"--data is {settings.data}"):
+        if said:
+            raise UserError(
+                f"{said}, but {algorithm} plans by the environment's rules and takes no step in it: leave this out, "
+                "and say by --updates how often it updates"
+            )
 
 
 def is_use(said: Any) -> bool:
@@ -248,6 +269,7 @@ LATER = {
 }  # settings that a plan may be without, from before there were such
 DEFAULT = "default"  # the preset of environments that have none of their own
 STEPS = 100_000  # where nobody says how many
+UPDATES = 100  # the same, of what plans without data
 
 # The most that makes sense, so that a settings file from a stranger cannot ask for all of a machine.
 MOST_ENTRIES = 64  # of a list: layers, wrappers, measures
@@ -386,8 +408,8 @@ def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
     data = config.data
     if not data.replays:
         raise UserError(
-            f"--her replaces goals of replayed rows, but {algorithm} learns from each rollout once: choose an "
-            "algorithm with a replay"
+            f"--her replaces goals of replayed rows, but {algorithm} has none: choose an algorithm with a "
+            "replay"
         )
     hindsight = dataclasses.replace(data.hindsight or Hindsight(), strategy=strategy)
     return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
@@ -485,9 +507,11 @@ def make_plan(
         config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
     if settings.her is not None:
         config = with_hindsight(algorithm, config, settings.her)
-    updates = settings.updates or 0
+    if config.data.plans:
+        check_planning(algorithm, settings)
+    updates = settings.updates or (tuned.get("updates", UPDATES) if config.data.plans else 0)
     steps = settings.steps if settings.steps is not None else 0 if updates else tuned.get("steps", STEPS)
-    check_budget(steps, updates, settings.data)
+    check_budget(steps, updates, settings.data or config.data.plans)
     driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
     if driver == "graph" and not in_graph:
         raise UserError(
