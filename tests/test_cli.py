@@ -381,13 +381,13 @@ def test_quiet_says_name_and_folder_only(out, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(out, capsys, monkeypatch):
-    from polyak.runs import loop
+    from polyak.runs import execute, loop
     from polyak.runs.run import Run
 
     def interrupted(*args, **kwargs):
         raise loop.Interrupted
 
-    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(execute, "train", interrupted)
     monkeypatch.setattr(Run, "finished", False)
     assert main(["resume", str(out / "tiny")]) == 130
     assert capsys.readouterr().out.endswith(f"saved; go on with: polyak resume {out / 'tiny'}\n")

@@ -17,7 +17,7 @@ from auditing import QUICK, as_flags, assert_same_bits
 from cases import CASE, CASES, FEW, marked
 
 from polyak.errors import CheckpointError, UserError
-from polyak.runs import loop
+from polyak.runs import execute, loop
 from polyak.runs.run import Run, load, train
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
@@ -272,7 +272,7 @@ def test_a_program_of_two_stages_that_stopped_in_the_second_goes_on_there(tmp_pa
 
 
 def test_a_run_without_a_checkpoint_begins_at_zero(tmp_path, monkeypatch, finished):
-    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: 1 / 0)
+    monkeypatch.setattr(execute, "save_checkpoint", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("ppo", "jax:CartPole-v1", **settings("ppo", tmp_path, "one"))
     monkeypatch.undo()
@@ -284,13 +284,13 @@ def test_a_run_without_a_checkpoint_begins_at_zero(tmp_path, monkeypatch, finish
 
 def test_a_checkpoint_never_knows_more_than_the_log(tmp_path, stops, monkeypatch):
     seen = []
-    plain = loop.save_checkpoint
+    plain = execute.save_checkpoint
 
     def save(folder, training):
         seen.append([line["env_steps"] for line in folder.metrics()][-1:])
         plain(folder, training)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(execute, "save_checkpoint", save)
     stops |= {7}
     with pytest.raises(loop.Interrupted):
         train("ppo", "jax:CartPole-v1", **settings("ppo", tmp_path, "one"))

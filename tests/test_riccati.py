@@ -66,7 +66,9 @@ def test_what_it_comes_to_is_scipys_and_costs_what_it_says(tmp_path):
     np.testing.assert_allclose(state["state/gain"][0], K, rtol=1e-4, atol=1e-5)
     played = run.evaluate(episodes=200)
     # starts are standard Gaussian: the mean cost is the trace of P
-    assert -played.returns.mean() == pytest.approx(np.trace(P), abs=float(5 * played.returns.std() / 200**0.5))
+    assert -played.returns.mean() == pytest.approx(
+        np.trace(P), abs=float(5 * played.returns.std() / 200**0.5)
+    )
 
 
 def test_a_world_that_hides_its_state_is_refused():

@@ -282,7 +282,8 @@ def train(said: flags.Said, settings: Settings) -> int:
     name = check_name(settings.name) if settings.name is not None else name_run(algorithm, env, settings.out)
     path = Path(settings.out) / name
     say_header(path)
-    from polyak.runs.run import Run, facts, placed, plan_run
+    from polyak.runs.beginning import facts, placed, plan_run
+    from polyak.runs.run import Run
     from polyak.runs.setup import set_up_jax
 
     set_up_jax()
@@ -303,9 +304,9 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     folder = RunFolder(Path(said.words[0]) if said.words else newest(options.out))
     folder.config()
     say_header(folder.path)
-    from polyak.runs.run import facts, silent
+    from polyak.runs.beginning import facts
     from polyak.runs.setup import set_up_jax
-    from polyak.show.terminal import Terminal
+    from polyak.show.terminal import Terminal, silent
 
     set_up_jax()
     run = open_trusted(folder.path, options.trust)
@@ -324,9 +325,8 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
 def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool, quiet: bool) -> int:
     """Run to the end unless it is there, and say what came of it."""
     from polyak.results import say_results, shown
-    from polyak.runs import loop
-    from polyak.runs.run import silent
-    from polyak.show.terminal import Terminal
+    from polyak.runs import execute, loop
+    from polyak.show.terminal import Terminal, silent
 
     terminal = silent() if quiet else Terminal()
     if there and run.finished:
@@ -335,7 +335,7 @@ def go_on(run: "Run", session: Any, facts: dict[str, str], there: bool, quiet: b
         terminal.say(f"already finished: {reached or spent}")
     else:
         try:
-            loop.train(session, run.folder, terminal, resume=there, facts=facts)
+            execute.train(session, run.folder, terminal, resume=there, facts=facts)
         except loop.Interrupted:
             said = f"saved; go on with: polyak resume {shown(run)}"
             if terminal.stream.lost or quiet:
@@ -412,9 +412,8 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
         return evaluate_planner(said.words[0], said.words[1], options)
     path, trusted = named_run("evaluate", said.words, options.out)
     from polyak.results import as_json, say_evaluation
-    from polyak.runs.run import silent
     from polyak.runs.setup import set_up_jax
-    from polyak.show.terminal import Terminal
+    from polyak.show.terminal import Terminal, silent
 
     set_up_jax()
     run = chosen_checkpoint(open_trusted(path, [*options.trust, *trusted]), options)
