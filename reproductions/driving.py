@@ -18,7 +18,7 @@ import numpy as np
 from imageio.v3 import imwrite
 
 import polyak
-from polyak.results import say_evaluation
+from polyak.commands.results import say_evaluation
 from polyak.envs.find import find
 from polyak.envs.worlds.lane import AHEAD, Lane
 from polyak.envs.worlds.road_view import Camera, paint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import polyak
-from polyak.results import say_evaluation
+from polyak.commands.results import say_evaluation
 from polyak.envs.find import find
 from polyak.envs.worlds import road_view
 from polyak.envs.worlds.lane import AHEAD, Car, Lane

@@ -22,6 +22,11 @@ from polyak.runs.values import amend
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """None but --help."""
+
+
 @dataclass
 class Said:
     """A command line in its parts.
