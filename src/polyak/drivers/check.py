@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyak.errors import UserError, out_of_range
+from polyak.errors import UserError, nearest, out_of_range
 from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Space, Spec, rows_of
+from polyak.parts.networks import BUILDERS
+from polyak.parts.networks.layers import ACTIVATIONS
 
 # settings of the data that only some are asked about, and who may be given them
 ASKED = {
@@ -14,6 +16,10 @@ ASKED = {
         lambda algorithm: algorithm.simulates or algorithm.plays,
     ),
 }
+NAMED = {
+    "network": BUILDERS,
+    "activation": ACTIVATIONS,
+}  # settings that name something of ours, and what there is
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
@@ -46,7 +52,7 @@ def check_data(
         advice = f": {fit} would fit" if fit else ""
         raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
     data = cfg.data
-    wrong = out_of_range(cfg) + out_of_range(data, "data.") + wrong_frames(data, spec)
+    wrong = wrong_names(cfg) + out_of_range(cfg) + out_of_range(data, "data.") + wrong_frames(data, spec)
     wrong = wrong or wrong_rollout(algorithm, data, spec)
     wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec)
     refused = [
@@ -69,6 +75,16 @@ def check_data(
         )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
+
+
+def wrong_names(cfg: Any) -> list[str]:
+    """A line for each network or activation that there is none of by this name."""
+    said = {field: getattr(cfg, field, None) for field in NAMED}
+    return [
+        f"unknown {field} {name!r}: {nearest(name, NAMED[field])}"
+        for field, name in said.items()
+        if isinstance(name, str) and name not in NAMED[field]
+    ]
 
 
 def unsavable(space: Space) -> list[str]:
