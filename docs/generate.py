@@ -26,7 +26,7 @@ from pathlib import Path
 from polyak import algorithms
 from polyak.drivers.check import ASKED
 from polyak.flags import comment_of, comments, comments_by_line
-from polyak.runs.plan import DEFAULT
+from polyak.runs.presets import DEFAULT
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -9,7 +9,9 @@ from polyak import algorithms
 from polyak.cli import main
 from polyak.drivers.check import check_data, notes, wrong_budget
 from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
-from polyak.runs.plan import Settings, make_plan, preset
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
+from polyak.runs.presets import preset
 from polyak.runs.values import amend
 
 SPEC = Spec(obs=Box((3,)), action=Discrete(2))

@@ -11,7 +11,8 @@ import polyak
 from polyak.drivers import evaluate
 from polyak.errors import UserError
 from polyak.runs import execute
-from polyak.runs.plan import Plan, Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Plan, Settings
 from polyak.store import checkpoint
 
 SMALL = {

@@ -24,7 +24,8 @@ from polyak.parts.optimize import Frozen, adam, gradient_step
 from polyak.parts.targets import polyak_average
 from polyak.runs import inputs
 from polyak.runs.agent import Agent
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
 from polyak.store import checkpoint, storage

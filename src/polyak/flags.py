@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
 from polyak.errors import UserError, also_called, out_of_range
-from polyak.runs.plan import STEPS, UPDATES, Settings, default_config, preset, usual_config
+from polyak.runs.plan import Settings
+from polyak.runs.presets import STEPS, UPDATES, default_config, preset, usual_config
 from polyak.runs.values import amend
 
 T = TypeVar("T")

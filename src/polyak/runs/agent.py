@@ -14,13 +14,14 @@ from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs import inputs
 from polyak.runs.beginning import device
+from polyak.runs.decide import make_plan, settings_of
 from polyak.runs.evaluation import Evaluation, play
 from polyak.runs.events import Callback, callbacks
 from polyak.runs.execute import check_folder, draw, save_checkpoint
 from polyak.runs.folder import RunFolder
 from polyak.runs.guards import interruptible
 from polyak.runs.loop import Interrupted, Training
-from polyak.runs.plan import Plan, Settings, make_plan, settings_of
+from polyak.runs.plan import Plan, Settings
 from polyak.runs.policy import Policy
 from polyak.runs.run import Run, say_horizon
 from polyak.runs.session import Session

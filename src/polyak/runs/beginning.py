@@ -14,8 +14,10 @@ from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.interface import rows_of
 from polyak.runs import inputs
+from polyak.runs.decide import make_plan, plain_fields
 from polyak.runs.folder import RunFolder, claimed, versions
-from polyak.runs.plan import Settings, make_plan, plain_fields, preset
+from polyak.runs.plan import Settings
+from polyak.runs.presets import preset
 from polyak.runs.session import Session, gigabytes
 from polyak.runs.spec import show_space
 

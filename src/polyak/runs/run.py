@@ -21,12 +21,13 @@ from polyak.envs.find import name_of
 from polyak.errors import CheckpointError, UserError, brief
 from polyak.interface import Algorithm, Spec
 from polyak.runs.beginning import facts, placed, plan_run
+from polyak.runs.decide import settings_of
 from polyak.runs.evaluation import Evaluation, play
 from polyak.runs.events import Callback, callbacks
 from polyak.runs.execute import best_kept
 from polyak.runs.execute import train as run_loop
 from polyak.runs.folder import RunFolder, check_name, name_run
-from polyak.runs.plan import Plan, Settings, check_stop, settings_of
+from polyak.runs.plan import Plan, Settings, check_stop
 from polyak.runs.policy import Policy
 from polyak.runs.reading import STATE, state_shapes
 from polyak.runs.session import Session, wrapped
