@@ -21,10 +21,11 @@ from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder
-from polyak.runs.run import Policy, Run, silent
+from polyak.runs.policy import Policy
+from polyak.runs.run import Run
 from polyak.runs.values import whole
 from polyak.show.panel import Panel
-from polyak.show.terminal import Progress, Terminal, number
+from polyak.show.terminal import Progress, Terminal, number, silent
 from polyak.show.video import (
     Painter,
     best_render_mode,
