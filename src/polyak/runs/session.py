@@ -19,7 +19,8 @@ from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
-from polyak.drivers.hogwild import Hogwild, finder, own_seed
+from polyak.drivers.finding import finder, own_seed
+from polyak.drivers.hogwild import Hogwild
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
