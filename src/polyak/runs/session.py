@@ -116,7 +116,7 @@ class Session:
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
         if self.plan.driver == "ray":
-            from polyak.drivers.distributed import check_ray
+            from polyak.drivers.cluster import check_ray
 
             check_ray(self.address)
         if not self.plan.lockstep:
