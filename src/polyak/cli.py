@@ -42,7 +42,7 @@ commands:
   train ALGO ENV             train a policy
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
-  watch RUN | ALGO ENV       make a video of a trained policy
+  watch RUN | ALGO ENV       make a video of a trained policy, or show it
   play RUN | ALGO ENV        play a board game against a trained policy
   report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
@@ -177,7 +177,9 @@ COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
-    "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
+    "watch": Command(
+        watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy, or show it in a window.", 1, 2
+    ),
     "play": Command(play, PlayOptions(), "RUN|ALGO ENV", "Play a board game against a trained policy.", 1, 2),
     "report": Command(report, ReportOptions(), "RUN...", "Show and compare runs on one page.", 1, 200),
     "digest": Command(digest, flags.NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),

@@ -36,7 +36,10 @@ class EvaluateOptions:
 class WatchOptions:
     """What is filmed, and where to."""
 
-    episodes: int = within(1, 1)  # number of episodes, one after the other
+    episodes: int | None = within(
+        None, 1
+    )  # number of episodes; usually 1, and in a window as many as come until it is closed
+    window: bool = False  # show them in a window, where space pauses, instead of writing a video
     out: str | None = None  # file, .mp4 or .gif; usually videos/STEPS.mp4 in the run folder
     seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     policy: int | None = within(
@@ -141,19 +144,29 @@ def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
 
 def watch(said: flags.Said, options: WatchOptions) -> int:
     """Film a policy."""
+    if options.window and options.out is not None:
+        raise UserError(
+            f"--window shows a policy and writes no video: leave out --window or --out {options.out}"
+        )
     path, trusted = named_run("watch", said.words, options.folder)
     from polyak.runs.setup import set_up_jax
-    from polyak.runs.watch import film
+    from polyak.runs.watch import film, show
     from polyak.show.terminal import Terminal, number
+    from polyak.show.window import KEYS
 
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
     run = run.best() if options.best else run
-    shown = options.episodes, options.out, options.seed, options.policy
-    filmed = film(run, *shown, Terminal(), options.panel)
-    for episode, total in enumerate(filmed.returns):
+    whose = options.seed, options.policy
+    if options.window:
+        print(f"in the window {KEYS}")
+        made, returns = None, show(run, options.episodes, *whose, options.panel)
+    else:
+        made, returns = film(run, options.episodes or 1, options.out, *whose, Terminal(), options.panel)
+    for episode, total in enumerate(returns):
         print(f"episode {episode + 1}: return {number(total)}")
-    print(filmed.path)
+    if made is not None:
+        print(made)
     return 0
 
 
