@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
 from polyak.errors import UserError, also_called, out_of_range
-from polyak.runs.plan import STEPS, Settings, default_config, preset
+from polyak.runs.plan import STEPS, Settings, default_config, flags_of, preset
 from polyak.runs.values import amend
 
 T = TypeVar("T")
@@ -208,6 +208,8 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     about += (
         "\n\n--env.FIELD VALUE sets a constant of the environment, --eval-env.FIELD one of evaluation's own."
     )
+    if sets := flags_of(tuned):
+        about += f"\n\nThe preset sets {sets}."
     hidden = ("hindsight",)  # which --her sets
     show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, hidden)
 

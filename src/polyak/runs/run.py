@@ -29,7 +29,17 @@ from polyak.runs.events import Callback, callbacks
 from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
 from polyak.runs.loop import best_kept
 from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, check_stop, make_plan, plain_fields, preset, settings_of
+from polyak.runs.plan import (
+    Plan,
+    Settings,
+    check_stop,
+    make_plan,
+    note_of,
+    plain_fields,
+    preset,
+    preset_fields,
+    settings_of,
+)
 from polyak.runs.reading import STATE, state_shapes
 from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
 from polyak.runs.setup import set_up_jax
@@ -512,14 +522,15 @@ def plan_run(
     given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
     plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
-    world = find(env if given is None else given, env_fields or {}, settings.measures)
+    env_fields, eval_env_fields = preset_fields(tuned, env_fields, eval_env_fields)
+    world = find(env if given is None else given, env_fields, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
     session = Session(inputs.recorded(plan), given, settings.address, settings.track)
     session.check()
     session.check_budget()
     inputs.check(session)
-    return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
+    return session, note_of(tuned)
 
 
 @contextmanager
