@@ -35,6 +35,14 @@ class Slides(gymnasium.Env):
         return self.np_random.integers(256, size=(9, 8, 3)).astype(np.uint8)
 
 
+class Short(Slides):
+    """The same spaces; seven frames, each of which earns 1."""
+
+    def step(self, action):
+        self.frame += 1
+        return self.picture(), 1.0, self.frame == 7, False, {}
+
+
 def episodes_of(name, repeat, decisions, seed, **fields):
     """A plain loop: [(obs, reward, terminated, truncated)] of so many decisions, and the first observations."""
     env, rng = find(name, fields).make_one(), np.random.default_rng(seed)
@@ -208,7 +216,7 @@ def test_a_pool_has_the_same_patience():
     assert lasted.max() <= 8
 
 
-def test_a_run_with_kept_actions_and_stacked_pictures_resumes_to_the_same_bits(tmp_path):
+def test_a_run_of_decisions_resumes_to_the_same_bits_and_plays_in_another_environment(tmp_path):
     said = {
         "config": {"hidden": (8,), "epochs": 1, "data": {"steps": 8}},
         "env_fields": {"action_repeat": 3, "patience": 5, "picture.grey": True, "picture.stack": 2},
@@ -220,6 +228,14 @@ def test_a_run_with_kept_actions_and_stacked_pictures_resumes_to_the_same_bits(t
         "preset": False,
     }
     whole = polyak.train("ppo", "test_decisions:Slides", steps=64, name="whole", **said)
+    elsewhere = whole.on("test_decisions:Short")  # 3, 3 and 1 frames, with the run's own settings
+    played = elsewhere.evaluate(2)
+    assert played.returns.tolist() == [[7.0, 7.0]]
+    assert played.lengths.tolist() == [[3, 3]]
+    with pytest.raises(UserError, match="settings are for pictures"):
+        whole.on("Pendulum-v1").evaluate(1)
+    with pytest.raises(UserError, match=r"was trained on test_decisions:Slides, and goes on there alone"):
+        elsewhere.resume(steps=96)
     part = polyak.train("ppo", "test_decisions:Slides", steps=32, name="part", **said)
     longer = part.resume(steps=64)
     equal = jax.tree.map(np.array_equal, whole.state(), longer.state())

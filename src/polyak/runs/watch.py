@@ -111,7 +111,7 @@ def film(
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
     stage = (GraphStage if isinstance(world, Environment) else HostStage)(world, acting, first + which)
-    title = f"{plan.algorithm}  {plan.env}  {step:,} steps"
+    title = f"{plan.algorithm}  {session.plan.env}  {step:,} steps"
     returns: list[float] = []
     try:
         with (terminal or Terminal()).progress(episodes * stage.limit) as progress:

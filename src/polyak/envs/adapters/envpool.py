@@ -201,7 +201,8 @@ class EnvPoolFactory:
     def make_one(self, render_mode: str | None = None) -> NoReturn:
         """UserError: EnvPool shows nothing to people."""
         raise UserError(
-            f"environment envpool:{self.name} cannot be watched; watch the Gymnasium task of its name"
+            f"environment envpool:{self.name} cannot be watched; watch the Gymnasium task of its name: "
+            f"polyak watch RUN --on {self.name}"
         )
 
     @functools.cached_property
