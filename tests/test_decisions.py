@@ -122,6 +122,45 @@ def test_a_pool_whose_lanes_end_within_a_decision_plays_each_lane_as_a_plain_loo
     assert within > 5
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"), [("jax:CartPole-v1", {}), ("jax:Lane", {"observation": "features"})]
+)
+def test_in_graph_an_action_that_is_kept_is_a_plain_loop_over_frames(name, fields):
+    repeat, plain = 3, find(name, fields)
+    env, limit = find(name, {**fields, "action_repeat": repeat}), plain.spec.time_limit
+    assert env.spec.time_limit == -(-limit // repeat)
+    frame, decide, rng = jax.jit(plain.step), jax.jit(env.step), np.random.default_rng(0)
+    within = 0
+    for episode in range(4):
+        (count, state), _ = env.reset(jax.random.key(episode))
+        count = count + (
+            limit - 4 if episode == 3 else 0
+        )  # the last episode begins two decisions before its limit
+        given, frames, over = (count, state), int(count), False
+        while not over:
+            space, key, again = plain.spec.action, *map(jax.random.key, [rng.integers(2**31)] * 2)
+            action = rng.integers(2) if name == "jax:CartPole-v1" else np.full(space.shape, 1.0, np.float32)
+            step, earned, sums = decide(given, action, key), 0.0, {}
+            for number, each in enumerate(jax.random.split(again, repeat)):
+                one = frame(state, action, each)
+                state, frames, earned = one.state, frames + 1, earned + float(one.reward)
+                for measure, value in one.measures.items():
+                    joined = sums.get(measure, 0.0) if plain.spec.measures[measure] == "sum" else 0.0
+                    sums[measure] = joined + float(value)
+                over = bool(one.terminated | one.truncated) or frames == limit
+                if over:
+                    within += number < repeat - 1
+                    break
+            given = step.state
+            assert int(given[0]) == frames
+            assert float(step.reward) == pytest.approx(earned, rel=1e-5)
+            assert bool(step.terminated) == bool(one.terminated)
+            same = jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-5), step.obs, one.obs)
+            assert all(jax.tree.leaves(same))
+            assert {m: float(v) for m, v in step.measures.items()} == pytest.approx(sums, rel=1e-4)
+    assert within > 0
+
+
 def small(frame, crop, size):
     """A grey picture of a frame [H, W, 3] in float64, pixel by pixel."""
     top, bottom, left, right = crop
@@ -248,6 +287,13 @@ def test_a_run_of_decisions_resumes_to_the_same_bits_and_plays_in_another_enviro
         ("Pendulum-v1", {"action_repeat": 0}, "action_repeat must be at least 1, not 0"),
         ("Pendulum-v1", {"action_repeat": 1.5}, "action_repeat must be a whole number, not 1.5"),
         ("envpool:CartPole-v1", {"patience": -1}, "patience must be at least 0"),
+        (
+            "jax:Pendulum-v1",
+            {"action_repeat": 0},
+            "action_repeat must be a whole number of at least 1, not 0",
+        ),
+        ("jax:Reach", {"action_repeat": 2}, "not for environments with goals"),
+        ("jax:ConnectFour", {"action_repeat": 2}, "not for environments with 2 players"),
         ("Pendulum-v1", {"picture.gray": True}, "did you mean 'picture.grey'"),
         ("Pendulum-v1", {"picture.grey": True}, "settings are for pictures"),
         ("envpool:CartPole-v1", {"picture.stack": 2}, "settings are for pictures"),
