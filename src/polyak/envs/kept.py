@@ -77,10 +77,12 @@ def kept(name: str, env: Environment, times: Any) -> Environment:
         raise UserError(
             f"environment {name}: action_repeat must be a whole number of at least 1, not {times!r}"
         )
+    if times == 1:
+        return env
     spec = env.spec
     if spec.goal is not None or spec.players > 1:
         what = "goals" if spec.goal is not None else f"{spec.players} players"
         raise UserError(f"environment {name}: action_repeat is not for environments with {what}")
     if means := [measure for measure, how in spec.measures.items() if how not in JOINED]:
         raise UserError(f"environment {name}: action_repeat has no way to average {', '.join(means)}")
-    return Kept(env, times) if times > 1 else env
+    return Kept(env, times)
