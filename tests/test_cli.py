@@ -99,9 +99,9 @@ def test_help_is_on_the_screen_at_once():
 
 def test_a_run_shows_its_name_and_folder_before_jax_is_imported():
     program = (
-        "import sys, polyak.cli as cli, polyak.runs.plan\n"
-        "shown = cli.say_header\n"
-        "cli.say_header = lambda path: (shown(path), print([m for m in ('jax', 'rich') if m in sys.modules]))\n"
+        "import sys, polyak.cli as cli, polyak.commands.training as training, polyak.runs.plan\n"
+        "shown = training.say_header\n"
+        "training.say_header = lambda path: (shown(path), print([m for m in ('jax', 'rich') if m in sys.modules]))\n"
         "cli.main(['train', 'ppo', 'Nowhere-v0', '--name', 'here'])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -381,13 +381,13 @@ def test_quiet_says_name_and_folder_only(out, capsys):
 
 
 def test_ctrl_c_says_how_to_go_on(out, capsys, monkeypatch):
-    from polyak.runs import loop
+    from polyak.runs import execute, loop
     from polyak.runs.run import Run
 
     def interrupted(*args, **kwargs):
         raise loop.Interrupted
 
-    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(execute, "train", interrupted)
     monkeypatch.setattr(Run, "finished", False)
     assert main(["resume", str(out / "tiny")]) == 130
     assert capsys.readouterr().out.endswith(f"saved; go on with: polyak resume {out / 'tiny'}\n")

@@ -10,7 +10,7 @@ import polyak
 from polyak.envs.decisions import averages
 from polyak.envs.find import find
 from polyak.errors import UserError
-from polyak.runs.plan import note_of, preset_fields
+from polyak.runs.presets import note_of, preset_fields
 
 
 class Slides(gymnasium.Env):
