@@ -330,3 +330,17 @@ def test_what_a_preset_makes_of_an_environment_gives_way_and_is_said():
     assert preset_fields({}, None, None) == ({}, None)
     said = "somewhere; it sets --env.action_repeat 8 --env.grey true --eval-env.patience 0 (--no-preset"
     assert note_of(tuned).startswith(said)
+
+
+def test_ppo_sees_car_racing_as_its_preset_says_and_is_judged_by_whole_episodes():
+    from polyak.runs.beginning import plan_run
+    from polyak.runs.plan import Settings
+
+    for name in ("envpool:CarRacing-v3", "CarRacing-v3"):
+        session, note = plan_run("ppo", name, Settings())
+        assert session.env_spec.obs.shape == (4, 42, 42)
+        assert session.env_spec.time_limit == 125
+        assert (session.plan.env_fields["patience"], session.eval_fields["patience"]) == (12, 0)
+        assert "--env.action_repeat 8" in note
+    bare, note = plan_run("ppo", "CarRacing-v3", Settings(preset=False))
+    assert (bare.env_spec.obs.shape, bare.plan.env_fields, note) == ((96, 96, 3), {}, "")
