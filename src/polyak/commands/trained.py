@@ -24,6 +24,7 @@ class EvaluateOptions:
     episodes: int = within(20, 1)  # number of episodes of each seed
     seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     sample: bool = False  # act with exploration
+    on: str | None = None  # another environment that it plays in, with the same spaces
     at: int | None = within(None, 0)  # steps of the checkpoint that is played; usually those of the newest
     best: bool = False  # play the checkpoint that evaluated best, of those that are kept
     limit: int | None = within(None, 1)  # steps where an episode is cut; usually the run's --eval-limit
@@ -46,6 +47,7 @@ class WatchOptions:
         None, 0, 2**31 - 1
     )  # seed whose policy acts, of a run with several; usually the first
     panel: bool = True  # show rewards, the expected return and the action beside the picture
+    on: str | None = None  # another environment that is filmed, with the same spaces
     best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
@@ -102,6 +104,7 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
 
     set_up_jax()
     run = chosen_checkpoint(open_trusted(path, [*options.trust, *trusted]), options)
+    run = run if options.on is None else run.on(options.on)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
         evaluation = run.evaluate(options.episodes, options.seed, options.sample, options.limit)
@@ -172,6 +175,7 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
     run = run.best() if options.best else run
+    run = run if options.on is None else run.on(options.on)
     whose = options.seed, options.policy
     if options.window:
         print(f"in the window {KEYS}")
