@@ -35,8 +35,8 @@ def reaching() -> Finding:
 
 
 def trained(task: str) -> polyak.Run:
-    """A run by the task's preset in runs/, with a look at its success every twentieth; one that is there goes on."""
-    said: dict[str, Any] = {"name": f"H4-{task}", "out": "runs", "eval_episodes": 20}
+    """A run by the task's preset in runs/, with a look at its success every 10,000 steps; one that is there goes on."""
+    said: dict[str, Any] = {"name": f"H4-{task}", "out": "runs", "eval_every": 10_000, "eval_episodes": 20}
     return polyak.train("ddpg", name_of(task), measures=("is_success",), verbose=sys.stdout.isatty(), **said)
 
 
