@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from polyak.envs.find import find
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
 from polyak.runs.session import Session
 from reproductions.finding import Finding, main, report, train
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from polyak.runs.beginning import plan_run
 from polyak.runs.plan import Settings
-from polyak.runs.run import plan_run
 from polyak.runs.setup import set_up_jax
 from reproductions.finding import Finding, main, train
 

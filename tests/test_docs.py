@@ -22,7 +22,7 @@ from polyak import algorithms, cli, errors, flags
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
-from polyak.runs.plan import default_config
+from polyak.runs.presets import default_config
 from polyak.runs.values import amend
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from polyak.algorithms import names
 ROOT = Path(polyak.__file__).parent
 HOUSE = House(ROOT)
 FILES = list(HOUSE.files)
-READING = 720  # lines of code to read to understand an algorithm and how it learns, networks of its own aside
+READING = 680  # lines of code to read to understand an algorithm and how it learns, networks of its own aside
 
 name, place = HOUSE.title, HOUSE.place
 

@@ -494,7 +494,7 @@ def test_hindsight_trains_under_both_drivers_and_only_where_it_can(env, tmp_path
     assert run.finished
     with pytest.raises(UserError, match="has none"):
         train("td3", "Pendulum-v1", steps=1000, her="future", preset=False, out=str(tmp_path))
-    with pytest.raises(UserError, match="ppo learns from each rollout once"):
+    with pytest.raises(UserError, match="ppo has none"):
         train("ppo", env, steps=1000, her="future", preset=False, out=str(tmp_path))
 
 

@@ -13,16 +13,22 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs import inputs
+from polyak.runs.beginning import device
+from polyak.runs.decide import make_plan, settings_of
+from polyak.runs.evaluation import Evaluation, play
 from polyak.runs.events import Callback, callbacks
+from polyak.runs.execute import check_folder, draw, save_checkpoint
 from polyak.runs.folder import RunFolder
-from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
-from polyak.runs.plan import Plan, Settings, make_plan, settings_of
-from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
+from polyak.runs.guards import interruptible
+from polyak.runs.loop import Interrupted, Training
+from polyak.runs.plan import Plan, Settings
+from polyak.runs.policy import Policy
+from polyak.runs.run import Run, say_horizon
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
 from polyak.runs.tracking import tracking
 from polyak.runs.values import whole
-from polyak.show.terminal import Terminal
+from polyak.show.terminal import Terminal, silent
 from polyak.store import checkpoint
 
 

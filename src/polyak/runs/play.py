@@ -12,7 +12,7 @@ from polyak.envs.environment import Environment, rules
 from polyak.envs.worlds.games import Versus
 from polyak.errors import UserError, brief
 from polyak.interface import Shown
-from polyak.runs.run import Policy
+from polyak.runs.policy import Policy
 from polyak.show.boards import Drawing, drawing
 
 HELP = """\

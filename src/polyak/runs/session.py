@@ -35,7 +35,8 @@ from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
 from polyak.parts.networks.noisy import is_noisy
-from polyak.runs.plan import Plan, cores
+from polyak.runs.decide import cores
+from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes, set_up_jax
 from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS, draw_noise, freeze
