@@ -31,7 +31,7 @@ import api
 from polyak import algorithms
 from polyak.drivers.check import ASKED
 from polyak.flags import comment_of, comments, comments_by_line
-from polyak.runs.plan import DEFAULT
+from polyak.runs.presets import DEFAULT
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -169,17 +169,17 @@ def presets_table(name: str) -> str:
     path = ROOT / "src" / "polyak" / "presets" / f"{name}.toml"
     presets = tomllib.loads(read(path)) if path.exists() else {}
     scores = benchmark("scores")
-    found = scores.read(name)
+    found, unit = scores.read(name), "updates" if algorithms.find(name).Config().data.plans else "steps"
     cells = [
         [
             "any other" if env == DEFAULT else f"`{env}`",
-            f"{tuned['steps']:,}",
+            f"{tuned[unit]:,}",
             tuned["source"],
-            scores.describe(found.get(env), env, tuned["steps"]),
+            scores.describe(found.get(env), env, tuned[unit]),
         ]
         for env, tuned in presets.items()
     ]
-    return table(["environment", "steps", "where the values come from", "measured here"], cells)
+    return table(["environment", unit, "where the values come from", "measured here"], cells)
 
 
 def picture_of(name: str) -> Path:

@@ -29,7 +29,7 @@ from polyak.envs.find import find
 from polyak.errors import UserError
 from polyak.files import place
 from polyak.lab import games
-from polyak.runs.plan import preset
+from polyak.runs.presets import preset
 from polyak.show.curve import together
 from reproductions import mazes, muzero, planning
 from reproductions.drawing import Curve, Target, as_json, draw, from_json, outcome

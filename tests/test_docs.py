@@ -25,7 +25,7 @@ from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
 from polyak.interface import Transition
-from polyak.runs.plan import default_config
+from polyak.runs.presets import default_config
 from polyak.runs.values import amend
 
 ROOT = Path(__file__).parents[1]
