@@ -55,6 +55,7 @@ TARGETS = {
 class Task(NamedTuple):
     """What is trained for a curve; what is not said is the preset's.
 
+    updates  the budget of what takes no steps
     metric   what is drawn, of a run's metrics
     up       what it is, in words
     given    what else `polyak.train` is given
@@ -68,6 +69,7 @@ class Task(NamedTuple):
     up: str = "return of an evaluation"
     given: Mapping[str, Any] = MappingProxyType({})
     note: str = ""
+    updates: int = 0
 
 
 STEPS = Task(metric="episode/length", up="steps of an episode, with exploration", seeds=10)
@@ -88,6 +90,10 @@ TASKS = {
     "nelder_mead": Task(steps=1_000_000),
     "planet": Task(steps=4_000, seeds=1, given={"env_fields": {"size": 16}}),
     "rainbow": Task(steps=25_000, seeds=3),
+    "riccati": Task("jax:LinearSystem-v0", updates=40, seeds=1),
+    "value_iteration": Task(
+        "jax:DynaMaze-v0", updates=40, seeds=1, metric="update/v", up="V(s), mean over all states"
+    ),
     "vae": Task(seeds=3, metric="update/loss", up="minus the bound, nats", given={"eval_every": 0}),
 }
 
@@ -111,28 +117,38 @@ def settled(name: str) -> Task:
     """An algorithm's task with nothing left open."""
     task = TASKS.get(name, Task())
     env = task.env or usual_env(name)
-    return task._replace(env=env, steps=task.steps or preset(name, env)["steps"])
+    tuned = preset(name, env)
+    if "updates" in tuned:
+        return task._replace(env=env, updates=task.updates or tuned["updates"])
+    return task._replace(env=env, steps=task.steps or tuned["steps"])
 
 
 def trained(name: str) -> Curve:
     """The curve of a training with the preset."""
     task = settled(name)
-    said: dict[str, Any] = {"eval_episodes": EPISODES, "checkpoint_every": task.steps}
-    said["eval_every"] = task.steps // EVALUATIONS if task.metric.startswith("eval/") else 0
-    run = train(name, task.env, steps=task.steps, seeds=task.seeds, **said | dict(task.given))
+    unit, budget = budget_of(task)
+    said: dict[str, Any] = {unit: budget, "eval_episodes": EPISODES, "checkpoint_every": budget}
+    said["eval_every"] = budget // EVALUATIONS if task.metric.startswith("eval/") else 0
+    run = train(name, task.env, seeds=task.seeds, **said | dict(task.given))
     x, values = series(run.metrics, task.metric)
     assert len(values) == task.seeds, f"{name}: {task.metric} of {len(values)} seeds only: more steps"
-    across, unit = "environment steps", 1
+    across, size = f"{'environment ' * (unit == 'steps')}{unit}", 1
     if run.plan.settle(
         algorithms.find(name).Config()
     ).data.episodes:  # steps are the room for the longest episodes
-        across, unit = "episodes", run.spec.time_limit
-    return Curve(x / unit, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
+        across, size = "episodes", run.spec.time_limit
+    return Curve(x / size, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
+
+
+def budget_of(task: Task) -> tuple[str, int]:
+    """What the budget of a settled task is counted in, and how much it is."""
+    return ("updates", task.updates) if task.updates else ("steps", task.steps)
 
 
 def how(name: str, task: Task) -> str:
     """How a training came about: the same on the command line."""
-    words = ["polyak", "train", name, task.env, "--steps", str(task.steps), "--seeds", str(task.seeds)]
+    unit, budget = budget_of(task)
+    words = ["polyak", "train", name, task.env, f"--{unit}", str(budget), "--seeds", str(task.seeds)]
     for prefix, fields in (("config", "config"), ("env", "env_fields")):
         for field, value in task.given.get(fields, {}).items():
             words += [f"--{prefix}.{field}", str(value)]
