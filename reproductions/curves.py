@@ -48,7 +48,6 @@ TARGETS = {
     CARTPOLE: Target(500, "500, the most there is", most=True),
     PENDULUM: Target(-155, "published at best: −160 to −150"),
     "jax:ContinuousBandit": Target(0, "0, the best action", most=True),
-    "jax:DynaMaze-v0": SHORTEST,
 }
 
 
@@ -137,7 +136,14 @@ def trained(name: str) -> Curve:
         algorithms.find(name).Config()
     ).data.episodes:  # steps are the room for the longest episodes
         across, size = "episodes", run.spec.time_limit
-    return Curve(x / size, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
+    return Curve(x / size, values, across, task.up, how(name, task), target_of(task), note=task.note)
+
+
+def target_of(task: Task) -> Target | None:
+    """The value that a task's metric is to reach, where one is known."""
+    if task.metric == STEPS.metric:
+        return SHORTEST
+    return TARGETS.get(task.env) if task.metric.endswith("/return") else None
 
 
 def budget_of(task: Task) -> tuple[str, int]:
