@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import program
-from polyak.drivers.act import actors
 from polyak.drivers.cluster import Cluster, undisturbed
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import HostEpisodes, word
@@ -41,8 +40,7 @@ from polyak.drivers.lanes import (
     joined_rollout,
     places,
 )
-from polyak.drivers.learn import initial_states
-from polyak.drivers.program import Program, at_step_zero, zeros
+from polyak.drivers.program import at_step_zero, zeros
 from polyak.errors import EnvironmentFault, UserError, said_by
 from polyak.interface import Algorithm, Spec, Transition, Tree
 from polyak.pytree import Flattened, flat
@@ -178,7 +176,7 @@ class Distributed(Host):
         carries = self._carries()
         self._hire(carries, [0] * self.workers)
         if states is None:
-            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+            states = self.initial(self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         episodes: Any = carries
         run = WorkersRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
@@ -226,8 +224,8 @@ class Distributed(Host):
         device = jax.tree.map(jnp.array, tree)
         ahead = device.pop("ahead", None)
         learner, act_state = Learner(**device), ActState(*zeros(tuple(vars(self._shapes.act_state).values())))
-        row_keys = Program(self._row_keys)(self.seed_array, word(iteration))
-        act_input = ActInput(actors(self.algorithm)(learner.state), row_keys)
+        row_keys = self.row_keys(self.seed_array, word(iteration))
+        act_input = ActInput(self.read(learner.state), row_keys)
         episodes: Any = carries
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
         run = WorkersRun(*parts, episodes, sums, iteration, iteration, ahead=ahead)

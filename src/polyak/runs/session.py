@@ -149,15 +149,11 @@ class Session:
 
     def check_eval_env(self) -> None:
         """UserError where the evaluation's own environment cannot be made or has other spaces."""
-        spec = self.eval_world.spec
-        for what, mine, its in (
-            ("observations", self.world.spec.obs, spec.obs),
-            ("actions", self.world.spec.action, spec.action),
-        ):
-            if mine != its:
-                raise UserError(
-                    f"--eval-env: its {what} are {show_space(its)}, but in training they are {show_space(mine)}"
-                )
+        check_alike("--eval-env", self.eval_world.spec, self.world.spec)
+
+    def check_spaces(self, trained: Spec) -> None:
+        """UserError where this environment has other spaces than a policy was trained on."""
+        check_alike(self.plan.env, self.eval_world.spec, trained)
 
     def _check_one(self) -> None:
         """UserError where one instance is not enough."""
@@ -320,6 +316,18 @@ def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
             holder.close()
     except UserError as error:
         warn(f"environments were not closed: {printable(error, 300)}")
+
+
+def check_alike(what: str, spec: Spec, trained: Spec) -> None:
+    """UserError where an environment's spaces are not those of training's."""
+    for name, its, mine in (
+        ("observations", spec.obs, trained.obs),
+        ("actions", flat_actions(spec).action, flat_actions(trained).action),
+    ):
+        if its != mine:
+            raise UserError(
+                f"{what}: its {name} are {show_space(its)}, but in training they are {show_space(mine)}"
+            )
 
 
 def check_counts(steps: int, spec: Spec, data: Any) -> None:
