@@ -55,6 +55,7 @@ TARGETS = {
 class Task(NamedTuple):
     """What is trained for a curve; what is not said is the preset's.
 
+    steps    its budget: environment steps, or updates where none are taken
     metric   what is drawn, of a run's metrics
     up       what it is, in words
     given    what else `polyak.train` is given
@@ -89,6 +90,15 @@ TASKS = {
     "nelder_mead": Task(steps=1_000_000),
     "planet": Task(steps=4_000, seeds=1, given={"env_fields": {"size": 16}}),
     "rainbow": Task(steps=25_000, seeds=3),
+    "riccati": Task("jax:LQR", steps=20),
+    "value_iteration": Task(
+        "jax:DynaMaze-v0",
+        steps=20,
+        seeds=1,
+        metric="update/delta",
+        up="largest change of a value in a sweep",
+        given={"eval_every": 0},
+    ),
     "vae": Task(seeds=3, metric="update/loss", up="minus the bound, nats", given={"eval_every": 0}),
 }
 
@@ -112,7 +122,12 @@ def settled(name: str) -> Task:
     """An algorithm's task with nothing left open."""
     task = TASKS.get(name, Task())
     env = task.env or usual_env(name)
-    return task._replace(env=env, steps=task.steps or preset(name, env)["steps"])
+    return task._replace(env=env, steps=task.steps or preset(name, env)[unit_of(name)])
+
+
+def unit_of(name: str) -> str:
+    """What an algorithm's budget is counted in, as its flag is named: updates, where it plans without data."""
+    return "updates" if algorithms.find(name).Config().data.plans else "steps"
 
 
 def trained(name: str) -> Curve:
@@ -120,19 +135,22 @@ def trained(name: str) -> Curve:
     task = settled(name)
     said: dict[str, Any] = {"eval_episodes": EPISODES, "checkpoint_every": task.steps}
     said["eval_every"] = task.steps // EVALUATIONS if task.metric.startswith("eval/") else 0
-    run = train(name, task.env, steps=task.steps, seeds=task.seeds, **said | dict(task.given))
+    said |= {unit_of(name): task.steps, **task.given}
+    run = train(name, task.env, seeds=task.seeds, **said)
     x, values = series(run.metrics, task.metric)
-    across, unit = "environment steps", 1
+    across, unit = "environment steps" if run.plan.steps else "updates", 1
     if run.plan.settle(
         algorithms.find(name).Config()
     ).data.episodes:  # steps are the room for the longest episodes
         across, unit = "episodes", run.spec.time_limit
-    return Curve(x / unit, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
+    target = None if task.metric.startswith("update/") else TARGETS.get(task.env)
+    return Curve(x / unit, values, across, task.up, how(name, task), target, note=task.note)
 
 
 def how(name: str, task: Task) -> str:
     """How a training came about: the same on the command line."""
-    words = ["polyak", "train", name, task.env, "--steps", str(task.steps), "--seeds", str(task.seeds)]
+    words = ["polyak", "train", name, task.env, f"--{unit_of(name)}", str(task.steps)]
+    words += ["--seeds", str(task.seeds)]
     for prefix, fields in (("config", "config"), ("env", "env_fields")):
         for field, value in task.given.get(fields, {}).items():
             words += [f"--{prefix}.{field}", str(value)]
