@@ -169,8 +169,12 @@ class House:
     """A folder of sources `.../src/polyak`."""
 
     def __init__(self, root: Path):
-        self.root = root
-        self.files = {path: File(path) for path in sorted(root.rglob("*.py"))}
+        self.root, self.paths = root, sorted(root.rglob("*.py"))
+
+    @functools.cached_property
+    def files(self) -> dict[Path, File]:
+        """All of them, read: which takes seconds, and so not before somebody asks."""
+        return {path: File(path) for path in self.paths}
 
     @functools.cached_property
     def algorithms(self) -> list[str]:

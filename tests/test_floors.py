@@ -12,7 +12,7 @@ from polyak.algorithms import names
 
 ROOT = Path(polyak.__file__).parent
 HOUSE = House(ROOT)
-FILES = list(HOUSE.files)
+FILES = HOUSE.paths
 READING = 720  # lines of code to read to understand an algorithm and how it learns, networks of its own aside
 
 name, place = HOUSE.title, HOUSE.place
