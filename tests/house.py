@@ -223,14 +223,13 @@ class House:
 
     def circles(self) -> list[list[Path]]:
         """Groups of files of which each imports, in the end, every other."""
-        below = {path: self.imported(path) for path in self.files}
-        todo = list(below)
-        while todo:  # everything that can be reached, by repeated joining
-            path = todo.pop()
-            wider = below[path].union(*(below[other] for other in below[path]))
-            if wider != below[path]:
-                below[path] = wider
-                todo = list(below)
+        imports = {path: self.imported(path) for path in self.files}
+        below = {path: set() for path in imports}  # everything that can be reached
+        for path, reached in below.items():
+            todo = imports[path]
+            while todo := todo - reached:
+                reached |= todo
+                todo = set().union(*(imports[other] for other in todo))
         groups = {frozenset(o for o in below[p] if p in below[o]) for p in below if p in below[p]}
         return sorted(sorted(group) for group in groups)
 
