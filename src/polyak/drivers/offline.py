@@ -1,4 +1,7 @@
-"""The driver of runs that take no environment step: they learn from the rows that their replay was filled with."""
+"""The driver of runs that take no environment step.
+
+They learn from the rows that their replay was filled with, or plan by the environment's rules, which needs no rows.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -33,7 +36,8 @@ class OfflineRun(Record):
 class Offline:
     """Advances S runs together, in one program. See `Driver` for its promises.
 
-    An iteration has no rows: it is the updates that follow a rollout elsewhere, on a ring that stays as it is.
+    An iteration has no rows: it is the updates that follow a rollout elsewhere, on a ring that stays as it is, or
+    without one.
     """
 
     def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
@@ -49,7 +53,7 @@ class Offline:
         self.notes: dict[str, str] = {}
 
     def start(self, states: Tree | None = None) -> OfflineRun:
-        """A run that has not learned; its ring is empty."""
+        """A run that has not learned; its ring, if it has one, is empty."""
         if states is None:
             states = self.initial(self.seed_array)
         return self.begin(states, self.seed_array)
@@ -83,7 +87,7 @@ class Offline:
         return dict(vars(self._shapes))
 
     def buffer_shape(self) -> Any:
-        """The shapes of the replay ring [S, C, N, ...]."""
+        """The shapes of the replay ring [S, C, N, ...], or () where it plans."""
         return self._shapes.buffer
 
     def unpack(self, tree: Tree, extra: dict) -> OfflineRun:
