@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from polyak import algorithms
 from polyak.errors import UserError, also_called, out_of_range
 from polyak.runs.plan import Settings
-from polyak.runs.presets import STEPS, UPDATES, default_config, preset, usual_config
+from polyak.runs.presets import STEPS, UPDATES, default_config, flags_of, preset, usual_config
 from polyak.runs.values import amend
 
 T = TypeVar("T")
@@ -215,6 +215,8 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     about += (
         "\n\n--env.FIELD VALUE sets a constant of the environment, --eval-env.FIELD one of evaluation's own."
     )
+    if sets := flags_of(tuned):
+        about += f"\n\nThe preset sets {sets}."
     hidden = ("hindsight",)  # which --her sets
     show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, hidden)
 

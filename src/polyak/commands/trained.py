@@ -1,4 +1,4 @@
-"""What is done with what was trained: `evaluate`, `watch`, `play`, `report`, `digest`."""
+"""What is done with what was trained: `evaluate`, `watch`, `play`, `ladder`, `report`, `digest`."""
 
 import sys
 import warnings
@@ -24,6 +24,7 @@ class EvaluateOptions:
     episodes: int = within(20, 1)  # number of episodes of each seed
     seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     sample: bool = False  # act with exploration
+    on: str | None = None  # another environment that it plays in, with the same spaces
     at: int | None = within(None, 0)  # steps of the checkpoint that is played; usually those of the newest
     best: bool = False  # play the checkpoint that evaluated best, of those that are kept
     limit: int | None = within(None, 1)  # steps where an episode is cut; usually the run's --eval-limit
@@ -46,6 +47,7 @@ class WatchOptions:
         None, 0, 2**31 - 1
     )  # seed whose policy acts, of a run with several; usually the first
     panel: bool = True  # show rewards, the expected return and the action beside the picture
+    on: str | None = None  # another environment that is filmed, with the same spaces
     best: bool = False  # film the checkpoint that evaluated best, of those that are kept
     folder: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
@@ -64,6 +66,21 @@ class PlayOptions:
     at: int | None = within(None, 0)  # steps of the checkpoint that plays; usually those of the newest
     best: bool = False  # play against the checkpoint that evaluated best, of those that are kept
     out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class LadderOptions:
+    """Who else plays, and how."""
+
+    games: int = within(100, 2)  # games of each two, half of them begun by each
+    simulations: int | None = within(
+        None, 1
+    )  # before every move, of policies that search; usually as each was trained
+    opening: int = within(4, 0)  # uniform moves that games begin with
+    longest: int = within(1_000, 1)  # moves after which a game is drawn
+    seed: int = within(0, 0, 2**31 - 1)  # number that chooses other openings
+    out: str | None = None  # file, .png, for a picture of the ratings
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
@@ -87,6 +104,7 @@ def evaluate(said: flags.Said, options: EvaluateOptions) -> int:
 
     set_up_jax()
     run = chosen_checkpoint(open_trusted(path, [*options.trust, *trusted]), options)
+    run = run if options.on is None else run.on(options.on)
     waiting = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
     with waiting.status(f"playing {options.episodes} episodes of each seed"):
         evaluation = run.evaluate(options.episodes, options.seed, options.sample, options.limit)
@@ -157,6 +175,7 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
     run = run.best() if options.best else run
+    run = run if options.on is None else run.on(options.on)
     whose = options.seed, options.policy
     if options.window:
         print(f"in the window {KEYS}")
@@ -193,6 +212,34 @@ def play(said: flags.Said, options: PlayOptions) -> int:
         name, session = run.plan.env, run.trust()
         world, policy = session.find(session.eval_fields), run.policy(options.policy)
     begin(policy, world, name, options.first, options.simulations, options.moves)
+    return 0
+
+
+def ladder(said: flags.Said, options: LadderOptions) -> int:
+    """Let policies of a game play all against all, and rate them."""
+    picture = None if options.out is None else Path(options.out)
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UserError(f"--out is a picture, .png, not {picture.name!r}")
+    from polyak.runs import ladder as rungs
+    from polyak.runs.setup import set_up_jax
+    from polyak.show.terminal import Terminal, silent
+
+    set_up_jax()
+    entries = [rungs.entry(word, lambda path: open_trusted(path, options.trust)) for word in said.words]
+    game, players = rungs.entrants(entries, options.simulations)
+    matches = len(players) * (len(players) + 1) // 2
+    terminal = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
+    with terminal.progress(matches, "matches") as progress:
+        played = options.games, options.opening, options.longest, options.seed
+        found = rungs.ladder(game, players, *played, met=progress.update)
+    wide = max(len(name) for name in found.rated.names)
+    print(f"{'':<{wide}}       Elo          points")
+    for name, elo, half, points in found.best_first():
+        print(f"{printable(name):<{wide}}  {elo:+6.0f} ± {half:<4.0f}  {points:9.1%}")
+    if picture is not None:
+        from polyak.show.ladder import draw_ladder
+
+        print(draw_ladder(picture, found.best_first(), f"{options.games} games of each two"))
     return 0
 
 

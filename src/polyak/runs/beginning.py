@@ -17,7 +17,7 @@ from polyak.runs import inputs
 from polyak.runs.decide import make_plan, plain_fields
 from polyak.runs.folder import RunFolder, claimed, versions
 from polyak.runs.plan import Settings
-from polyak.runs.presets import preset
+from polyak.runs.presets import note_of, preset, preset_fields
 from polyak.runs.session import Session, gigabytes
 from polyak.runs.spec import show_space
 
@@ -34,14 +34,15 @@ def plan_run(
     given, env = (None if isinstance(env, str) else env), name_of(env)
     tuned = preset(algorithm, env) if settings.preset else {}
     plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
-    world = find(env if given is None else given, env_fields or {}, settings.measures)
+    env_fields, eval_env_fields = preset_fields(tuned, env_fields, eval_env_fields)
+    world = find(env if given is None else given, env_fields, settings.measures)
     kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
     plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
     session = Session(inputs.recorded(plan), given, settings.address, settings.track)
     session.check()
     session.check_budget()
     inputs.check(session)
-    return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
+    return session, note_of(tuned)
 
 
 @contextmanager

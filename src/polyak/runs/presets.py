@@ -32,6 +32,44 @@ def preset(algorithm: str, env: str) -> dict[str, Any]:
     return table.get(preset_name(env)) or table.get(DEFAULT, {})
 
 
+def preset_fields(
+    tuned: Mapping[str, Any],
+    env_fields: Mapping[str, Any] | None,
+    eval_env_fields: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Fields of training's environment and of evaluation's own: what was said, and else what a preset sets.
+
+    >>> preset_fields({"env": {"patience": 12, "size": 3}, "eval_env": {"patience": 0}}, {"size": 4}, None)
+    ({'patience': 12, 'size': 4}, {'patience': 0})
+    """
+    own = tuned.get("eval_env")
+    evaluation = (
+        None if own is None and eval_env_fields is None else {**(own or {}), **(eval_env_fields or {})}
+    )
+    return {**tuned.get("env", {}), **(env_fields or {})}, evaluation
+
+
+def note_of(tuned: Mapping[str, Any]) -> str:
+    """Where a preset comes from, and what it makes of the environment; empty without one."""
+    flags = flags_of(tuned)
+    sets = f"; it sets {flags}" if flags else ""
+    return f"{tuned['source']}{sets} (--no-preset turns it off)" if tuned else ""
+
+
+def flags_of(tuned: Mapping[str, Any]) -> str:
+    """The flags that say what a preset makes of the environment."""
+    return " ".join(
+        f"--{group.replace('_', '-')}.{name} {_word_of(value)}"
+        for group in ("env", "eval_env")
+        for name, value in tuned.get(group, {}).items()
+    )
+
+
+def _word_of(value: Any) -> str:
+    """A field's value as a flag says it."""
+    return ",".join(map(_word_of, value)) if isinstance(value, list) else str(value).lower()
+
+
 def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None = None) -> Any:
     """An algorithm's Config with a preset's values in it.
 

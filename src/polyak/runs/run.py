@@ -53,6 +53,7 @@ class Run:
         if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
             raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
         self.step: int | None = None  # of the checkpoint that is looked at; None: the newest
+        self.elsewhere: str | None = None  # environment that its policy plays in; None: the run's own
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -96,7 +97,11 @@ class Run:
                 f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
             )
         self.check_trust()
-        return Session(self.plan, self.given)
+        if self.elsewhere is None:
+            return Session(self.plan, self.given)
+        session = Session(dataclasses.replace(self.plan, env=self.elsewhere))
+        session.check_spaces(self.spec)
+        return session
 
     def check_trust(self) -> None:
         """UserError where the run asks for what is not followed from a file alone, and how to allow it."""
@@ -149,8 +154,19 @@ class Run:
             raise UserError(
                 f"{self.path} has no checkpoint at step {step}: kept are {', '.join(map(str, self.kept)) or 'none'}"
             )
+        return self._like(step=step)
+
+    def on(self, env: str) -> "Run":
+        """The same run, whose policy is evaluated and filmed in another environment that has the same spaces.
+
+        It has the fields of the run's evaluation. UserError, when it is made, where its spaces are others.
+        """
+        return self._like(elsewhere=env)
+
+    def _like(self, **changed: Any) -> "Run":
         other = Run(self.path)
-        other.trusted, other.given, other.warn, other.step = self.trusted, self.given, self.warn, step
+        for name in ("trusted", "given", "warn", "step", "elsewhere"):
+            setattr(other, name, changed.get(name, getattr(self, name)))
         return other
 
     def best(self) -> "Run":
@@ -245,6 +261,10 @@ class Run:
         track    wandb, mlflow or trackio: send metrics there too
         on_...   functions of an `Event`, as of `polyak.train`
         """
+        if self.elsewhere is not None:
+            raise UserError(
+                f"{self.path} was trained on {self.plan.env}, and goes on there alone: leave out on()"
+            )
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         more = {unit: value for unit, value in (("steps", steps), ("updates", updates)) if value is not None}
         with self.folder.held() if more or stop_at is not None else nullcontext():

@@ -147,7 +147,8 @@ def staged(run: Run, seed: int | None, policy: int | None) -> Iterator[tuple[Sta
     """The environment and the policy of a run, and what is said of them."""
     seed = None if seed is None else whole("seed", seed, 0)
     policy = None if policy is None else whole("policy", policy, 0)
-    session, plan = run.trust(), run.plan
+    session = run.trust()
+    plan = session.plan
     world = session.find(session.eval_fields)
     acting = run.policy(policy)
     first = plan.seed if seed is None else seed
