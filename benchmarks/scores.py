@@ -24,7 +24,7 @@ import numpy as np
 import polyak
 from polyak.errors import EnvironmentFault, UserError
 from polyak.runs.loop import Interrupted
-from polyak.runs.plan import preset_name
+from polyak.runs.presets import preset_name
 from polyak.show.curve import interquartile_mean, iqm_interval
 from polyak.show.terminal import Terminal
 

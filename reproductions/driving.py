@@ -18,11 +18,12 @@ import numpy as np
 from imageio.v3 import imwrite
 
 import polyak
+from polyak.commands.results import say_evaluation
 from polyak.envs.find import find
 from polyak.envs.worlds.lane import AHEAD, Lane
 from polyak.envs.worlds.road_view import Camera, paint
 from polyak.interface import Algorithm, Array, OnPolicy, Spec, Tree, Update
-from polyak.results import say_evaluation
+from polyak.runs.evaluation import Evaluation
 from reproductions.finding import Finding, interval, main, train
 
 # ---- drivers that learn nothing
@@ -74,7 +75,7 @@ zero, random, teacher = driver(straight), driver(anywhere), driver(told)
 ROUTE = {"safety_driver": True, "first_road": 1_000_000, "roads": 1_000}  # roads that no training sees
 
 
-def drive(name: str, episodes: int, **fields: Any) -> polyak.runs.run.Evaluation:
+def drive(name: str, episodes: int, **fields: Any) -> Evaluation:
     """Routes of 250 m with a safety driver, by a policy of this file."""
     env_fields = {**ROUTE, "observation": "features", **fields}
     return polyak.Agent(f"reproductions.driving:{name}", "jax:Lane", env_fields=env_fields).evaluate(episodes)
@@ -353,7 +354,7 @@ def learn(scale: Scale, seed: int, name: str) -> polyak.Run:
     )
 
 
-def table_row(metrics: list[dict[str, Any]], tested: polyak.runs.run.Evaluation) -> Learned:
+def table_row(metrics: list[dict[str, Any]], tested: Evaluation) -> Learned:
     """A seed's part in a line of Table I, from the lines that its run logged and a test on other roads."""
     spent, solved = np.zeros(3), False
     for line in metrics:
@@ -363,7 +364,7 @@ def table_row(metrics: list[dict[str, Any]], tested: polyak.runs.run.Evaluation)
     return Learned(*spent, solved, *on_a_route(tested))
 
 
-def on_a_route(driven: polyak.runs.run.Evaluation) -> tuple[float, float]:
+def on_a_route(driven: Evaluation) -> tuple[float, float]:
     """Disengagements on a route and metres of it, the mean; the last step may lead beyond the route."""
     distance = driven.measures["distance"].clip(max=Lane().length)
     return float(driven.measures["disengagements"].mean()), float(distance.mean())

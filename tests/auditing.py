@@ -15,7 +15,7 @@ from polyak.drivers.in_graph import InGraph
 from polyak.envs.environment import Environment, rules
 from polyak.interface import Algorithm, Batch, Discrete, OnPolicy, Replay, Spec, Transition, Update
 from polyak.pytree import Counter, Record, pytree
-from polyak.runs.loop import beside_rows
+from polyak.runs.packing import beside_rows
 from polyak.store import checkpoint
 
 # What XLA needs to compile in a fifth of the time, for tests in which speed and the last bit do not matter.

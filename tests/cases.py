@@ -16,6 +16,7 @@ import pytest
 
 from polyak.algorithms import find
 from polyak.envs.environment import rules
+from polyak.envs.find import find as find_env
 from polyak.envs.worlds.counting import Counting
 from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
 
@@ -82,16 +83,26 @@ class Case:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where it runs: a planner only where the environment's rules are at hand."""
-        return ("graph",) if find(self.name).Config().data.simulator else ("graph", "host")
+        """Where it steps environments: where their rules are at hand, for a planner; nowhere, if it needs no data."""
+        data = find(self.name).Config().data
+        return () if data.plans else ("graph",) if data.simulator else ("graph", "host")
+
+    @property
+    def ruled(self) -> bool:
+        """Whether it plans with the environment's rules."""
+        data = find(self.name).Config().data
+        return data.simulator or data.plans
 
     def spec(self, kind: str | None = None, **more: Any) -> Spec:
         """A world that it can be asked about: observations that it takes, three actions or two numbers."""
         obs = Discrete(6) if find(self.name).observes == "discrete" else Box((3,))
         action = {"discrete": Discrete(3), "continuous": Box((2,), -2.0, 2.0)}[kind or self.kinds[0]]
         found = Spec(obs, action, **more)
-        if not find(self.name).Config().data.simulator:
+        if not self.ruled:
             return found
+        if find(self.name).Config().data.plans:
+            env = find_env(self.task("graph"), {})
+            return dataclasses.replace(found, obs=env.spec.obs, action=env.spec.action, model=rules(env))
         model = Counting(continuous=isinstance(action, Box))
         return dataclasses.replace(found, action=model.spec.action, model=rules(model))
 
@@ -481,6 +492,12 @@ CASES = [
         small={**SMALL, "value_steps": 2},
     ),
     Case(
+        name="riccati",
+        bootstraps=False,
+        together=True,
+        tasks=("jax:LQR", ""),
+    ),
+    Case(
         name="rollout_planning",
         small={"rollouts": 2, "lookahead": 4},
         bootstraps=False,
@@ -540,11 +557,18 @@ CASES = [
         small={**SMALL, "iterations": 3, "value_epochs": 2, "value_parts": 2},
     ),
     Case(name="vae", small={**SMALL, "latent": 3}, squashed=True, bootstraps=False),
+    Case(
+        name="value_iteration",
+        bootstraps=False,
+        together=True,
+        tasks=("jax:DynaMaze-v0", ""),
+    ),
 ]
 
 
 CASE = {case.name: case for case in CASES}
 FEW = [case.name for case in CASES if case.few]
+COLLECTING = [case.name for case in CASES if case.places]  # those that drivers collect data for
 KINDS = [(case.name, kind) for case in CASES for kind in case.kinds]
 VALUED = [case.name for case in CASES if case.value]  # those that climb the ladder
 

@@ -33,8 +33,9 @@ FLOOR = {
     "presets": 4,
     "runs": 5,
     "health": 6,
+    "commands": 7,
 }
-TOP = 7  # cli.py, __init__.py and the files beside them
+TOP = 7  # the commands, cli.py, __init__.py and the files beside them
 STOREYS = {
     0: "ground",
     1: "parts, envs",
@@ -361,7 +362,11 @@ class House:
         return found
 
 
-LEARN = {"OnPolicy": "learn_on_policy", "Replay": "learn_from_replay"}  # by the kind of data
+LEARN = {
+    "OnPolicy": "learn_on_policy",
+    "Replay": "learn_from_replay",
+    "Planning": "learn_from_rules",
+}  # by the kind of data
 HISTORY = {"CHANGELOG.md", "docs/coverage.md"}  # of what was, and of what is checked
 GUIDES = {  # pages that lead people to algorithms; a new one need not be on them
     "docs/choosing.md",
@@ -371,8 +376,21 @@ GUIDES = {  # pages that lead people to algorithms; a new one need not be on the
     *(f"docs/lectures/{number}.md" for number in range(5)),
 }
 RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
-ALIKE = {  # by algorithm: files in which the word is another thing, a kind of picture
-    "svg": {"docs/choosing.py", "src/polyak/show/charts.py", "src/polyak/show/page.py", "tests/house.py"}
+ALIKE = {  # by algorithm: files in which the word is another thing: a kind of picture, a function for any MDP or system
+    "svg": {
+        *("docs/choosing.py", "docs/generate.py", "src/polyak/show/charts.py", "src/polyak/show/page.py"),
+        *("tests/house.py", "tests/test_curves.py", "tests/test_docs.py"),
+    },
+    "value_iteration": {
+        *("src/polyak/lab/grid.py", "src/polyak/lab/planning.py"),
+        *("tests/house.py", "tests/test_lab_mdp.py", "tests/test_car_on_hill.py"),
+    },
+    "riccati": {
+        "src/polyak/lab/linear.py",
+        "tests/house.py",
+        "tests/test_lab_linear.py",
+        "tests/test_lqr.py",
+    },
 }
 GENERATED = re.compile(r"<!-- ([^>]*): begin -->.*?<!-- \1: end -->", re.DOTALL)
 

@@ -16,7 +16,7 @@ from polyak.algorithms import names
 from polyak.envs.find import find
 from polyak.envs.trust import is_code
 from polyak.errors import UserError
-from polyak.runs.plan import default_config, preset
+from polyak.runs.presets import default_config, preset
 from reproductions.atari import GAMES, compared
 
 

@@ -28,9 +28,10 @@ from polyak.envs.adapters.gymnasium import GymnasiumAsync, GymnasiumSync
 from polyak.envs.find import find
 from polyak.envs.trust import harmless, names_to_trust
 from polyak.errors import CheckpointError, EnvironmentFault, UserError, brief, printable
-from polyak.runs import loop
+from polyak.runs import execute, guards
 from polyak.runs.folder import Metrics, RunFolder, read_line
-from polyak.runs.run import load, silent, train
+from polyak.runs.run import load, train
+from polyak.show.terminal import silent
 from polyak.signals import listening
 from polyak.store import checkpoint, storage
 
@@ -204,7 +205,7 @@ def add_line(folder):
 
 
 def draw_quietly(folder):
-    loop.draw(folder, silent())
+    execute.draw(folder, silent())
 
 
 def test_temporaries_have_names_that_nobody_guesses_and_go_where_writing_fails(tmp_path):
@@ -445,14 +446,14 @@ LONG += ["--config.hidden", "4", "--name", "run"]
 
 def at_first_save(monkeypatch, happens):
     """Let something happen when a run saves for the first time."""
-    save = loop.save_checkpoint
+    save = execute.save_checkpoint
 
     def saving(*args):
-        monkeypatch.setattr(loop, "save_checkpoint", save)
+        monkeypatch.setattr(execute, "save_checkpoint", save)
         happens()
         save(*args)
 
-    monkeypatch.setattr(loop, "save_checkpoint", saving)
+    monkeypatch.setattr(execute, "save_checkpoint", saving)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -744,7 +745,7 @@ def test_evaluation_is_looked_at_like_training(tmp_path):
 def test_a_hang_in_this_process_is_said_with_what_would_end_it(capsys):
     session = SimpleNamespace(plan=SimpleNamespace(deadline=0.02))
     session.driver = SimpleNamespace(envs=SimpleNamespace(asked=time.monotonic()))
-    with loop.watched(session, silent()):
+    with guards.watched(session, silent()):
         time.sleep(0.3)
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -9,7 +9,9 @@ from polyak import algorithms
 from polyak.cli import main
 from polyak.drivers.check import check_data, notes, wrong_budget
 from polyak.interface import Box, Discrete, OnPolicy, Replay, Spec
-from polyak.runs.plan import Settings, make_plan, preset
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
+from polyak.runs.presets import preset
 from polyak.runs.values import amend
 
 SPEC = Spec(obs=Box((3,)), action=Discrete(2))
@@ -88,8 +90,9 @@ def test_any_number_of_environments_is_taken_with_the_papers_settings(name, num_
 @pytest.mark.parametrize("steps", [20_000, 100_000, 1_000_000])
 @pytest.mark.parametrize("num_envs", [1, 8, 64])
 def test_the_default_preset_learns_within_the_budget_and_clips_no_reward(name, steps, num_envs):
-    plan = make_plan(name, "somewhere:Else-v0", Settings(steps=steps, num_envs=num_envs))
     algorithm = algorithms.find(name)
+    budget = {"updates" if algorithm.Config().data.plans else "steps": steps}
+    plan = make_plan(name, "somewhere:Else-v0", Settings(num_envs=num_envs, **budget))
     cfg = amend(algorithm.Config(), plan.config, "config.")
     longest = (
         9 if cfg.data.replays and cfg.data.ended else 200

@@ -10,8 +10,9 @@ import pytest
 import polyak
 from polyak.drivers import evaluate
 from polyak.errors import UserError
-from polyak.runs import loop
-from polyak.runs.plan import Plan, Settings, make_plan
+from polyak.runs import execute
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Plan, Settings
 from polyak.store import checkpoint
 
 SMALL = {
@@ -29,7 +30,7 @@ ENV = "jax:ShortCorridor"
 def _draw_nothing():
     """Nobody looks at the curves here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "draw", lambda folder, terminal: None)
+        patch.setattr(execute, "draw", lambda folder, terminal: None)
         yield
 
 

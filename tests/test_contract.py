@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import QUICK
-from cases import CASE, CASES, FEW, KINDS, few_first, few_now, marked
+from cases import CASE, CASES, COLLECTING, FEW, KINDS, few_first, few_now, marked
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -33,6 +33,7 @@ from polyak.interface import (
     Discrete,
     Hindsight,
     OnPolicy,
+    Planning,
     Replay,
     Shown,
     Spec,
@@ -75,6 +76,7 @@ def case(name: str, action: str, wrap: str = "plain", obs: str = "vector") -> Ca
         spec = dataclasses.replace(spec, obs=OBS[obs], model=spec.model and shows(spec.model, OBS[obs]))
     data = chosen.data({"steps": T}, {"capacity": 64, "batch_size": B, "warmup": 32, "steps": T})
     cfg = chosen.config(data, horizon=1000, minibatch=8, **chosen.at_once)
+    wrap = "plain" if cfg.data.plans else wrap  # there is nothing to normalise where nothing is collected
     return Case(name, WRAP[wrap](find(name)), cfg, spec)
 
 
@@ -117,8 +119,10 @@ def point(space, rng, lead):
 
 @functools.cache
 def state_of(c: Case):
-    """After one rollout was observed, so that normalisers have seen something."""
+    """After one rollout was observed, so that normalisers have seen something; of a planner after one update."""
     init = compiled(lambda key: strip_weak_types(c.algorithm.init(c.cfg, c.spec, key)))
+    if c.cfg.data.plans:
+        return update(c)(init(jax.random.key(0)), None, jax.random.key(2)).state
     return observe(c)(init(jax.random.key(0)), rollout(c))
 
 
@@ -146,8 +150,10 @@ def rollout(c: Case, seed: int = 0) -> Transition:
 
 
 @functools.cache
-def batch(c: Case) -> Batch:
-    """[T, N, ...] on policy, or [B, ...] from a ring; NumPy arrays."""
+def batch(c: Case) -> Any:
+    """[T, N, ...] on policy, or [B, ...] from a ring; NumPy arrays. None where it plans without data."""
+    if c.cfg.data.plans:
+        return None
     if isinstance(c.cfg.data, OnPolicy):
         rows = padded(c.cfg.data, rollout(c), np)
         made = on_policy_batch(rows, c.cfg.gamma, c.cfg.data.clip, played(c.cfg.data, rows.last))
@@ -493,7 +499,9 @@ def test_dict_and_tuple_observations_fit(name, kind):
     assert describe(updated.state) == describe(observed) == describe(state)
 
 
-@each_of_few
+@pytest.mark.parametrize(
+    ("name", "kind"), marked([c for c in KINDS if find(c[0]).observes == "any"], few_now)
+)
 def test_dict_and_tuple_observations_work(name, kind):
     c = case(name, kind, "both", "dict")
     state = state_of(c)
@@ -505,7 +513,7 @@ def test_dict_and_tuple_observations_work(name, kind):
     assert action.shape == (N, *c.spec.action.shape)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in KINDS if kind == "continuous"])
+@pytest.mark.parametrize("name", [name for name in COLLECTING if "continuous" in CASE[name].kinds])
 def test_real_actions_of_any_shape_are_one_row_of_numbers(name):
     c = case(name, "continuous")
     for shape in ((2, 2), ()):
@@ -539,7 +547,7 @@ def test_config_is_frozen_flat_and_valid(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.gamma = 0.5
     assert {"gamma", "data"} <= set(entries)
-    assert isinstance(cfg.data, OnPolicy | Replay)
+    assert isinstance(cfg.data, OnPolicy | Replay | Planning)
     assert hash(cfg) == hash(Config())
     assert cfg == Config()
     for key, value in entries.items():
@@ -587,8 +595,8 @@ def test_file_is_in_the_order_that_every_file_has(name):
 
 @pytest.mark.parametrize(
     "record",
-    [*(find(name).Config for name in names()), OnPolicy, Replay, Hindsight],
-    ids=[*names(), "on policy", "replay", "hindsight"],
+    [*(find(name).Config for name in names()), OnPolicy, Replay, Planning, Hindsight],
+    ids=[*names(), "on policy", "replay", "planning", "hindsight"],
 )
 def test_every_field_has_a_comment_that_says_more_than_its_name(record):
     """Help and the tables of settings are made of them."""

@@ -19,8 +19,9 @@ from polyak.health.case import Case, Played
 from polyak.health.finding import Finding, Report
 from polyak.health.run import doctor
 from polyak.interface import Box, Discrete, Replay, Spec
+from polyak.runs.decide import make_plan
 from polyak.runs.folder import STOPPED
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.plan import Settings
 
 # ---- on whole runs
 

@@ -24,7 +24,8 @@ from polyak.parts.optimize import Frozen, adam, gradient_step
 from polyak.parts.targets import polyak_average
 from polyak.runs import inputs
 from polyak.runs.agent import Agent
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
 from polyak.store import checkpoint, storage
@@ -356,7 +357,7 @@ def test_a_replay_begins_with_the_rows_of_another(first, tmp_path, env):
             {},
             r"its observations are Box\[3\], and here they are Box\[2\]",
         ),
-        (PPO, "jax:Pendulum-v1", {}, "ppo learns from each rollout once and keeps none"),
+        (PPO, "jax:Pendulum-v1", {}, "ppo keeps no rows, since it has no replay"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_in_one_line(first, config, env, settings, message):

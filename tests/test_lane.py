@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import polyak
+from polyak.commands.results import say_evaluation
 from polyak.envs.find import find
 from polyak.envs.worlds import road_view
 from polyak.envs.worlds.lane import AHEAD, Car, Lane
 from polyak.envs.worlds.road_view import Camera
-from polyak.results import say_evaluation
+from polyak.runs.evaluation import Evaluation
 from reproductions.driving import in_words, order, table_row
 
 ENV = Lane(length=120, height=20, width=28)
@@ -221,7 +222,7 @@ def test_a_line_of_the_table_counts_training_until_the_first_route_without_a_dis
 
     def tested(left, metres):
         measures = {"disengagements": np.array(left), "distance": np.array(metres)}
-        return polyak.runs.run.Evaluation(np.zeros(len(left)), np.zeros(len(left)), measures, [0])
+        return Evaluation(np.zeros(len(left)), np.zeros(len(left)), measures, [0])
 
     line = table_row(
         [

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polyak.algorithms import find
+from polyak.drivers.check import check_data
 from polyak.errors import UserError
-from polyak.interface import Box, Discrete
+from polyak.interface import Box, Discrete, Spec
 from polyak.parts.networks import Linear, build, ensemble, features, mlp, num_features
 
 KEY_SEEDS = range(3)
@@ -165,16 +167,18 @@ def test_networks_of_one_structure_share_one_compiled_program():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("settings", "message"),
     [
-        (lambda: mlp(jax.random.key(0), Box((2,)), 1, activation="relo"), "did you mean 'relu'"),
-        (lambda: mlp(jax.random.key(0), Box((2,)), 1, init="orthogonl"), "did you mean 'orthogonal'"),
-        (lambda: build("mpl"), "did you mean 'mlp'"),
+        ({"activation": "relo"}, "unknown activation 'relo': did you mean 'relu'"),
+        ({"network": "mpl"}, "unknown network 'mpl': did you mean 'mlp'"),
+        ({"network": "mpl", "activation": "relo"}, "unknown network .*; unknown activation"),
     ],
 )
-def test_an_unknown_name_is_one_line_with_the_nearest(call, message):
+def test_an_unknown_name_is_one_line_with_the_nearest(settings, message):
+    algorithm = find("ppo")
+    spec = Spec(Box((2,)), Box((1,)))
     with pytest.raises(UserError, match=message) as error:
-        call()
+        check_data("ppo", algorithm, algorithm.Config(**settings), spec)
     assert "\n" not in str(error.value)
 
 

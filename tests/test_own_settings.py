@@ -14,7 +14,8 @@ from polyak.cli import main
 from polyak.envs.constructors import as_annotated, fitted
 from polyak.envs.find import find
 from polyak.errors import UserError
-from polyak.runs.plan import default_config, settings_of
+from polyak.runs.decide import settings_of
+from polyak.runs.presets import default_config
 from polyak.runs.values import amend, check_settable
 
 

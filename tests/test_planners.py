@@ -1,13 +1,16 @@
 """What drivers give to planners and to games of two, and what is refused in one line."""
 
 import dataclasses
+import json
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASE
+from cases import CASE, CASES
 
+import polyak
 from polyak import Agent, cli
 from polyak.algorithms import find, names
 from polyak.drivers.episodes_graph import first_players
@@ -127,6 +130,50 @@ def test_what_does_not_fit_is_refused_in_one_line(algorithm, env, says):
     with pytest.raises(UserError, match=says) as error:
         Agent(algorithm, env)
     assert "\n" not in str(error.value)
+
+
+class Unlisted(gymnasium.Env):
+    """Two states, of which it says nothing."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+
+OTHER = {"discrete": Unlisted, "continuous": "Pendulum-v1"}  # worlds whose rules nobody knows
+PLANNING = [(case.name, case.task("graph")) for case in CASES if not case.places]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": 100}, "--steps is 100, but {} plans by the environment's rules and takes no step in it"),
+        ({"wrap": ("normalize_obs",)}, "--wrap is normalize_obs, but {} plans"),
+        ({"data": "runs/first"}, "--data is runs/first, but {} plans"),
+        ({"her": "future"}, "but {} has none: choose an algorithm with a replay"),
+        ({"driver": "ray"}, "--updates learns in one process"),
+        ({"sync": "async"}, "--updates learns in one process"),
+    ],
+)
+@pytest.mark.parametrize(("name", "env"), PLANNING)
+def test_settings_of_what_is_collected_are_refused_where_nothing_is(name, env, settings, says, tmp_path):
+    with pytest.raises(UserError, match=says.format(name)) as error:
+        polyak.train(name, env, out=str(tmp_path), **settings)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "env"), PLANNING)
+def test_a_planner_needs_the_rules_and_its_policy_does_not(name, env, tmp_path):
+    with pytest.raises(UserError, match="plans with the environment's rules, which this one does not offer"):
+        polyak.Agent(name, OTHER[CASE[name].kinds[0]])
+    run = polyak.train(name, env, updates=2, eval_every=0, out=str(tmp_path), verbose=False)
+    saved = polyak.load(run.path)
+    action, _ = saved.policy()(np.zeros(saved.spec.obs.shape, saved.spec.obs.dtype))
+    assert np.shape(action) == saved.spec.action.shape
+    config = json.loads((run.path / "config.json").read_text())
+    config["plan"]["config"]["data"]["steps"] = 1
+    (run.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(polyak.CheckpointError, match="updates"):
+        polyak.load(run.path)
 
 
 SIMULATING = {name: find(name).Config().data for name in names() if find(name).Config().data.simulator}

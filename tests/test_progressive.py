@@ -6,7 +6,6 @@ import numpy as np
 import oracles
 import pytest
 
-from polyak.errors import UserError
 from polyak.interface import Box
 from polyak.parts.networks import build, mlp
 from polyak.parts.optimize import Frozen, adam, gradient_step
@@ -91,11 +90,6 @@ def test_units_of_the_old_column_are_used():
     for _ in range(500):
         adapters, opt_state = step(adapters, opt_state)
     assert loss(adapters) < 0.02 * old(x).var()
-
-
-def test_an_unknown_activation_is_refused():
-    with pytest.raises(UserError, match="unknown activation"):
-        build("progressive")(jax.random.key(0), SPACE, 1, (4,), "rely")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from auditing import QUICK, as_flags, assert_same_bits
 from cases import CASE, CASES, FEW, marked
 
 from polyak.errors import CheckpointError, UserError
-from polyak.runs import loop
+from polyak.runs import execute, loop
 from polyak.runs.run import Run, load, train
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
@@ -122,6 +122,37 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(name, env, tmp_
     if replays(name):
         manifest = checkpoint.read(parts.folder.checkpoints)[1]
         assert manifest["clock"] > 2 * manifest["capacity"]  # the ring has wrapped
+
+
+PLANNING = [(case.name, case.task("graph")) for case in CASES if not case.places]
+
+
+@pytest.mark.parametrize(("name", "env"), PLANNING)
+def test_a_planner_that_was_stopped_and_resumed_is_the_one_that_never_stopped(name, env, tmp_path, stops):
+    config = {**CASE[name].small, "data.updates": 3}
+    given = {"seeds": 2, "updates": 60, "eval_every": 30, "eval_episodes": 1, "eval_limit": 20}
+    given |= {
+        "checkpoint_every": 15,
+        "config": config,
+        "preset": False,
+        "verbose": False,
+        "out": str(tmp_path),
+    }
+    whole = train(name, env, name="whole", **given)
+    stops |= {3, 7}
+    for stop in (3, 7):
+        with pytest.raises(loop.Interrupted):
+            train(name, env, name="parts", **given)
+        assert checkpoint.read(tmp_path / "parts" / "checkpoints")[1]["extra"]["iteration"] == stop
+    parts = train(name, env, name="parts", **given)
+    assert parts.finished
+    assert_same_bits(parts._raw[0], whole._raw[0])
+    assert untimed(parts) == untimed(whole)
+    assert parts.digest() == whole.digest()
+    assert {(line["env_steps"], line["updates"] % 3) for line in whole.metrics} == {(0, 0)}
+    stops.clear()
+    half = train(name, env, name="half", **{**given, "updates": 30})
+    assert half.resume(updates=60).digest() == whole.digest()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +272,7 @@ def test_a_program_of_two_stages_that_stopped_in_the_second_goes_on_there(tmp_pa
 
 
 def test_a_run_without_a_checkpoint_begins_at_zero(tmp_path, monkeypatch, finished):
-    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: 1 / 0)
+    monkeypatch.setattr(execute, "save_checkpoint", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("ppo", "jax:CartPole-v1", **settings("ppo", tmp_path, "one"))
     monkeypatch.undo()
@@ -253,13 +284,13 @@ def test_a_run_without_a_checkpoint_begins_at_zero(tmp_path, monkeypatch, finish
 
 def test_a_checkpoint_never_knows_more_than_the_log(tmp_path, stops, monkeypatch):
     seen = []
-    plain = loop.save_checkpoint
+    plain = execute.save_checkpoint
 
     def save(folder, training):
         seen.append([line["env_steps"] for line in folder.metrics()][-1:])
         plain(folder, training)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(execute, "save_checkpoint", save)
     stops |= {7}
     with pytest.raises(loop.Interrupted):
         train("ppo", "jax:CartPole-v1", **settings("ppo", tmp_path, "one"))

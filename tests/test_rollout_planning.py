@@ -17,7 +17,8 @@ from polyak.errors import UserError
 from polyak.interface import Shown
 from polyak.runs import inputs
 from polyak.runs.agent import Agent
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
 from polyak.runs.run import load
 from polyak.runs.session import Session
 

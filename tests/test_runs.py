@@ -25,11 +25,12 @@ from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Counter, pytree
 from polyak.runs import loop
 from polyak.runs.agent import Agent
+from polyak.runs.decide import make_plan
 from polyak.runs.folder import Lock, RunFolder, claimed, name_run
-from polyak.runs.plan import Settings, make_plan
-from polyak.runs.run import Run, load, silent, train
+from polyak.runs.plan import Settings
+from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
-from polyak.show.terminal import Progress
+from polyak.show.terminal import Progress, silent
 from polyak.store import checkpoint
 
 PPO = {"data.steps": 8, "hidden": [4], "epochs": 1, "minibatch": 8, "lr": 1e-3}

@@ -10,7 +10,8 @@ import types
 import pytest
 
 from polyak.runs import tracking as module
-from polyak.runs.plan import Settings, make_plan
+from polyak.runs.decide import make_plan
+from polyak.runs.plan import Settings
 from polyak.runs.tracking import SERVICES, tracking
 
 

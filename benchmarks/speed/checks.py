@@ -20,8 +20,8 @@ import numpy as np
 from polyak.drivers import validate
 from polyak.envs.adapters.gymnasium import GymnasiumSync
 from polyak.envs.environment import HostStep
+from polyak.runs.beginning import plan_run
 from polyak.runs.plan import Settings
-from polyak.runs.run import plan_run
 from polyak.runs.setup import set_up_jax
 
 PAIRS = 30

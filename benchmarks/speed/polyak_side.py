@@ -12,11 +12,12 @@ import jax
 from measure import BEGIN, END, announce, peak_memory, versions
 from workloads import SEEDS, WORKLOADS, Workload
 
+from polyak.runs.decide import make_plan
 from polyak.runs.loop import Training
-from polyak.runs.plan import Settings, make_plan
-from polyak.runs.run import silent
+from polyak.runs.plan import Settings
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
+from polyak.show.terminal import silent
 
 
 class Lines(list):

@@ -16,10 +16,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from polyak import algorithms
 from polyak.errors import UserError, also_called, out_of_range
-from polyak.runs.plan import STEPS, Settings, default_config, preset
+from polyak.runs.plan import Settings
+from polyak.runs.presets import STEPS, UPDATES, default_config, flags_of, preset, usual_config
 from polyak.runs.values import amend
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """None but --help."""
 
 
 @dataclass
@@ -200,7 +206,8 @@ def of_config(words: list[str]) -> list[str]:
 def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> None:
     """Print the help of `train ALGO ENV`: the algorithm's settings too, with their tuned values."""
     tuned = preset(algorithm, env) if with_preset else {}
-    usual = {"steps": STEPS, "num_envs": 1, "wrap": ()}
+    budget = {"updates": UPDATES} if usual_config(algorithm).data.plans else {"steps": STEPS}
+    usual = {**budget, "num_envs": 1, "wrap": ()}
     settings = [
         amend(Settings(), {name: said.get(name, usual[name]) for name in usual}) for said in (tuned, {})
     ]
@@ -208,6 +215,8 @@ def show_train_page(algorithm: str, env: str, about: str, with_preset: bool) -> 
     about += (
         "\n\n--env.FIELD VALUE sets a constant of the environment, --eval-env.FIELD one of evaluation's own."
     )
+    if sets := flags_of(tuned):
+        about += f"\n\nThe preset sets {sets}."
     hidden = ("hindsight",)  # which --her sets
     show_page("train", f"{algorithm} {env}", about, (settings[0], settings[1]), {"config": configs}, hidden)
 

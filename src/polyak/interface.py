@@ -125,6 +125,7 @@ class OnPolicy:
     common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
     updates = 1  # for every rollout
+    plans = False
     replays = False  # the batch is the rollout itself, and `observe` comes after the update
     uniform = False
 
@@ -160,6 +161,7 @@ class Replay:
     common: int = 0  # c, episode e draws what episode e mod c of environment 0 draws; 0: each its own
 
     episodes = 0
+    plans = False
     replays = True  # the batch is drawn, and `observe` comes before the update
 
     @property
@@ -181,13 +183,14 @@ class Replay:
 
 @dataclass(frozen=True)
 class Planning:
-    """No data at all: the method reads `spec.model`."""
+    """No data at all: `update` is given None for a batch and reads `spec.model`; the budget is counted in updates."""
 
-    updates: int = within(1, 1)  # sweeps between two looks at the budget, which is then counted in updates
+    updates: int = within(1, 1)  # updates between two looks at the budget
 
     steps = episodes = common = 0
-    simulator = False
+    simulator = self_play = False
     clip = None
+    plans = True  # nothing is collected, and nothing observed
     replays = False
     uniform = False
 

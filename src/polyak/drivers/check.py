@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from polyak.errors import UserError, out_of_range
-from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Planning, Space, Spec, rows_of
+from polyak.errors import UserError, nearest, out_of_range
+from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Space, Spec, rows_of
+from polyak.parts.networks import BUILDERS
+from polyak.parts.networks.layers import ACTIVATIONS
 
 # settings of the data that only some are asked about, and who may be given them
 ASKED = {
@@ -14,6 +16,10 @@ ASKED = {
         lambda algorithm: algorithm.simulates or algorithm.plays,
     ),
 }
+NAMED = {
+    "network": BUILDERS,
+    "activation": ACTIVATIONS,
+}  # settings that name something of ours, and what there is
 PICTURE = 500  # numbers from which on an array of two or three axes is taken for a picture
 TAKEN = {"return", "return_std", "length", "count", "episodes"}  # names of polyak's own measures
 
@@ -46,25 +52,22 @@ def check_data(
         advice = f": {fit} would fit" if fit else ""
         raise UserError(f"{name} takes {taken} actions, but this task's are {kind}{advice}")
     data = cfg.data
-    wrong = []
-    if isinstance(data, Planning):
-        wrong.append("planning without data is not served yet: choose OnPolicy or Replay")
-    wrong += out_of_range(cfg) + out_of_range(data, "data.") + wrong_frames(data, spec)
+    wrong = wrong_names(cfg) + out_of_range(cfg) + out_of_range(data, "data.") + wrong_frames(data, spec)
     wrong = wrong or wrong_rollout(algorithm, data, spec)
     wrong = wrong or wrong_sizes(data, spec) + wrong_index(data, spec)
-    wrong = wrong or list(algorithm.wrong(cfg, spec))
-    if taken := sorted(TAKEN & set(spec.measures)):
-        wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
     refused = [
         f"data.{field} {reason} (given True, leave it at False)"
         for field, (reason, may) in ASKED.items()
         if getattr(data, field, False) and not may(algorithm)
     ]
-    wrong += refused
-    if not refused and getattr(data, "simulator", False) and spec.model is None:
+    if not refused and (data.plans or data.simulator) and spec.model is None:
         wrong.append(
             "it plans with the environment's rules, which this one does not offer: those in JAX do (jax:...)"
         )
+    wrong = wrong or list(algorithm.wrong(cfg, spec))
+    if taken := sorted(TAKEN & set(spec.measures)):
+        wrong.append(f"measures named {', '.join(taken)} would hide polyak's own: choose other names")
+    wrong += refused
     if spec.players > 1 and not getattr(data, "self_play", False):
         wrong.append(
             f"this game has {spec.players} players: choose one that plays against itself (data.self_play), "
@@ -72,6 +75,16 @@ def check_data(
         )
     if wrong:
         raise UserError(f"{name}: " + "; ".join(wrong))
+
+
+def wrong_names(cfg: Any) -> list[str]:
+    """A line for each network or activation that there is none of by this name."""
+    said = {field: getattr(cfg, field, None) for field in NAMED}
+    return [
+        f"unknown {field} {name!r}: {nearest(name, NAMED[field])}"
+        for field, name in said.items()
+        if isinstance(name, str) and name not in NAMED[field]
+    ]
 
 
 def unsavable(space: Space) -> list[str]:
@@ -92,7 +105,7 @@ def wrong_rollout(algorithm: Algorithm, data: Any, spec: Spec) -> list[str]:
     """A line where an on-policy rollout has no length, two lengths, or one that the algorithm does not learn from."""
     if data.common < 0:
         return [f"data.common is {data.common}, but must be at least 0"]
-    if data.replays:
+    if data.replays or data.plans:
         return []
     if not data.steps and not data.episodes:
         return [
@@ -158,8 +171,10 @@ def wrong_index(data: Any, spec: Spec) -> list[str]:
                 "observation, achieved_goal and desired_goal and a compute_reward, or in JAX a spec with goal"
             )
     finished = "hindsight" if data.hindsight is not None else "data.ended" if data.ended else ""
-    if finished and data.priority > 0:
-        wrong.append(f"{finished} draws from finished episodes uniformly: leave data.priority at 0")
+    if data.priority > 0:
+        if data.ended:
+            wrong.append("data.ended draws from finished episodes uniformly: leave data.priority at 0")
+        finished = ""  # by priorities, rows of running episodes are drawn too
     limit, held = spec.time_limit, data.slots(spec.num_envs)
     first = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)
     if finished and limit is not None and first < limit:
@@ -191,7 +206,7 @@ def wrong_frames(data: Any, spec: Spec) -> list[str]:
 
 def wrong_budget(data: Any, spec: Spec, steps: int) -> list[str]:
     """A line where a run of so many steps would end before its first update."""
-    if data.warmup_rollouts(spec.num_envs) < rollouts_of(data, spec, steps):
+    if data.plans or data.warmup_rollouts(spec.num_envs) < rollouts_of(data, spec, steps):
         return []
     return [
         f"the warm-up takes {data.warmup:,} steps and the run has {steps:,}, so that nothing would be learned: "

@@ -31,14 +31,16 @@ def learn(
 ) -> tuple[Tree, Any, Metrics]:
     """Add a rollout, sample and update. Returns state, buffer and the sum of each metric over the updates.
 
-    rollout  [T, N, ...]; None adds nothing to a ring that is there
-    buffer   a Ring, or () where the batch is the rollout itself
+    rollout  [T, N, ...]; None adds nothing to a ring that is there, and is all that planning is given
+    buffer   a Ring, or () where the batch is the rollout itself, or there is none
     warm     no update yet
     valid    False keeps state from changing, because the rollout holds what no environment may give
     """
     kind = learn_from_replay if cfg.data.replays else learn_on_policy
     if cfg.data.replays and cfg.data.indexed:
         kind = learn_by_index
+    if cfg.data.plans:
+        kind = learn_from_rules
     return kind(algorithm, cfg, spec, state, buffer, rollout, key, warm, valid)
 
 
@@ -123,6 +125,27 @@ def learn_by_index(
     return state, buffer.replace(index=index), sums
 
 
+def learn_from_rules(
+    algorithm: Algorithm,
+    cfg: Any,
+    spec: Spec,
+    state: Tree,
+    buffer: Any,
+    rollout: None,
+    key: Array,
+    warm: bool,
+    valid: Array | bool,
+) -> tuple[Tree, Any, Metrics]:
+    """Update by what `spec.model` says alone."""
+
+    def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
+        made = algorithm.update(cfg, spec, state, None, key)
+        return made.state, made.metrics
+
+    state, sums = update_valid(once, cfg.data.updates, state, key, valid)
+    return state, buffer, sums
+
+
 def one_step(cfg: Any, spec: Spec) -> Any:
     """Discount of one step: negative where the other player moves next, and so alternating over several."""
     return -cfg.gamma if spec.players == 2 else cfg.gamma
@@ -204,13 +227,18 @@ def check_priority(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> Non
 # ---- with what a run begins
 
 
-def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[int]) -> Tree:
-    """The algorithm's state [S, ...] for each seed, made one after another.
+def initializer(algorithm: Algorithm, cfg: Any, spec: Spec) -> Callable[[Iterable[int]], Tree]:
+    """From seeds to the algorithm's state [S, ...] of each, made one after another; traced and compiled once.
 
     Never under vmap: batched LAPACK kernels, as orthogonal layers would need, can block XLA's threads for ever.
     """
     init = jax.jit(lambda seed: strip_weak_types(algorithm.init(cfg, spec, Keys.of(seed).init)))
-    return jax.jit(stack_seeds)([init(seed) for seed in seeds])
+    return lambda seeds: jax.jit(stack_seeds)([init(seed) for seed in seeds])
+
+
+def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[int]) -> Tree:
+    """The algorithm's state [S, ...] for each seed; who asks again keeps an `initializer`."""
+    return initializer(algorithm, cfg, spec)(seeds)
 
 
 def empty_buffer(cfg: Any, spec: Spec, row: Transition) -> Any:

@@ -1,4 +1,7 @@
-"""The driver of runs that take no environment step: they learn from the rows that their replay was filled with."""
+"""The driver of runs that take no environment step.
+
+They learn from the rows that their replay was filled with, or plan by the environment's rules, which needs no rows.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -11,7 +14,7 @@ import numpy as np
 from polyak.drivers import validate
 from polyak.drivers.act import actors
 from polyak.drivers.keys import Keys
-from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.program import Program, at_step_zero, over_seeds, zeros
 from polyak.interface import Algorithm, Array, Spec, Tree
@@ -33,7 +36,8 @@ class OfflineRun(Record):
 class Offline:
     """Advances S runs together, in one program. See `Driver` for its promises.
 
-    An iteration has no rows: it is the updates that follow a rollout elsewhere, on a ring that stays as it is.
+    An iteration has no rows: it is the updates that follow a rollout elsewhere, on a ring that stays as it is, or
+    without one.
     """
 
     def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
@@ -42,15 +46,16 @@ class Offline:
         self.program = Program(self._chunk, donate=(0,))
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
+        self.initial = initializer(algorithm, cfg, spec)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []
         self.watch: Callable[[int], bool] | None = None  # never asked: there is no rollout to leave
         self.notes: dict[str, str] = {}
 
     def start(self, states: Tree | None = None) -> OfflineRun:
-        """A run that has not learned; its ring is empty."""
+        """A run that has not learned; its ring, if it has one, is empty."""
         if states is None:
-            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+            states = self.initial(self.seed_array)
         return self.begin(states, self.seed_array)
 
     def compile(self, warm: bool) -> None:
@@ -66,7 +71,7 @@ class Offline:
 
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
-        self.cfg = cfg
+        self.cfg, self.initial = cfg, initializer(self.algorithm, cfg, self.spec)
         self.program.renew(self._chunk)
 
     def restart(self, run: OfflineRun) -> OfflineRun:
@@ -82,7 +87,7 @@ class Offline:
         return dict(vars(self._shapes))
 
     def buffer_shape(self) -> Any:
-        """The shapes of the replay ring [S, C, N, ...]."""
+        """The shapes of the replay ring [S, C, N, ...], or () where it plans."""
         return self._shapes.buffer
 
     def unpack(self, tree: Tree, extra: dict) -> OfflineRun:
@@ -108,7 +113,7 @@ class Offline:
 
     @cached_property
     def _shapes(self) -> OfflineRun:
-        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
+        states = jax.eval_shape(lambda: self.initial(self.seed_array))
         return self.begin.shapes(states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> OfflineRun:

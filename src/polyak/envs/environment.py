@@ -24,6 +24,13 @@ class Step(NamedTuple):
     measures: dict[str, Array] = {}  # noqa: RUF012 (a NamedTuple's default is never mutated)
 
 
+class Table(NamedTuple):
+    """A world of finitely many states, which are what is observed: where each action leads, and what it earns."""
+
+    transition: np.ndarray  # P(s' | s, a), [S, A, S]; what it lacks to 1 is the probability of an end
+    reward: np.ndarray  # r(s, a), expected, [S, A]
+
+
 class Environment(Record):
     """One environment in JAX: a `@pytree` whose physical constants are leaves, so they can be traced.
 
@@ -42,6 +49,15 @@ class Environment(Record):
 
     def step(self, state: Tree, action: Array, key: jax.Array) -> Step:
         """One step; `action` is in the environment's own bounds."""
+        raise NotImplementedError
+
+    @property
+    def tabular(self) -> bool:
+        """Whether its observations number its states, all of whose moves `table` has."""
+        return False
+
+    def table(self) -> Table:
+        """Every move of every state, where it is `tabular`."""
         raise NotImplementedError
 
     def draw(self, state: Tree) -> np.ndarray:
@@ -84,6 +100,9 @@ class Rules(NamedTuple):
 
     reset: Callable  # (key) -> state, obs
     step: Callable  # (state, action, key) -> Step; the action is the algorithm's own, flat and in [-1, 1]
+    table: Callable[[], Table] | None = (
+        None  # all of them at once, of a world whose observations number its states
+    )
 
 
 def rules(env: Environment) -> Rules:
@@ -92,7 +111,7 @@ def rules(env: Environment) -> Rules:
     def step(state: Tree, action: Array, key: jax.Array) -> Step:
         return env.step(state, to_bounds(env.spec.action, action), key)
 
-    return Rules(env.reset, step)
+    return Rules(env.reset, step, env.table if env.tabular else None)
 
 
 def flat_actions(spec: Spec) -> Spec:

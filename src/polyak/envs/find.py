@@ -18,6 +18,7 @@ from polyak.envs import spaces
 from polyak.envs.calling import calling, passes
 from polyak.envs.constructors import as_annotated
 from polyak.envs.fields import refuse_on_host, split_fields
+from polyak.envs.kept import kept
 from polyak.envs.randomized import pushed, randomized
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Box, Discrete, Spec
@@ -287,13 +288,15 @@ def _with(
 ) -> Any:
     """A JAX environment with other values of its constants, which are its own fields unless given.
 
-    `randomize.X` draws constant X for each episode, `push.size` and `push.chance` push it at random.
+    `randomize.X` draws constant X for each episode, `push.size` and `push.chance` push it at random, and
+    `action_repeat` keeps an action for so many steps.
     """
     fields, ranges, pushes = split_fields(fields)
     if jax.tree_util.all_leaves([env]):
         raise UserError(f"environment {name}: put @pytree (polyak.pytree) above class {type(env).__name__}")
     constants = env if constants is None else constants
     valid = {f.name: f for f in dataclasses.fields(constants)}
+    times = fields.pop("action_repeat", 1) if "action_repeat" not in valid else 1
     values = {}
     for key, value in fields.items():
         if key not in valid:
@@ -338,7 +341,7 @@ def _with(
         if measure not in own:
             hint = nearest(measure, own) or "it has none"
             raise UserError(f"environment {name} has no measure {measure!r}; {hint}")
-    return pushed(name, randomized(name, env, constants, ranges), pushes)
+    return kept(name, pushed(name, randomized(name, env, constants, ranges), pushes), times)
 
 
 def _fitting(what: str, old: Any, new: Any, declared: str) -> Any:

@@ -17,7 +17,8 @@ from polyak.files import place
 from polyak.health.environment import check_env
 from polyak.health.finding import Report
 from polyak.interface import Discrete, Spec, rows_of
-from polyak.runs.run import Policy, Run
+from polyak.runs.policy import Policy
+from polyak.runs.run import Run
 from polyak.runs.session import wrapped
 
 LANES = 8  # episodes that are played side by side

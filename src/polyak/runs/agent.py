@@ -13,16 +13,23 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.runs import inputs
+from polyak.runs.beginning import device
+from polyak.runs.decide import make_plan, settings_of
+from polyak.runs.evaluation import Evaluation, play
 from polyak.runs.events import Callback, callbacks
+from polyak.runs.execute import check_folder, draw, save_checkpoint
 from polyak.runs.folder import RunFolder
-from polyak.runs.loop import Interrupted, Training, check_folder, draw, interruptible, save_checkpoint
-from polyak.runs.plan import Plan, Settings, make_plan, settings_of
-from polyak.runs.run import Evaluation, Policy, Run, device, play, say_horizon, silent
+from polyak.runs.guards import interruptible
+from polyak.runs.loop import Interrupted, Training
+from polyak.runs.plan import Plan, Settings
+from polyak.runs.policy import Policy
+from polyak.runs.presets import preset, preset_fields
+from polyak.runs.run import Run, say_horizon
 from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
 from polyak.runs.tracking import tracking
 from polyak.runs.values import whole
-from polyak.show.terminal import Terminal
+from polyak.show.terminal import Terminal, silent
 from polyak.store import checkpoint
 
 
@@ -250,12 +257,14 @@ class Agent:
                 )
             return plan if steps is None else dataclasses.replace(plan, steps=steps)
         named = self.env if self._given is None else self._given
-        world = find(named, self.env_fields or {}, self.settings.measures)
+        tuned = preset(self.algorithm, self.env) if self.settings.preset else {}
+        fields, evaluated = preset_fields(tuned, self.env_fields, None)
+        world = find(named, fields, self.settings.measures)
         settings = dataclasses.replace(self.settings, seeds=1)
         if steps is not None:
             settings = dataclasses.replace(settings, steps=more)
         kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
-        plan = make_plan(self.algorithm, self.env, settings, self.config, self.env_fields, None, **kind)
+        plan = make_plan(self.algorithm, self.env, settings, self.config, fields, evaluated, **kind)
         if self.training is not None:  # the runs that it began from may have gone on
             before = self.training.session.plan
             plan = dataclasses.replace(plan, init=before.init, use=before.use)

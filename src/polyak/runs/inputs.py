@@ -144,7 +144,7 @@ def check_rows(session: Session) -> None:
     path, where = Path(plan.data["run"]), f"--data {plan.data['run']}"
     theirs = RunFolder(path).plan()
     if not session.cfg.data.replays:
-        raise UserError(f"{where}: {plan.algorithm} learns from each rollout once and keeps none")
+        raise UserError(f"{where}: {plan.algorithm} keeps no rows, since it has no replay")
     if theirs.num_envs != plan.num_envs:
         raise UserError(
             f"{where}: --num-envs is {plan.num_envs}, and that run has {theirs.num_envs}: rows are kept by environment"

@@ -1,39 +1,31 @@
 """The one training loop: advance the driver, log, evaluate, checkpoint; for every driver and every command."""
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
 from polyak.envs.environment import unscaled
-from polyak.errors import EnvironmentFault, UserError, place_of, printable, said_by
+from polyak.errors import EnvironmentFault, UserError, place_of, said_by
 from polyak.parts.replay import Ring, clock_at
 from polyak.pytree import Counter
 from polyak.runs import inputs
 from polyak.runs.events import Callbacks, Event, ends
-from polyak.runs.folder import STOPPED, Metrics, RunFolder
+from polyak.runs.packing import beside_rows, declared_frames, unpacked_frames
 from polyak.runs.plan import Plan
-from polyak.runs.reading import check_world, read_counts, state_shapes
+from polyak.runs.reading import check_world, read_counts
+from polyak.runs.schedule import Schedule
 from polyak.runs.session import Session
-from polyak.runs.spec import describe_border, describe_spec, read_spec
-from polyak.runs.tracking import tracking
 from polyak.show.terminal import Progress, Terminal
-from polyak.signals import Listener, Stopped
 from polyak.store import checkpoint, storage
 
-LOGS_PER_EVALUATION = 10
-NEVER = 0
-MOST_SUMMED = 2**30
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
 
 
@@ -55,33 +47,6 @@ class Sink(Protocol):
     def write(self, line: dict[str, Any]) -> None: ...  # noqa: D102
     def flush(self) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
-
-
-class Schedule:
-    """Iterations that end with a log line, an evaluation or a checkpoint: a function of the plan alone."""
-
-    def __init__(self, session: Session, base: int = 0):
-        plan, per = session.plan, session.driver.env_steps or session.cfg.data.updates
-        self.per = per  # steps in one iteration, or updates where none are taken: the budget's unit
-        self.base = base  # the iteration at which they were last counted from 0
-        self.total = base + -(-plan.budget // per)
-        self.evaluation = max(1, round(plan.eval_every / per)) if plan.eval_every else NEVER
-        self.checkpoint = max(1, round(plan.checkpoint_every / per))
-        usual = plan.eval_every or max(1, plan.budget // 20)
-        longest = MOST_SUMMED // max(per, session.cfg.data.updates)  # sums of a line are int32
-        self.log = max(1, min(max(1, round(usual / per)) // LOGS_PER_EVALUATION, longest))
-
-    def due(self, every: int, iteration: int) -> bool:
-        """Whether something that happens every so many iterations happens after this one."""
-        return every != NEVER and ((iteration - self.base) % every == 0 or iteration == self.total)
-
-    def next(self, iteration: int) -> int:
-        """The next iteration after which something happens."""
-        stops = (self.log, self.evaluation, self.checkpoint)
-        passed = iteration - self.base
-        return min(
-            self.total, *(self.base + (passed // every + 1) * every for every in stops if every != NEVER)
-        )
 
 
 class Training:
@@ -435,271 +400,3 @@ class Training:
             "eval/episodes": int(played.total.shape[1]),
         }
         return line | {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
-
-
-ASKS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-@contextlib.contextmanager
-def interruptible(stop: threading.Event, terminal: Terminal) -> Iterator[None]:
-    """Ctrl-C, SIGTERM or SIGHUP once asks to save and stop, and so does a reader that goes away; a second time
-    stops at once.
-    """
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise Stopped
-        stop.set()
-        terminal.say("stopping: saving the run (again to stop at once)")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in ASKS}
-    if isinstance(listener := before[signal.SIGINT], Listener):
-        listener.check()  # of what was swallowed since the command began
-    terminal.stream.on_lost = stop.set
-    for number in ASKS:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        terminal.stream.on_lost = lambda: None
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def beside_rows(ring: Any) -> dict[str, Any]:
-    """Parts of a ring that a checkpoint keeps whole, its rows being in segments."""
-    return {"index": ring.index} if isinstance(ring, Ring) and ring.index != () else {}
-
-
-def packed_frames(ring: Any) -> dict[str, Any]:
-    """The frames of a ring as a checkpoint keeps them, each part of the store as one zlib stream; {} without."""
-    if not isinstance(ring, Ring) or ring.frames == ():
-        return {}
-    store = [storage.deflate(np.asarray(leaf)) for leaf in jax.tree.leaves(ring.frames.store)]
-    return {"frames": {"head": ring.frames.head, "held": ring.frames.held, "store": store}}
-
-
-def declared_frames(ring: Any, extra: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The shapes of `packed_frames` in a checkpoint, which says how long the streams are."""
-    if not isinstance(ring, Ring) or ring.frames == ():
-        return {}
-    lengths = extra.get("frames")
-    if (
-        lengths is None
-        or not files.counts(lengths)
-        or len(lengths) != len(jax.tree.leaves(ring.frames.store))
-    ):
-        raise files.damaged(path, "field 'frames' is missing or wrong")
-    store = [jax.ShapeDtypeStruct((length,), np.uint8) for length in lengths]
-    return {"frames": {"head": ring.frames.head, "held": ring.frames.held, "store": store}}
-
-
-def unpacked_frames(ring: Ring, packed: Any, path: Path) -> Any:
-    """The frames of a ring of these shapes that were packed; CheckpointError where they do not fit."""
-    if ring.frames == ():
-        return ()
-    head, held = np.asarray(packed["head"]), np.asarray(packed["held"])
-    if (head < 0).any() or (head >= jax.tree.leaves(ring.frames.store)[0].shape[1]).any() or (held < 0).any():
-        raise files.damaged(path, "field 'frames' is wrong")
-    leaves, structure = jax.tree.flatten(ring.frames.store)
-    fields = [storage.Field(str(leaf.dtype), tuple(leaf.shape)) for leaf in leaves]
-    store = [
-        storage.inflate(stream, field, path) for stream, field in zip(packed["store"], fields, strict=True)
-    ]
-    return ring.frames.replace(store=structure.unflatten(store), head=head, held=held)
-
-
-@contextlib.contextmanager
-def watched(session: Session, terminal: Terminal) -> Iterator[None]:
-    """Say where an environment in this process hangs, which nothing here can end, and what would."""
-    over, deadline = threading.Event(), session.plan.deadline
-
-    def look() -> None:
-        said = 0.0
-        while not over.wait(min(1.0, deadline / 2)):
-            for name in ("driver", "evaluator"):
-                holder = session.__dict__.get(name)
-                envs = getattr(holder, "envs", getattr(holder, "env", None))
-                asked = getattr(envs, "asked", 0.0)
-                if asked and asked != said and time.monotonic() - asked > deadline:
-                    said = asked
-                    terminal.warn(
-                        f"an environment has not answered for {deadline:g} s (--deadline). It runs in this process, "
-                        "which cannot end it: Ctrl-C twice stops the run, and with --vectorization async each "
-                        "environment has a process of its own, which is ended"
-                    )
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-
-
-def save_checkpoint(folder: RunFolder, training: Training) -> None:
-    """The whole run as it is."""
-    driver = training.session.driver
-    tree, extra = driver.pack(training.carry)
-    tree = dict(tree)
-    ring = tree.pop("buffer")
-    frames = packed_frames(ring)
-    lengths = {"frames": [stream.size for stream in frames["frames"]["store"]]} if frames else {}
-    checkpoint.save(
-        folder.checkpoints,
-        training.position,
-        tree | beside_rows(ring) | frames,
-        lengths
-        | {
-            "iteration": training.iteration,
-            "base": training.schedule.base,
-            "driver": extra,
-            "inexact": not training.exact or bool(driver.inexact),
-            "said": sorted(training.said),
-            "spec": describe_spec(training.session.env_spec),
-            "border": describe_border(training.session.border),
-        },
-        rows=ring.rows if isinstance(ring, Ring) else None,
-        clock=training.clock_after(training.iteration) if isinstance(ring, Ring) else 0,
-        also=best_kept(folder, training.evaluations),
-    )
-
-
-def best_kept(folder: RunFolder, evaluations: Mapping[int, list[float]]) -> list[int]:
-    """Steps of the checkpoint that evaluated best, mean over seeds, of those that there are; the later of equals."""
-    there = {int(path.name) for path in checkpoint.complete(folder.checkpoints)} & evaluations.keys()
-    return [max(there, key=lambda step: (float(np.mean(evaluations[step])), step))] if there else []
-
-
-def train(
-    session: Session,
-    folder: RunFolder,
-    terminal: Terminal,
-    resume: bool,
-    facts: dict[str, str] | None = None,
-    callbacks: Callbacks | None = None,
-) -> Training:
-    """Run a plan in its folder to the end, from the newest checkpoint if `resume`. Raises Interrupted."""
-    with folder.held():
-        return _train(session, folder, terminal, resume, facts, callbacks)
-
-
-def _train(
-    session: Session,
-    folder: RunFolder,
-    terminal: Terminal,
-    resume: bool,
-    facts: dict[str, str] | None,
-    callbacks: Callbacks | None,
-) -> Training:
-    begun = resume  # a folder that was there stays there
-    resume = resume and checkpoint.latest(folder.checkpoints) is not None
-    doing = "loading the checkpoint, compiling" if resume else "compiling"
-    try:
-        if resume:
-            check_folder(session.plan, folder, terminal)
-        session.check()
-        if facts:
-            terminal.facts(facts)
-        if not begun:
-            for line in session.cautions():
-                terminal.warn(f"note: {line}")
-        training = Training(session, terminal)
-        loaded = training.load(folder.checkpoints) if resume else None  # nothing is compiled before
-        with interruptible(training.stop, terminal), watched(session, terminal), meanwhile(training.compile):
-            with terminal.status(doing):
-                training.start() if loaded is None else training.unpack(loaded)
-                training.compile_next()
-            begun = True
-            if resume:
-                terminal.say(f"resumed at {training.place}")
-            folder.rewind(training.position, session.plan.seeds)
-            training.evaluations = folder.evaluations(session.plan.seeds)
-            schedule, at = training.schedule, training.iteration
-            owed = at > 0 and schedule.due(schedule.evaluation, at)
-            owed = owed and not folder.evaluated(training.position, session.plan.seeds)
-            sink = Metrics(folder, training.position)
-            save = lambda training: save_checkpoint(folder, training)  # noqa: E731
-            try:
-                recorder = Recorder(sink, folder, terminal)
-                with tracking(session.track, recorder, session.plan, folder.path, terminal.warn) as told:
-                    training.run(told, save, owed=owed, callbacks=callbacks, path=folder.path)
-            except EnvironmentFault as fault:
-                with contextlib.suppress(OSError):  # for `polyak doctor`
-                    files.write_bytes(folder.path / STOPPED, printable(fault).encode())
-                raise
-            finally:
-                sink.close()
-                draw(folder, terminal)
-    finally:
-        session.close(terminal.warn)
-        if not begun:
-            folder.give_up()
-    return training
-
-
-def check_folder(plan: Plan, folder: RunFolder, terminal: Terminal) -> None:
-    """CheckpointError where the plan does not fit the arrays of the newest checkpoint; makes no environment."""
-    path, manifest = checkpoint.describe(folder.checkpoints, terminal.warn)
-    state_shapes(plan, read_spec(manifest.extra, path), manifest.arrays, folder.path)
-
-
-@contextlib.contextmanager
-def meanwhile(work: Callable[[], Any]) -> Iterator[None]:
-    """Do `work` on a thread of its own while the body runs. Its error is raised at the end, the body's at once."""
-    pool = ThreadPoolExecutor(1)
-    working = pool.submit(work)
-    try:
-        yield
-        working.result()
-    finally:
-        pool.shutdown(wait=False)
-
-
-class Recorder:
-    """A sink that also redraws the learning curve at each evaluation."""
-
-    def __init__(self, metrics: Metrics, folder: RunFolder, terminal: Terminal):
-        self.metrics, self.folder, self.terminal = metrics, folder, terminal
-        self.drawn = 0.0
-
-    def write(self, line: dict[str, Any]) -> None:
-        """One line."""
-        self.metrics.write(line)
-        if "eval/return" in line and time.monotonic() - self.drawn > 5:
-            with files.guarded(self.metrics.path):
-                self.metrics.file.flush()
-            draw(self.folder, self.terminal)
-            self.drawn = time.monotonic()
-
-    def flush(self) -> None:
-        """Before a checkpoint."""
-        self.metrics.flush()
-
-    def close(self) -> None:
-        """No more lines."""
-        self.metrics.close()
-
-
-def title(folder: RunFolder) -> str:
-    """Title of this run's pictures."""
-    plan = folder.plan()
-    return f"{plan.algorithm} on {plan.env}"
-
-
-def draw(folder: RunFolder, terminal: Terminal) -> None:
-    """The learning curve; a picture that cannot be drawn never stops a run."""
-    from polyak.show.curve import draw_curve
-
-    try:
-        lines = folder.metrics()
-        if any("eval/return" in line or "episode/return" in line for line in lines):
-            draw_curve(folder.path / "curve.png", lines, title(folder))
-    except (
-        Exception
-    ) as error:  # whatever a folder holds: damaged metrics, a full disk, a name that no font has
-        terminal.warn(f"curve.png was not drawn: {error if isinstance(error, UserError) else said_by(error)}")

@@ -1,21 +1,16 @@
 """Plans, decided before a run begins: settings, presets, and the plan that config.json keeps."""
 
 import dataclasses
-import importlib.resources
-import json
-import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from polyak import algorithms, files
-from polyak.envs.fields import override
 from polyak.envs.trust import names_to_trust
-from polyak.errors import CheckpointError, UserError, also_called, brief, nearest, out_of_range, said_by
-from polyak.interface import Hindsight, OnPolicy, Planning, Replay, within
-from polyak.runs.values import amend, check_settable, plain
+from polyak.errors import CheckpointError, UserError, brief, out_of_range
+from polyak.interface import within
+from polyak.runs.values import amend, plain
 
 
 @dataclass(frozen=True)
@@ -25,7 +20,7 @@ class Settings:
     steps: int | None = within(None, 0)  # environment steps that each seed takes
     updates: int | None = within(
         None, 1, 2**32 - 1
-    )  # updates from the rows of --data alone, without an environment step: instead of --steps
+    )  # updates without an environment step, from the rows of --data or by planning: instead of --steps
     seed: int = within(0, 0, 2**31 - 1)  # the first seed
     seeds: int = within(1, 1, 10_000)  # number of seeds, which run side by side: seed, seed + 1, ...
     num_envs: int | None = within(None, 1)  # number of environments of each seed
@@ -66,7 +61,9 @@ class Settings:
     out: str = "runs"  # folder that run folders are made in
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
-    wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
+    wrap: tuple[str, ...] | None = (
+        None  # wrappers around the algorithm: normalize_obs, normalize_reward, normalize_goals
+    )
     her: Literal["future", "final", "episode", "random"] | None = (
         None  # hindsight: replace goals of replayed rows by achieved ones, chosen in this way
     )
@@ -129,6 +126,11 @@ class Plan:
         return self.steps or self.updates
 
     @property
+    def collects(self) -> bool:
+        """Whether its data is of rollouts, as the settings tell that it has: planning has no length of any."""
+        return "steps" in self.config.get("data", {"steps": 0})
+
+    @property
     def unit(self) -> str:
         """The budget's, as its flag is named."""
         return "updates" if self.updates else "steps"
@@ -136,6 +138,7 @@ class Plan:
     def settle(self, config: Any) -> Any:
         """The Config of this run: one with the plan's values, whose horizon, where it is 0, is the budget."""
         config = amend(config, self.config, "config.")
+        check_budget(self.steps, self.updates, self.data or config.data.plans)
         if getattr(config, "horizon", None) == 0:
             return dataclasses.replace(config, horizon=self.budget)
         return config
@@ -183,22 +186,25 @@ class Plan:
             try:
                 plan = amend(cls("", ""), values)
                 check_ranges(plan)
-                check_budget(plan.steps, plan.updates, plan.data)
+                check_budget(plan.steps, plan.updates, plan.data or not plan.collects)
                 algorithms.check(plan.algorithm)
             except UserError as error:
                 raise CheckpointError(f"{where}: {error}") from error
         return plan
 
 
-def check_budget(steps: int, updates: int, data: Any) -> None:
-    """UserError unless there are environment steps, or updates from the rows of another run."""
+def check_budget(steps: int, updates: int, without: Any) -> None:
+    """UserError unless there are environment steps, or updates without one.
+
+    without  whether there is something to learn from without a step: rows of another run, or rules to plan by
+    """
     if steps and updates:
         raise UserError(
             f"--updates {updates:,} is learning without an environment step, and --steps is {steps:,}: say one"
         )
     if not steps and not updates:
         raise UserError("--steps is 0: say by --updates how often to learn from --data RUN, or take a step")
-    if updates and not data:
+    if updates and not without:
         raise UserError(
             f"--updates {updates:,} is learning from rows that are there: say whose by --data RUN"
         )
@@ -217,19 +223,6 @@ def is_data(said: Any) -> bool:
     return fits and said.get("rows", 0) >= 0
 
 
-def named_runs(texts: tuple[str, ...]) -> dict[str, dict]:
-    """The entries of `Plan.use` for NAME=RUN, ...; digest and plan are looked up later. UserError for another form."""
-    found = {}
-    for text in texts:
-        name, equals, run = text.partition("=")
-        if not (name.isidentifier() and equals and run):
-            raise UserError(f"--use is {brief(text)}, but must be NAME=RUN")
-        if name in found:
-            raise UserError(f"--use gives {name!r} twice")
-        found[name] = {"run": run, "digest": "", "plan": {}}
-    return found
-
-
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with names like config.data.steps."""
     flat: dict[str, Any] = {}
@@ -246,8 +239,6 @@ LATER = {
     "updates",
     "stop_at",
 }  # settings that a plan may be without, from before there were such
-DEFAULT = "default"  # the preset of environments that have none of their own
-STEPS = 100_000  # where nobody says how many
 
 # The most that makes sense, so that a settings file from a stranger cannot ask for all of a machine.
 MOST_ENTRIES = 64  # of a list: layers, wrappers, measures
@@ -267,45 +258,12 @@ MOST = {
 }
 
 
-def settings_of(algorithm: str, values: Mapping[str, Any]) -> Settings:
-    """Settings by name; UserError, which for a setting of the algorithm says where it goes."""
-    for name in values.keys() - {entry.name for entry in dataclasses.fields(Settings)}:
-        config = usual_config(algorithm)
-        own = [entry.name for entry in dataclasses.fields(config) if entry.name != "data"]
-        own += [f"data.{entry.name}" for entry in dataclasses.fields(config.data)]
-        meant = [each for each in (name, f"data.{name}", *also_called().get(name, ())) if each in own]
-        if meant:
-            raise UserError(f"{name} is a setting of {algorithm}: give it as config={{{meant[0]!r}: ...}}")
-        if name.startswith(("on_", "callback")):
-            from polyak.runs.events import Callbacks
-
-            raise UserError(f"there is no callback {name!r}: {nearest(name, Callbacks._fields)}")
-    return amend(Settings(), values)
-
-
 def check_stop(stop_at: float | None, eval_every: int) -> None:
     """UserError where a run waits for an evaluation that never comes."""
     if stop_at is not None and not eval_every:
         raise UserError(
             f"--stop-at {stop_at:g} waits for an evaluation to reach it, but there is none: give --eval-every"
         )
-
-
-def preset_name(env: str) -> str:
-    """The environment whose preset this one uses: that of `jax:X` is X."""
-    return env.partition(":")[2] if env.startswith(("jax:", "gymnax:", "envpool:", "atari:")) else env
-
-
-def preset(algorithm: str, env: str) -> dict[str, Any]:
-    """The tuned settings for an algorithm and environment, else the algorithm's `[default]`; `jax:X` uses X's.
-
-    {} for an algorithm without presets.
-    """
-    path = importlib.resources.files("polyak.presets") / f"{algorithm}.toml"
-    if algorithm not in algorithms.names() or not path.is_file():
-        return {}
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    return table.get(preset_name(env)) or table.get(DEFAULT, {})
 
 
 def check_ranges(record: Any) -> None:
@@ -331,215 +289,3 @@ def too_large(value: Any, name: str = "", depth: int = 0) -> list[str]:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > most:
         return [f"{name} is {brief(value, 30)}, but at most {most:,} makes sense"]
     return []
-
-
-def plain_fields(fields: Mapping[str, Any] | None, flag: str) -> dict[str, Any]:
-    """An environment's fields as config.json can keep them; UserError names one that it cannot."""
-    kept = {}
-    for name, value in (fields or {}).items():
-        value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
-        try:
-            kept[name] = json.loads(json.dumps(plain(value), allow_nan=False))
-        except (TypeError, ValueError):
-            raise UserError(
-                f"--{flag}.{name} is {value!r}, but must be a finite number, text, true, false, None, or a list "
-                "of these: for anything else give the environment itself, or a functools.partial of its class"
-            ) from None
-    return kept
-
-
-def default_config(algorithm: str, tuned: Mapping[str, Any], steps: int | None = None) -> Any:
-    """An algorithm's Config with a preset's values in it.
-
-    steps  of the run; None: the preset's. Its `shares` of `data` are of them, and at most the algorithm's own.
-    """
-    config = usual_config(algorithm)
-    steps = steps or tuned.get("steps", STEPS)
-    shares = {
-        f"data.{name}": min(round(share * steps), getattr(config.data, name))
-        for name, share in tuned.get("shares", {}).items()
-    }
-    return amend(amend(config, tuned.get("config", {})), shares)
-
-
-def usual_config(algorithm: str) -> Any:
-    """An algorithm's Config as it is by itself; UserError in one line for a user's own that cannot be one."""
-    made = algorithms.find(algorithm).Config
-    if ":" not in algorithm:
-        return made()
-    check_settable(made, f"{algorithm}: Config")
-    try:
-        config = made()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{algorithm}: Config() cannot be made: {said_by(error)}") from error
-    if not isinstance(getattr(config, "data", None), OnPolicy | Replay | Planning):
-        raise UserError(
-            f"{algorithm}: Config has no data: give it a field `data: OnPolicy` or `data: Replay`"
-        )
-    return config
-
-
-def with_hindsight(algorithm: str, config: Any, strategy: Any) -> Any:
-    """The Config whose replay replaces goals by this strategy."""
-    data = config.data
-    if not data.replays:
-        raise UserError(
-            f"--her replaces goals of replayed rows, but {algorithm} learns from each rollout once: choose an "
-            "algorithm with a replay"
-        )
-    hindsight = dataclasses.replace(data.hindsight or Hindsight(), strategy=strategy)
-    return dataclasses.replace(config, data=dataclasses.replace(data, hindsight=hindsight))
-
-
-def shared_out(settings: Settings, tuned: Mapping[str, Any], driver: str) -> tuple[int, Any, int]:
-    """Number of environments, how gradients are sent, and number of workers that play as many environments each."""
-    said = settings.actors or settings.num_envs
-    if None not in (settings.actors, settings.num_envs) and settings.actors != settings.num_envs:
-        raise UserError(
-            f"--actors is {settings.actors} and --num-envs {settings.num_envs}, but both are the number of "
-            "environments: say one"
-        )
-    num_envs = said or tuned.get("num_envs", 1)
-    if driver == "ray":
-        return num_envs, None, ray_workers(settings, num_envs)
-    for name, given in (
-        ("actors", settings.actors),
-        ("lag", settings.lag),
-        ("address", settings.address),
-        ("no-lockstep", not settings.lockstep),
-    ):
-        if given:
-            raise UserError(f"--{name} is for --driver ray, but the driver is {driver}")
-    sync = settings.sync or tuned.get("sync")
-    if sync is None and settings.workers is not None:
-        raise UserError(
-            f"--workers {settings.workers}: say what they do, by --driver ray (they play, one process learns) or by "
-            "--sync lockstep, async or hogwild (they send gradients)"
-        )
-    if sync is None:
-        return num_envs, sync, 1
-    if settings.workers is None and said is not None:
-        return said, sync, equal_shares(said, tuned.get("workers", 1))
-    workers = settings.workers or tuned.get("workers", 1)
-    if said is None:
-        return max(num_envs, workers) // workers * workers, sync, workers
-    if said % workers:
-        raise UserError(
-            f"--num-envs {said} cannot be shared out equally among {workers} workers: give a multiple of --workers"
-        )
-    return said, sync, workers
-
-
-def ray_workers(settings: Settings, num_envs: int) -> int:
-    """Number of Ray's workers that play so many environments, all of them as many."""
-    if settings.sync is not None:
-        raise UserError(
-            f"--sync {settings.sync} sends gradients, but the workers of --driver ray send what they played: say one"
-        )
-    if settings.vectorization != "sync":
-        raise UserError(
-            f"--vectorization {settings.vectorization} is not for --driver ray, which has workers"
-        )
-    if not settings.lockstep and settings.lag:
-        raise UserError("--lag is for lock-step: with --no-lockstep no worker waits anyway")
-    if settings.workers is None:
-        return equal_shares(num_envs, cores())
-    if num_envs % settings.workers:
-        raise UserError(
-            f"--workers is {settings.workers}, which must divide the number of environments ({num_envs}; --actors)"
-        )
-    return settings.workers
-
-
-def equal_shares(num_envs: int, most: int) -> int:
-    """The largest number of workers, at most `most`, that play equally many of the environments."""
-    return max(w for w in range(1, min(most, num_envs) + 1) if num_envs % w == 0)
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def make_plan(
-    algorithm: str,
-    env: str,
-    settings: Settings,
-    config: Any = None,
-    env_fields: Mapping[str, Any] | None = None,
-    eval_env_fields: Mapping[str, Any] | None = None,
-    in_graph: bool = False,
-    alone: bool = False,
-) -> Plan:
-    """Join what was said with the preset and with what is usual.
-
-    config    a Config, taken whole; or a mapping of values that the preset, then the defaults, fill up
-    in_graph  whether the environment is written in JAX
-    alone     whether it is one instance, which evaluation can be played on only afterwards
-    """
-    check_ranges(settings)
-    tuned = preset(algorithm, env) if settings.preset else {}
-    if config is None or isinstance(config, Mapping):
-        config = amend(default_config(algorithm, tuned, settings.steps), config or {}, "config.")
-    if settings.her is not None:
-        config = with_hindsight(algorithm, config, settings.her)
-    updates = settings.updates or 0
-    steps = settings.steps if settings.steps is not None else 0 if updates else tuned.get("steps", STEPS)
-    check_budget(steps, updates, settings.data)
-    driver = ("graph" if in_graph else "host") if settings.driver == "auto" else settings.driver
-    if driver == "graph" and not in_graph:
-        raise UserError(
-            f"--driver graph needs an environment written in JAX, but {env!r} is not: use --driver host"
-        )
-    if driver == "host" and in_graph:
-        raise UserError(
-            f"--driver host steps Gymnasium environments, but {env!r} is in JAX: use --driver graph"
-        )
-    if in_graph and settings.vectorization != "sync":
-        raise UserError(
-            f"--vectorization {settings.vectorization} is for host environments, but {env!r} is in JAX"
-        )
-    num_envs, sync, workers = shared_out(settings, tuned, driver)
-    fields, own = (
-        plain_fields(given, flag) for given, flag in ((env_fields, "env"), (eval_env_fields, "eval-env"))
-    )
-    if updates and (driver == "ray" or sync is not None):
-        raise UserError("--updates learns in one process: leave out --driver ray, --sync and --workers")
-    usual = max(1, (steps or updates) // 20)
-    eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
-    check_stop(settings.stop_at, eval_every)
-    plan = Plan(
-        algorithm=algorithm,
-        env=env,
-        steps=steps,
-        updates=updates,
-        seed=settings.seed,
-        seeds=settings.seeds,
-        num_envs=num_envs,
-        driver=driver,
-        workers=workers,
-        lockstep=settings.lockstep,
-        lag=settings.lag,
-        vectorization=settings.vectorization,
-        sync=sync,
-        eval_every=eval_every,
-        eval_episodes=settings.eval_episodes,
-        eval_limit=settings.eval_limit,
-        checkpoint_every=settings.checkpoint_every or eval_every or usual,
-        stop_at=settings.stop_at,
-        deadline=settings.deadline,
-        wrap=settings.wrap if settings.wrap is not None else tuple(tuned.get("wrap", ())),
-        measures=settings.measures,
-        strict_spaces=settings.strict_spaces,
-        init=dict.fromkeys(settings.init, ""),
-        use=named_runs(settings.use),
-        data={"run": settings.data, "digest": "", "rows": 0} if settings.data else {},
-        freeze=settings.freeze,
-        config=plain(config),
-        env_fields=fields,
-        eval_env_fields=None if eval_env_fields is None else override(fields, own),
-    )
-    check_ranges(plan)
-    return plan

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from polyak import algorithms, files
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import flat_actions, rules
+from polyak.envs.environment import Rules, flat_actions, rules
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Algorithm, Goal, Spec
 from polyak.runs.plan import Plan
@@ -45,13 +46,19 @@ def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any, Spec]:
         algorithm = wrapped(plan)
         cfg = plan.settle(algorithm.Config())
         known = with_given(plan, flat_actions(spec))
-        ruled = dataclasses.replace(known, model=rules, goal=Goal(rules, rules, rules))  # which no file holds
+        ruled = dataclasses.replace(known, model=unknown_rules(known), goal=Goal(rules, rules, rules))
         check_data(plan.algorithm, algorithm, cfg, ruled, algorithms.fitting)
     except CheckpointError:
         raise
     except UserError as error:
         raise CheckpointError(f"{path / 'config.json'}: {error}") from error
     return algorithm, cfg, known
+
+
+def unknown_rules(spec: Spec) -> Rules:
+    """Rules that no file holds, in whose place these stand: whoever asks finds that all states are observed."""
+    obs = jax.tree.map(lambda space: np.zeros(space.shape, space.dtype), spec.obs)
+    return Rules(lambda key: (obs, obs), rules, rules)
 
 
 def state_shapes(plan: Plan, spec: Spec, arrays: Mapping[str, Field], path: Path) -> Any:

@@ -1,13 +1,10 @@
 """Runs, for Python and the command line: train, resume, load, evaluate."""
 
-import copy
 import dataclasses
-import io
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,147 +15,28 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from polyak.drivers.act import actors
-from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
+from polyak.envs.adapters.gymnasium import check_main_guard
 from polyak.envs.border import Border
-from polyak.envs.environment import Environment, flat_actions
-from polyak.envs.find import find, name_of
+from polyak.envs.find import name_of
 from polyak.errors import CheckpointError, UserError, brief
-from polyak.interface import Algorithm, Spec, rows_of
-from polyak.runs import inputs
+from polyak.interface import Algorithm, Spec
+from polyak.runs.beginning import facts, placed, plan_run
+from polyak.runs.decide import settings_of
+from polyak.runs.evaluation import Evaluation, play
 from polyak.runs.events import Callback, callbacks
-from polyak.runs.folder import RunFolder, check_name, claimed, name_run, versions
-from polyak.runs.loop import best_kept
-from polyak.runs.loop import train as run_loop
-from polyak.runs.plan import Plan, Settings, check_stop, make_plan, plain_fields, preset, settings_of
+from polyak.runs.execute import best_kept
+from polyak.runs.execute import train as run_loop
+from polyak.runs.folder import RunFolder, check_name, name_run
+from polyak.runs.plan import Plan, Settings, check_stop
+from polyak.runs.policy import Policy
 from polyak.runs.reading import STATE, state_shapes
-from polyak.runs.session import Session, close, gigabytes, with_given, wrapped
+from polyak.runs.session import Session, wrapped
 from polyak.runs.setup import set_up_jax
-from polyak.runs.spec import read_border, read_spec, show_space
+from polyak.runs.spec import read_border, read_spec
 from polyak.runs.values import amend, convert, whole
-from polyak.show.curve import curve_of, interquartile_mean, save
-from polyak.show.terminal import Terminal
+from polyak.show.curve import curve_of, save
+from polyak.show.terminal import Terminal, silent
 from polyak.store import checkpoint, storage
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Returns [S, E] of E episodes for each of S seeds."""
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    measures: dict[str, np.ndarray]
-    seeds: list[int]
-    ratios: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)  # as of `Spec`
-
-    def ratio(self, name: str) -> tuple[float, float, float]:
-        """A ratio over all episodes, NaN where it is one by nothing; the sum above, the sum below."""
-        above, below = (float(self.measures[part].sum()) for part in self.ratios[name])
-        return above / below if below else float("nan"), above, below
-
-    def summary(self) -> dict[str, Any]:
-        """One JSON object: over all episodes, and for each seed."""
-        per_seed = [
-            {"seed": seed, "mean_return": float(row.mean()), "std_return": float(row.std())}
-            for seed, row in zip(self.seeds, self.returns, strict=True)
-        ]
-        return {
-            "mean_return": float(self.returns.mean()),
-            "std_return": float(self.returns.std()),
-            "iqm_return": float(interquartile_mean(self.returns.mean(axis=1))),
-            "min_return": float(self.returns.min()),
-            "max_return": float(self.returns.max()),
-            "mean_length": float(self.lengths.mean()),
-            "episodes": int(self.returns.size),
-            "env_steps": int(self.lengths.sum()),
-            **{name: float(value.mean()) for name, value in self.measures.items()},
-            **{name: self.ratio(name)[0] for name in self.ratios},
-            "per_seed": per_seed,
-        }
-
-
-class Policy:
-    """A trained policy as a function of observations in the environment's own terms; needs no environment.
-
-    With `explore` it draws from a stream of random numbers that moves from call to call.
-    """
-
-    def __init__(self, plan: Plan, spec: Spec, border: Border, state: Any):
-        self.algorithm, self.spec, self.border = wrapped(plan), spec, border
-        self.flat = with_given(plan, flat_actions(spec))
-        self.cfg = plan.settle(self.algorithm.Config())
-        self.actor = self.algorithm.actor(state)
-        self.state = state if self.algorithm.value else None
-        self.seed, self.draws = plan.seed, 0
-        self._valuing = jax.jit(self._value)
-        self._acting = jax.jit(self._act, static_argnames="explore")
-        self._beginning = jax.jit(self._begin, static_argnames="count")
-
-    def of_state(self, state: Any) -> "Policy":
-        """The same policy with a newer state of its algorithm; what was compiled stays, and its stream goes on."""
-        newer = copy.copy(self)
-        newer.actor = self.algorithm.actor(state)
-        newer.state = state if self.algorithm.value else None
-        return newer
-
-    def initial(self, count: int = 1) -> Any:
-        """The memory of `count` environments at the start of an episode."""
-        return self._beginning(np.uint32(0), np.uint32(0), count=whole("count", count, 0))
-
-    def __call__(
-        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
-    ) -> tuple[Any, Any]:
-        """From one observation, or a batch of them [N, ...], to an action, or actions [N, ...], and memory.
-
-        memory   what the last call gave, in the same episode; None where one begins
-        explore  act as in training; else as in evaluation
-        seed     begin the stream of random numbers anew: the same seed, the same stream
-        UserError, one line, where an observation does not lie in its space.
-        """
-        if self.cfg.data.simulator:
-            raise UserError(
-                "this policy plans with the environment's own state, which an observation is not: use evaluate or watch"
-            )
-        rows, single = self.border.observe(obs)
-        action, memory = self.act(rows, memory, explore, seed)
-        return self.border.act(action, single), memory
-
-    def act(
-        self, obs: Any, memory: Any = None, explore: bool = False, seed: int | None = None
-    ) -> tuple[np.ndarray, Any]:
-        """From observations [N, ...] as the drivers give them to actions [N, ...] as the algorithm gives them."""
-        if seed is not None:
-            self.seed, self.draws = whole("seed", seed, 0), 0
-        draw = np.uint32(self.seed), np.uint32(self.draws if explore else 0)
-        self.draws += explore
-        if memory is None:
-            begin = draw if explore else (np.uint32(0), np.uint32(0))
-            memory = self._beginning(*begin, count=len(jax.tree.leaves(obs)[0]))
-        action, memory = self._acting(self.actor, memory, obs, *draw, explore=explore)
-        return np.asarray(action), memory
-
-    def value(self, obs: Any, action: Any) -> np.ndarray | None:
-        """Returns [N] that its algorithm expects from observations [N, ...] on, as `act` has them; None of others."""
-        return None if self.state is None else np.asarray(self._valuing(self.state, obs, action))
-
-    def _value(self, state: Any, obs: Any, action: Any) -> Any:
-        assert self.algorithm.value is not None
-        return self.algorithm.value(self.cfg, self.flat, state, obs, action)
-
-    def _act(self, actor: Any, memory: Any, obs: Any, seed: Any, draw: Any, explore: bool) -> tuple:
-        key, _ = _draw_keys(seed, draw)
-        action, memory, _ = self.algorithm.act(self.cfg, self.flat, actor, memory, obs, key, explore)
-        return action, memory
-
-    def _begin(self, seed: Any, draw: Any, count: int) -> Any:
-        _, key = _draw_keys(seed, draw)
-        ids = jnp.arange(count)
-        return self.algorithm.memory(self.cfg, self.flat, ids, jnp.zeros_like(ids), key)
-
-
-def _draw_keys(seed: Any, draw: Any) -> tuple[jax.Array, jax.Array]:
-    """Keys of one draw from a stream: for the action, and for a memory that begins with it."""
-    key_act, key_memory = jax.random.split(jax.random.fold_in(jax.random.key(seed), draw))
-    return key_act, key_memory
 
 
 class Run:
@@ -175,6 +53,7 @@ class Run:
         if self.given is not None and not self.plan.is_object and name_of(env) != self.plan.env:
             raise UserError(f"{self.path} was trained on {self.plan.env}, not on {name_of(env)}")
         self.step: int | None = None  # of the checkpoint that is looked at; None: the newest
+        self.elsewhere: str | None = None  # environment that its policy plays in; None: the run's own
         self.warn: Callable[[str], Any] = warnings.warn  # told where an older checkpoint had to be used
 
     def __repr__(self) -> str:
@@ -218,7 +97,11 @@ class Run:
                 f"in Python, as in polyak.load({str(self.path)!r}, env=...)"
             )
         self.check_trust()
-        return Session(self.plan, self.given)
+        if self.elsewhere is None:
+            return Session(self.plan, self.given)
+        session = Session(dataclasses.replace(self.plan, env=self.elsewhere))
+        session.check_spaces(self.spec)
+        return session
 
     def check_trust(self) -> None:
         """UserError where the run asks for what is not followed from a file alone, and how to allow it."""
@@ -271,8 +154,19 @@ class Run:
             raise UserError(
                 f"{self.path} has no checkpoint at step {step}: kept are {', '.join(map(str, self.kept)) or 'none'}"
             )
+        return self._like(step=step)
+
+    def on(self, env: str) -> "Run":
+        """The same run, whose policy is evaluated and filmed in another environment that has the same spaces.
+
+        It has the fields of the run's evaluation. UserError, when it is made, where its spaces are others.
+        """
+        return self._like(elsewhere=env)
+
+    def _like(self, **changed: Any) -> "Run":
         other = Run(self.path)
-        other.trusted, other.given, other.warn, other.step = self.trusted, self.given, self.warn, step
+        for name in ("trusted", "given", "warn", "step", "elsewhere"):
+            setattr(other, name, changed.get(name, getattr(self, name)))
         return other
 
     def best(self) -> "Run":
@@ -367,6 +261,10 @@ class Run:
         track    wandb, mlflow or trackio: send metrics there too
         on_...   functions of an `Event`, as of `polyak.train`
         """
+        if self.elsewhere is not None:
+            raise UserError(
+                f"{self.path} was trained on {self.plan.env}, and goes on there alone: leave out on()"
+            )
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         more = {unit: value for unit, value in (("steps", steps), ("updates", updates)) if value is not None}
         with self.folder.held() if more or stop_at is not None else nullcontext():
@@ -434,122 +332,6 @@ def say_horizon(before: Plan, plan: Plan, algorithm: Algorithm, terminal: Termin
         terminal.say(f"schedules run to step {new:,}, before to step {old:,}")
     elif new < plan.budget:
         terminal.say(f"config.horizon is {new:,}: from that step on schedules stand at their end")
-
-
-def play(
-    session: Session,
-    actor: Any,
-    episodes: int,
-    seed: int | None,
-    sample: bool,
-    limit: int | None = None,
-    warn: Callable[[str], Any] = warnings.warn,
-) -> Evaluation:
-    """Play so many episodes with an actor [S, ...] on environments that are made for this."""
-    first = None if seed is None else whole("seed", seed, 0)
-    limit = None if limit is None else whole("limit", limit, 1)
-    evaluator = session.make_evaluator(whole("episodes", episodes, 1), first, sample, limit)
-    try:
-        played = evaluator(actor)
-    finally:
-        close(evaluator, warn)
-    assert played is not None  # nobody stops it
-    if played.cut:
-        warn(f"{played.cut} episodes were cut at {evaluator.limit:,} steps (--limit)")
-    seeds, ratios = list(session.plan.all_seeds), session.env_spec.ratios
-    return Evaluation(played.total, played.length, played.measures, seeds, ratios)
-
-
-def facts(session: Session, note: str) -> dict[str, str]:
-    """Facts that a person wants to know before a run begins."""
-    plan, spec, data = session.plan, session.env_spec, session.cfg.data
-    found = versions()
-    shown = {
-        "versions": " ".join(
-            f"{name} {found[name]}" for name in ("polyak", "python", "jax") if name in found
-        ),
-        "device": device(),
-        "spaces": f"{show_space(spec.obs)} -> {show_space(spec.action)}",
-    }
-    per = data.updates if plan.updates else rows_of(data, spec.time_limit) * spec.num_envs
-    total = -(-plan.budget // per) * per
-    rounded = (
-        f" (rounded up from {plan.budget:,} to whole iterations of {per:,})" if total != plan.budget else ""
-    )
-    seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
-    envs = f", {spec.num_envs} environments" if spec.num_envs > 1 else ""
-    shown["budget"] = f"{total:,} {plan.unit}{seeds}{envs}{rounded}"
-    if data.replays:
-        shown["replay"] = f"{gigabytes(session.planned_bytes)} for {data.capacity:,} transitions{seeds}"
-    if note:
-        shown["preset"] = note
-    if plan.wrap:
-        shown["wrap"] = ", ".join(plan.wrap)
-    return shown
-
-
-def device() -> str:
-    """Name of the device that computes."""
-    devices = jax.devices()
-    kind = devices[0].device_kind
-    return kind if devices[0].platform == "cpu" else f"{len(devices)} x {kind}"
-
-
-def silent() -> Terminal:
-    """A terminal that nobody reads."""
-    return Terminal(io.StringIO(), live=False)
-
-
-def plan_run(
-    algorithm: str,
-    env: Any,
-    settings: Settings,
-    config: Any = None,
-    env_fields: Mapping[str, Any] | None = None,
-    eval_env_fields: Mapping[str, Any] | None = None,
-) -> tuple[Session, str]:
-    """The session of a run that is to begin, checked, and a note on its preset; nothing is written yet."""
-    given, env = (None if isinstance(env, str) else env), name_of(env)
-    tuned = preset(algorithm, env) if settings.preset else {}
-    plain_fields(env_fields, "env")  # what no file can keep is said before it reaches the environment
-    world = find(env if given is None else given, env_fields or {}, settings.measures)
-    kind = {"in_graph": isinstance(world, Environment), "alone": isinstance(world, OneGymnasium)}
-    plan = make_plan(algorithm, env, settings, config, env_fields, eval_env_fields, **kind)
-    session = Session(inputs.recorded(plan), given, settings.address, settings.track)
-    session.check()
-    session.check_budget()
-    inputs.check(session)
-    return session, f"{tuned['source']} (--no-preset turns it off)" if tuned else ""
-
-
-@contextmanager
-def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tuple[RunFolder, bool]]:
-    """The folder of a run, held for it, and whether the same run is there already.
-
-    chosen  by the user; if not, another run that took the name in the meantime keeps it
-    """
-    plan, name, count = session.plan, path.name, 1
-    while not chosen and not claimed(path):
-        count += 1
-        path = path.with_name(f"{name}-{count}")
-    folder = RunFolder(path)
-    with folder.held():
-        if not folder.begun:
-            folder.create(plan, note, device())
-            yield folder, False
-            return
-        if (there := folder.plan()) != plan:
-            instead = "resume it as it is"
-            same = dataclasses.replace(there, **{plan.unit: plan.budget}) == plan
-            if same and plan.budget > there.budget:
-                instead = f"polyak resume {folder.path} --{plan.unit} {plan.budget}"
-            if dataclasses.replace(there, stop_at=plan.stop_at) == plan:
-                instead = f"polyak resume {folder.path} --stop-at {plan.stop_at}"
-            raise UserError(
-                f"{folder.path} is a run with other settings ({there.differences(plan)}): "
-                f"choose another --name, or {instead}"
-            )
-        yield folder, True
 
 
 def train(

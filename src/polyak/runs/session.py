@@ -19,23 +19,26 @@ from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
-from polyak.drivers.hogwild import Hogwild, finder, own_seed
+from polyak.drivers.finding import finder, own_seed
+from polyak.drivers.hogwild import Hogwild
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
 from polyak.drivers.offline import Offline
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.adapters.toy_text import listed
 from polyak.envs.border import Border
 from polyak.envs.calling import calling
-from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
+from polyak.envs.environment import Environment, HostEnvs, Rules, flat_actions, rules
 from polyak.envs.find import find
 from polyak.envs.on_host import OnHost
 from polyak.errors import UserError, chosen, printable, said_by
 from polyak.interface import Algorithm, Box, Given, Spec, rows_of
 from polyak.parts import replay
 from polyak.parts.networks.noisy import is_noisy
-from polyak.runs.plan import Plan, cores
+from polyak.runs.decide import cores
+from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes, set_up_jax
 from polyak.runs.spec import show_space
 from polyak.wrappers import WRAPPERS, draw_noise, freeze
@@ -75,8 +78,14 @@ class Session:
     @cached_property
     def env_spec(self) -> Spec:
         """The environment's own spaces."""
-        model = rules(self.world) if self.in_graph and self.plan.driver != "ray" else None
-        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=model)
+        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=self.rules)
+
+    @cached_property
+    def rules(self) -> Rules | None:
+        """The environment's rules, as far as a planner may know them."""
+        if self.in_graph:
+            return rules(self.world) if self.plan.driver != "ray" else None
+        return listed(self.world) if self.cfg.data.plans else None
 
     @cached_property
     def spec(self) -> Spec:
@@ -114,7 +123,7 @@ class Session:
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
         if self.plan.driver == "ray":
-            from polyak.drivers.distributed import check_ray
+            from polyak.drivers.cluster import check_ray
 
             check_ray(self.address)
         if not self.plan.lockstep:
@@ -140,15 +149,11 @@ class Session:
 
     def check_eval_env(self) -> None:
         """UserError where the evaluation's own environment cannot be made or has other spaces."""
-        spec = self.eval_world.spec
-        for what, mine, its in (
-            ("observations", self.world.spec.obs, spec.obs),
-            ("actions", self.world.spec.action, spec.action),
-        ):
-            if mine != its:
-                raise UserError(
-                    f"--eval-env: its {what} are {show_space(its)}, but in training they are {show_space(mine)}"
-                )
+        check_alike("--eval-env", self.eval_world.spec, self.world.spec)
+
+    def check_spaces(self, trained: Spec) -> None:
+        """UserError where this environment has other spaces than a policy was trained on."""
+        check_alike(self.plan.env, self.eval_world.spec, trained)
 
     def _check_one(self) -> None:
         """UserError where one instance is not enough."""
@@ -311,6 +316,18 @@ def close(holder: Any, warn: Callable[[str], Any] = warnings.warn) -> None:
             holder.close()
     except UserError as error:
         warn(f"environments were not closed: {printable(error, 300)}")
+
+
+def check_alike(what: str, spec: Spec, trained: Spec) -> None:
+    """UserError where an environment's spaces are not those of training's."""
+    for name, its, mine in (
+        ("observations", spec.obs, trained.obs),
+        ("actions", flat_actions(spec).action, flat_actions(trained).action),
+    ):
+        if its != mine:
+            raise UserError(
+                f"{what}: its {name} are {show_space(its)}, but in training they are {show_space(mine)}"
+            )
 
 
 def check_counts(steps: int, spec: Spec, data: Any) -> None:

@@ -1,7 +1,9 @@
 """Film a trained policy: the episodes that an evaluation plays, drawn one after the other."""
 
 import base64
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +21,11 @@ from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
 from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder
-from polyak.runs.run import Policy, Run, silent
+from polyak.runs.policy import Policy
+from polyak.runs.run import Run
 from polyak.runs.values import whole
 from polyak.show.panel import Panel
-from polyak.show.terminal import Progress, Terminal, number
+from polyak.show.terminal import Progress, Terminal, number, silent
 from polyak.show.video import (
     Painter,
     best_render_mode,
@@ -32,6 +35,7 @@ from polyak.show.video import (
     enlarged,
     write_video,
 )
+from polyak.show.window import shown
 from polyak.store import checkpoint
 
 LONGEST = 2_000  # steps of an episode in an environment without a time limit: there it is cut
@@ -96,29 +100,64 @@ def film(
     UserError where the environment draws no pictures.
     """
     episodes = whole("episodes", episodes, 1)
-    seed = None if seed is None else whole("seed", seed, 0)
-    policy = None if policy is None else whole("policy", policy, 0)
-    session = run.trust()
-    plan, newest = run.plan, checkpoint.latest(run.folder.checkpoints)
-    if newest is None:
-        raise CheckpointError(f"{run.path} has no complete checkpoint yet")
-    step = int(newest.name) if run.step is None else run.step
+    step = steps_of(run)
     if out is None:
         make_folder(run.path / "videos")
     path = check_suffix(run.path / "videos" / f"{step}.mp4" if out is None else out)
+    returns: list[float] = []
+    with (
+        staged(run, seed, policy) as (stage, title),
+        (terminal or Terminal()).progress(episodes * stage.limit) as progress,
+    ):
+        write_video(path, pictures(stage, episodes, title, returns, progress, panel), stage.fps)
+    return Film(path, returns)
+
+
+def show(
+    run: Run,
+    episodes: int | None = None,
+    seed: int | None = None,
+    policy: int | None = None,
+    panel: bool = True,
+) -> list[float]:
+    """Show so many episodes in a window, or one after the other until it is closed; the returns of whole episodes.
+
+    The rest is as of `film`; `show.window` says what the window's keys do. UserError where there is no screen.
+    """
+    episodes = None if episodes is None else whole("episodes", episodes, 1)
+    returns: list[float] = []
+    with staged(run, seed, policy) as (stage, title), silent().progress(stage.limit) as progress:
+        for _ in shown(
+            pictures(stage, episodes, title, returns, progress, panel), f"polyak  {title}", stage.fps
+        ):
+            pass
+    return returns
+
+
+def steps_of(run: Run) -> int:
+    """After how many steps its policy is looked at; CheckpointError where it has none."""
+    newest = checkpoint.latest(run.folder.checkpoints)
+    if newest is None:
+        raise CheckpointError(f"{run.path} has no complete checkpoint yet")
+    return int(newest.name) if run.step is None else run.step
+
+
+@contextlib.contextmanager
+def staged(run: Run, seed: int | None, policy: int | None) -> Iterator[tuple[Stage, str]]:
+    """The environment and the policy of a run, and what is said of them."""
+    seed = None if seed is None else whole("seed", seed, 0)
+    policy = None if policy is None else whole("policy", policy, 0)
+    session = run.trust()
+    plan = session.plan
     world = session.find(session.eval_fields)
     acting = run.policy(policy)
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
     stage = (GraphStage if isinstance(world, Environment) else HostStage)(world, acting, first + which)
-    title = f"{plan.algorithm}  {plan.env}  {step:,} steps"
-    returns: list[float] = []
     try:
-        with (terminal or Terminal()).progress(episodes * stage.limit) as progress:
-            write_video(path, pictures(stage, episodes, title, returns, progress, panel), stage.fps)
+        yield stage, f"{plan.algorithm}  {plan.env}  {steps_of(run):,} steps"
     finally:
         stage.close()
-    return Film(path, returns)
 
 
 def watch(
@@ -136,12 +175,17 @@ def watch(
 
 
 def pictures(
-    stage: Stage, episodes: int, title: str, returns: list[float], progress: Progress, panel: bool = True
+    stage: Stage,
+    episodes: int | None,
+    title: str,
+    returns: list[float],
+    progress: Progress,
+    panel: bool = True,
 ) -> Iterator[np.ndarray]:
-    """Captioned pictures of all episodes; their returns are appended to `returns`."""
+    """Captioned pictures of all episodes, without end where `episodes` is None; appends their returns to `returns`."""
     drawn = 0
-    for episode in range(episodes):
-        which, step, total = f"episode {episode + 1}  " if episodes > 1 else "", 0, 0.0
+    for episode in itertools.count() if episodes is None else range(episodes):
+        which, step, total = "" if episodes == 1 else f"episode {episode + 1}  ", 0, 0.0
         beside = Panel(stage.policy.spec.action) if panel else None
         for frame in stage.play(episode):
             step, total = frame.step, frame.total
@@ -151,7 +195,8 @@ def pictures(
                 beside.add(frame.reward, frame.action, frame.value)
             yield picture if beside is None else beside.beside(picture)
         drawn += step
-        progress.total = drawn + (episodes - episode - 1) * stage.limit
+        left = 1 if episodes is None else episodes - episode - 1
+        progress.total = drawn + left * stage.limit
         returns.append(total)
 
 

@@ -1,5 +1,6 @@
 """Progress of a run: one live line on a terminal or in a notebook, plain lines where there is neither."""
 
+import io
 import os
 import secrets
 import sys
@@ -464,3 +465,8 @@ def _writable(text: str, stream: TextIO) -> str:
     except UnicodeEncodeError:
         return text.replace("±", "+-").encode(encoding, "replace").decode(encoding)
     return text
+
+
+def silent() -> Terminal:
+    """A terminal that nobody reads."""
+    return Terminal(io.StringIO(), live=False)

@@ -99,11 +99,22 @@ def is_mujoco(env: Any) -> bool:
     return all(type(getattr(inner, name, None)).__module__.startswith("mujoco") for name in ("model", "data"))
 
 
+UNSEEN = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
+hidden: set[str] = set()  # those of them that were set here, and not by the user
+
+
 def hide_windows() -> None:
     """Let pygame draw into memory and be silent; an SDL driver that the user chose stays."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    missing = UNSEEN.keys() - os.environ.keys()
+    os.environ.update({name: UNSEEN[name] for name in missing})
+    hidden.update(missing)
+
+
+def show_windows() -> None:
+    """Let pygame draw on the screen again, unless the user chose an SDL driver."""
+    if "SDL_VIDEODRIVER" in hidden:
+        hidden.remove("SDL_VIDEODRIVER")
+        os.environ.pop("SDL_VIDEODRIVER", None)
 
 
 def caption(frame: np.ndarray, text: str) -> np.ndarray:

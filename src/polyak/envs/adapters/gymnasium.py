@@ -24,6 +24,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from polyak.envs import constructors, spaces
 from polyak.envs.border import Border
 from polyak.envs.calling import RETURNED, called, calling, fault, passes
+from polyak.envs.decisions import UNCHANGED, Frames, framed, split_frames
 from polyak.envs.environment import Environment, HostEnvs, HostStep
 from polyak.errors import EnvironmentFault, UserError, nearest, place_in, printable, said_by
 from polyak.interface import Box, Spec, Tree
@@ -381,7 +382,7 @@ class GymnasiumFactory:
     """Makes copies of one Gymnasium environment.
 
     name      an id in Gymnasium's registry, or any name where there is an entry
-    fields    keyword arguments of its constructor, or `max_episode_steps`
+    fields    keyword arguments of its constructor, `max_episode_steps`, or settings of its `Frames`
     measures  names in `info`, each with how an episode is summed up
     entry     a class or function that makes a `gymnasium.Env`; None looks the name up
     """
@@ -454,7 +455,10 @@ class GymnasiumFactory:
 
     def _maker(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         """Function that makes one, and can be sent to a process that then imports no JAX."""
-        fields = constructors.with_tuples(self._creator(), fields)
+        make = self._bare(constructors.with_tuples(self._creator(), fields))
+        return make if self._split[1] == UNCHANGED else functools.partial(framed, make, self._split[1])
+
+    def _bare(self, fields: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
         if self.entry is None:
             return functools.partial(gymnasium.make, self._registered(), disable_env_checker=True, **fields)
         if "max_episode_steps" not in fields or "max_episode_steps" in constructors.parameters(self.entry):
@@ -464,9 +468,14 @@ class GymnasiumFactory:
         return functools.partial(gymnasium.make, spec, disable_env_checker=True, **fields)
 
     @functools.cached_property
+    def _split(self) -> tuple[dict[str, Any], Frames]:
+        """The constructor's own fields, and what is said of frames."""
+        return split_frames(self.name, self.fields, constructors.parameters(self._creator()))
+
+    @functools.cached_property
     def _checked_fields(self) -> dict[str, Any]:
-        """The fields as the constructor's annotations and defaults want them; UserError for what it cannot take."""
-        creator, fields = self._creator(), dict(self.fields)
+        """The constructor's own fields as its annotations and defaults want them; UserError for what it cannot take."""
+        creator, fields = self._creator(), dict(self._split[0])
         valid = constructors.parameters(creator)
         usual = self._registered().kwargs if self.entry is None else {}
         if "max_episode_steps" not in valid:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polyak.envs.environment import Environment, Step
+from polyak.envs.environment import Environment, Step, Table
 from polyak.interface import Array, Discrete, Spec
 from polyak.pytree import pytree, static
 
@@ -74,6 +74,19 @@ class Maze(Environment):
             cell = jnp.where(found, place(self.first, "S"), cell)
         over = found & (not self.endless)
         return Step((cell, steps + 1), cell, found.astype(jnp.float32), over, jnp.array(False))
+
+    @property
+    def tabular(self) -> bool:
+        """Whether it stays as it is: else what a move does depends on the number of steps too."""
+        return self.then == self.first
+
+    def table(self) -> Table:
+        """Every move from every cell; those that reach G end, or lead back to S."""
+        after = successors(self.first)
+        found = after == place(self.first, "G")
+        transition = np.eye(len(after), dtype=np.float32)[after] * ~found[..., None]
+        transition[..., place(self.first, "S")] += found & self.endless
+        return Table(transition, found.astype(np.float32))
 
 
 @pytree

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer
 from polyak.parts.networks.mlp import mlp
@@ -74,10 +74,9 @@ def cnn(
     space   has at least one image: a Box [H, W, C], by itself or in a dict or tuple; bytes are not scaled
     hidden  units of the layers after the filters; (128,) in the paper
     init    and the rest as of `mlp`
-    Raises UserError where the space has no image, or for an unknown activation or init.
+    Raises UserError where the space has no image.
     """
-    chosen(ACTIVATIONS, activation, "activation")
-    layer, found = chosen(INITS, init, "init"), images(space)
+    layer, found = INITS[init], images(space)
     if not found:
         raise UserError(
             f"network 'cnn' is for images [height, width, channel], and {space!r} has none: use 'mlp'"

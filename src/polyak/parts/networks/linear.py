@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
 from polyak.parts.networks.layers import INITS, Layout, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
@@ -51,8 +50,7 @@ def linear(
 
     hidden, activation  are of networks that have hidden layers, and are not read
     init, scale         as of `mlp`; with scale 0 all weights start at 0
-    Raises UserError for an unknown init.
     """
     structure = layout(space)
     size = num_features(space) + (not one_hot(structure))
-    return LinearNetwork(chosen(INITS, init, "init")(key, size, out, scale).weight, structure)
+    return LinearNetwork(INITS[init](key, size, out, scale).weight, structure)

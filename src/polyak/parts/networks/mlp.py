@@ -4,7 +4,6 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer, Layout, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
@@ -43,13 +42,11 @@ def mlp(
                 published TD3 and SAC use; "orthogonal": gain sqrt(2) for hidden layers, `scale` for the last,
                 biases 0 (Saxe et al. 2014, arXiv:1312.6120; so PPO's authors)
     scale       multiplies the last layer's initial values
-    Raises UserError for an unknown activation or init.
 
     "orthogonal" runs one QR decomposition per layer: call it outside any vmap, since batched LAPACK kernels
     can block XLA's CPU threads for ever.
     """
-    chosen(ACTIVATIONS, activation, "activation")
-    layer = chosen(INITS, init, "init")
+    layer = INITS[init]
     sizes = (num_features(space), *hidden, out)
     scales = [None] * len(hidden) + [scale]
     keys = jax.random.split(key, len(scales))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Linear
@@ -105,10 +105,9 @@ def nature(
             sides of at least 36, by itself or in a dict or tuple; bytes are divided by 255, other numbers are not
     init    and the rest as of `mlp`
     head    builder of what follows the filters
-    Raises UserError where the space has no such picture, or for an unknown activation or init.
+    Raises UserError where the space has no such picture.
     """
-    chosen(ACTIVATIONS, activation, "activation")
-    layer, found = chosen(INITS, init, "init"), pictures(space)
+    layer, found = INITS[init], pictures(space)
     if not found:
         raise UserError(
             f"network 'nature' is for pictures of at least {SMALLEST} x {SMALLEST}, and {space!r} has none: use 'cnn' "

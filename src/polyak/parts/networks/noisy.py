@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
-from polyak.parts.networks.layers import ACTIVATIONS, INITS, Linear, layout, num_features
+from polyak.parts.networks.layers import INITS, Linear, layout, num_features
 from polyak.parts.networks.mlp import MLP
 from polyak.pytree import pytree
 
@@ -68,8 +67,7 @@ def noisy(
     scale: ArrayLike = 1.0,
 ) -> MLP:
     """`mlp`, with noise on all of its layers; the means begin as the weights of `mlp` do."""
-    chosen(ACTIVATIONS, activation, "activation")
-    layer = chosen(INITS, init, "init")
+    layer = INITS[init]
     sizes = (num_features(space), *hidden, out)
     scales = [None] * len(hidden) + [scale]
     layers = []

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer, Layout, features_of
 from polyak.parts.networks.mlp import mlp
@@ -68,7 +67,7 @@ def progressive(
     """Two columns, each a multi-layer perceptron of this shape, the first frozen; arguments and errors as of `mlp`."""
     key_first, key_second, *keys = jax.random.split(key, 2 + len(hidden))
     first, second = (mlp(k, space, out, hidden, activation, init, scale) for k in (key_first, key_second))
-    layer, adapters = chosen(INITS, init, "init"), []
+    layer, adapters = INITS[init], []
     sizes, gains = (*hidden, out)[1:], [*[None] * len(hidden), scale][1:]
     for key_adapter, units, after, gain in zip(keys, hidden, sizes, gains, strict=True):
         key_alpha, key_down, key_up = jax.random.split(key_adapter, 3)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at, images
 from polyak.parts.networks.layers import (
@@ -86,10 +86,9 @@ def residual(
     init    and the rest as of `mlp`
     In the place of batch normalisation each block begins as the identity (De & Smith 2020, arXiv:2002.10444), and the
     two heads of the paper are one reading, whose linear part and hidden layer are added.
-    Raises UserError where the space has not one board, where channels differ, or for an unknown activation or init.
+    Raises UserError where the space has not one board, where channels differ.
     """
-    chosen(ACTIVATIONS, activation, "activation")
-    layer, found = chosen(INITS, init, "init"), images(space)
+    layer, found = INITS[init], images(space)
     if len(found) != 1:
         raise UserError(
             f"network 'residual' is for one board [height, width, channel], and {space!r} has {len(found)}: use 'mlp'"

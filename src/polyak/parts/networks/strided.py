@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at, images
 from polyak.parts.networks.layers import ACTIVATIONS, INITS, Layer, Linear
@@ -74,7 +74,7 @@ def make_encoder(
     key: jax.Array, image: Box, latent: int = LATENT, activation: str = "relu", init: str = "uniform"
 ) -> Encoder:
     """An encoder of pictures [H, W, C]; those of bytes are read as numbers from 0 to 1."""
-    layer = chosen(INITS, init, "init")
+    layer = INITS[init]
     height, width, channels = image.shape
     *keys, key_out = jax.random.split(key, DEPTH + 1)
     inputs = [channels, *[FILTERS] * (DEPTH - 1)]
@@ -100,9 +100,8 @@ def strided(
             encoder: a car's speed and steering, and the action of a critic
     hidden  units of the layers after the encoder; (8,) in the paper
     init    and the rest as of `mlp`
-    Raises UserError where the space has no picture or several, or for an unknown activation or init.
+    Raises UserError where the space has no picture or several.
     """
-    chosen(ACTIVATIONS, activation, "activation")
     if len(found := images(space)) != 1:
         raise UserError(
             f"network 'strided' is for one picture [height, width, channel], and {space!r} has {len(found)}"
@@ -142,7 +141,7 @@ class Decoder(Record):
 
 def make_decoder(key: jax.Array, image: Box, latent: int = LATENT, init: str = "uniform") -> Decoder:
     """A decoder to pictures [H, W, C]."""
-    layer = chosen(INITS, init, "init")
+    layer = INITS[init]
     height, width, channels = image.shape
     key_first, *keys = jax.random.split(key, DEPTH + 1)
     size = math.prod((halved(height, DEPTH), halved(width, DEPTH), FILTERS))

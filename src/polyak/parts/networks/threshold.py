@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import chosen
 from polyak.interface import Array, Space, Tree
 from polyak.parts.networks.layers import INITS, Layer, Layout, features_of, layout, num_features
 from polyak.pytree import Record, pytree, static
@@ -42,9 +41,8 @@ def threshold(
 
     activation   is of networks that have one, and is not read
     init, scale  as of `mlp`
-    Raises UserError for an unknown init.
     """
-    layer = chosen(INITS, init, "init")
+    layer = INITS[init]
     sizes = (num_features(space), *hidden, out)
     scales = [None] * len(hidden) + [scale]
     keys = jax.random.split(key, len(scales))

@@ -10,7 +10,7 @@ import jax
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from polyak.errors import UserError, chosen
+from polyak.errors import UserError
 from polyak.interface import Array, Box, Space, Tree
 from polyak.parts.networks.cnn import at
 from polyak.parts.networks.layers import ACTIVATIONS, Layer
@@ -58,9 +58,8 @@ def two_depths(
     space   has a part `terrain`, a Box [D], in a dict, which may itself be in a tuple
     hidden  units of each layer, of which there are at least two
     init    and the rest as of `mlp`
-    Raises UserError where the space has no such part, for fewer layers, or for an unknown activation or init.
+    Raises UserError where the space has no such part, for fewer layers.
     """
-    chosen(ACTIVATIONS, activation, "activation")
     place = place_of(space)
     if place is None or len(hidden) < 2:
         raise UserError(

@@ -7,7 +7,8 @@ import shlex
 import numpy as np
 
 from polyak.files import place
-from polyak.runs.run import Evaluation, Run
+from polyak.runs.evaluation import Evaluation
+from polyak.runs.run import Run
 from polyak.show.curve import interquartile_mean
 from polyak.show.terminal import Terminal, number
 
