@@ -46,16 +46,16 @@ demo: .venv/.ready
 	@$(BIN)/python -m polyak.demo
 
 test: $(VENV)/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m "$(MARK)" $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --durations=15 -m "$(MARK)" $(TESTS)
 
 test-long: $(VENV)/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=15 -m long $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --durations=15 -m long $(TESTS)
 
 torture: $(VENV)/.ready-all
 	@$(BIN)/python tests/torture $(SECONDS)
 
 check: lint
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not long" $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not long" $(TESTS)
 
 lint: $(VENV)/.ready-all spelling
 	@$(BIN)/ruff format --check .

@@ -22,13 +22,19 @@ from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-sys.path.insert(0, str(DOCS))
+sys.path[:0] = [str(DOCS), str(ROOT / "src")]
 
+import api  # noqa: E402
 from contents import toctrees  # noqa: E402
 
 project = "polyak"
 author = copyright = "The polyak developers"
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_class_signature = "mixed"
+python_maximum_signature_line_length = 90
+python_use_unqualified_type_names = True
 root_doc = "index"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 4
@@ -55,6 +61,8 @@ def prepare(app: Sphinx, page: str, source: list[str]) -> None:
         file = Path(os.path.normpath(DOCS / Path(page).parent / path))
         return found[0] if DOCS in file.parents else f"](shown:{file.relative_to(ROOT)}#{anchor})"
 
+    if page.startswith("api"):
+        source[0] = api.with_directives(source[0])
     source[0] = re.sub(r"\]\((\.\./[^)\s]+)(?<!\.png)\)", mark, source[0])
     if page == root_doc:
         source[0] += "\n\n" + toctrees(source[0]) + "\n"
@@ -148,4 +156,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", prepare)
     app.connect("doctree-read", link_files)
     app.connect("html-collect-pages", show_files)
+    app.connect("autodoc-process-docstring", api.as_rst)
+    app.connect("autodoc-process-signature", api.as_written)
+    app.connect("autodoc-skip-member", api.left_out)
     return {"parallel_read_safe": False}

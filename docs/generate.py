@@ -6,7 +6,9 @@ Each stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` on its page.
 - its settings: the fields of its Config, and the comments beside them;
 - its metrics: the comments beside the entries of its dictionaries of metrics;
 - its presets: `src/polyak/presets/NAME.toml`, and the scores in `benchmarks/scores/NAME.json`;
+- its learning curve: `docs/algorithms/curves/NAME.svg`, whose description says how it came about;
 - the lists of algorithms in README and index: their records and the first lines of their files;
+- the tables of the Python interface: docstrings;
 - the last column of the tables in slides.md: the lines `**Rows:** A1, A2; in part A3.` of all pages, and
   `reproductions/rows.toml`, which says what is there in part.
 """
@@ -22,6 +24,9 @@ import typing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
+
+import api
 
 from polyak import algorithms
 from polyak.drivers.check import ASKED
@@ -177,6 +182,21 @@ def presets_table(name: str) -> str:
     return table(["environment", unit, "where the values come from", "measured here"], cells)
 
 
+def picture_of(name: str) -> Path:
+    """The learning curve of an algorithm."""
+    return DOCS / "algorithms" / "curves" / f"{name}.svg"
+
+
+def curve(name: str) -> str:
+    """The learning curve of an algorithm, and what its picture says of itself; how to draw it where there is none."""
+    path = picture_of(name)
+    if not path.exists():
+        return f"Not drawn yet: `python -m reproductions.curves {name}`.\n"
+    picture = ElementTree.parse(path).getroot()
+    title, said = (picture.findtext(f"{{*}}{part}", "") for part in ("title", "desc"))
+    return f"![{title}](curves/{path.name})\n\n{said}\n"
+
+
 # ---- benchmarks
 
 
@@ -237,6 +257,14 @@ def lecture_table(number: int) -> str:
     return table(["slide", "method", "row", "where"], [[*line[:3], where(line[2])] for line in cells])
 
 
+# ---- the Python interface
+
+
+def api_table(part: str) -> str:
+    """The names of a part of the Python interface, from their docstrings."""
+    return table(api.head(part), [[escaped(cell) for cell in line] for line in api.cells(part)])
+
+
 # ---- pages
 
 
@@ -245,9 +273,12 @@ TABLES: list[tuple[Path, str, Callable[[], str]]] = [
     (DOCS / "index.md", "algorithms by family", algorithms_list),
     (DOCS / "performance.md", "bench", bench_table),
     *((page_of(name), f"facts {name}", partial(facts_table, name)) for name in NAMES),
+    *((page_of(name), f"curve {name}", partial(curve, name)) for name in NAMES),
     *((page_of(name), f"settings {name}", partial(settings_table, name)) for name in NAMES),
     *((page_of(name), f"presets {name}", partial(presets_table, name)) for name in NAMES),
     *((page_of(name), f"metrics {name}", partial(metrics_table, name)) for name in NAMES),
+    *((DOCS / "api.md", f"api {part}", partial(api_table, part)) for part in api.NAMES),
+    *((DOCS / "api_parts.md", f"api {part}", partial(api_table, part)) for part in api.ROOMS),
     *((SLIDES, f"lecture {number}", partial(lecture_table, number)) for number in LECTURES),
 ]
 

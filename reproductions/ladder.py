@@ -29,7 +29,14 @@ class Climb(NamedTuple):
     scores: dict[tuple[str, str], Score]
 
 
-GAMES: dict[str, dict[str, Any]] = {  # settings of short trainings, each a few thousand moves a second
+TOWER = {  # a small network of the papers' kind, for games on larger boards
+    **{"simulations": 16, "considered": 16, "network": "residual", "hidden": (32, 32), "opening": 16},
+    **{"data.capacity": 60_000, "data.batch_size": 256, "data.warmup": 8_192, "data.steps": 16},
+    **{"data.updates": 16, "data.n_step": 512},
+}
+GAMES: dict[
+    str, dict[str, Any]
+] = {  # settings of short trainings, those without a tower thousands of moves a second
     "jax:ConnectFour": {
         **{"simulations": 16, "considered": 7, "hidden": (128, 128), "opening": 12, "temperature": 4.0},
         **{"data.capacity": 100_000, "data.batch_size": 256, "data.warmup": 4_096, "data.steps": 16},
@@ -40,6 +47,8 @@ GAMES: dict[str, dict[str, Any]] = {  # settings of short trainings, each a few 
         **{"data.capacity": 8_192, "data.batch_size": 128, "data.warmup": 2_048, "data.steps": 32},
         **{"data.updates": 16, "data.n_step": 512},
     },
+    "pgx:go_9x9": TOWER,
+    "pgx:gardner_chess": TOWER,
 }
 
 
@@ -91,21 +100,22 @@ def found(climbs: dict[str, Climb]) -> Finding:
 
 @functools.cache
 def short_climbs() -> dict[str, Climb]:
-    """A minute of connect four."""
-    return {"jax:ConnectFour": climb("jax:ConnectFour", 98_304, 6, 100, num_envs=128)}
+    """A minute of connect four, and 16 simulations before every move of a match."""
+    return {"jax:ConnectFour": climb("jax:ConnectFour", 131_072, 4, 100, 16, 128, opening=6)}
 
 
 def short() -> Finding:
-    """The networks of six checkpoints, without a search."""
+    """The networks of four checkpoints."""
     return found(short_climbs())
 
 
 def long() -> Finding:
-    """An hour of connect four and of animal shogi, ten checkpoints, and 32 simulations before every move."""
+    """An hour of 9 x 9 Go, Gardner's chess and animal shogi, and 16 simulations before every move of a match."""
     return found(
         {
-            "jax:ConnectFour": climb("jax:ConnectFour", 4_000_000, 10, 200, 32, 128),
-            "pgx:animal_shogi": climb("pgx:animal_shogi", 1_000_000, 10, 200, 32, 32),
+            "pgx:go_9x9": climb("pgx:go_9x9", 262_144, 4, 25, 16, 128, opening=6),
+            "pgx:gardner_chess": climb("pgx:gardner_chess", 131_072, 4, 25, 16, 128, opening=6),
+            "pgx:animal_shogi": climb("pgx:animal_shogi", 262_144, 4, 50, 16, 128, opening=6),
         }
     )
 

@@ -27,9 +27,9 @@ BREAKOUT, FRAMES, EPISODES = "gymnax:Breakout-MinAtar", 1_000_000, 50
 PLIES, EACH = (16, 20, 24, 28), 20  # positions of connect four that are asked: marks on them, and how many
 
 
-def player(run: polyak.Run, simulations: int) -> Player:
+def player(run: polyak.Run, simulations: int, seed: int | None = None) -> Player:
     """MuZero without noise; with 0 simulations the policy's own best legal move."""
-    policy = run.policy()
+    policy = run.policy(seed)
     cfg, spec = policy.cfg, find(run.plan.env).spec
     model = jax.tree.map(jnp.asarray, policy.actor[0])
 
@@ -43,9 +43,9 @@ def player(run: polyak.Run, simulations: int) -> Player:
     return play
 
 
-def moves_of(run: polyak.Run, simulations: int) -> dict[games.Board, int]:
-    """The move on every board of tic-tac-toe."""
-    env, play = find("jax:TicTacToe"), player(run, simulations)
+def moves_of(run: polyak.Run, simulations: int, seed: int | None = None) -> dict[games.Board, int]:
+    """The move on every board of tic-tac-toe, of one seed (the first, unless said)."""
+    env, play = find("jax:TicTacToe"), player(run, simulations, seed)
     boards = [board for board in games.positions() if not games.over(board)]
     chosen = jax.jit(lambda state: play(state, jax.vmap(env._observe)(state), jax.random.key(0)))
     found: list[int] = []

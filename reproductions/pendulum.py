@@ -86,7 +86,7 @@ def sequential_is_joint(states: int = 50, bins: int = 8, steps: int = 40_000) ->
         key_state, key_bins = jax.random.split(key)
         where = jax.random.randint(key_state, (256,), 0, states)
         index = jax.random.randint(key_bins, (256, 2), 0, bins)
-        obs, action = jax.nn.one_hot(where, states), module.centre(cfg, index)
+        obs, action = jax.nn.one_hot(where, states), module.level(cfg, index)
         reward, ended = table[where, index[:, 0], index[:, 1]], jnp.ones(256, bool)
         zero = jnp.zeros(256)
         batch = Batch(obs, action, reward, obs, ended, ~ended, (), discount=zero, weight=zero + 1)

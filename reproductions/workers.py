@@ -58,7 +58,7 @@ def speeds(seconds: float, rounds: int) -> dict[int, list[float]]:
 
 def filling(seconds: float, rounds: int) -> Finding:
     """More lanes give more transitions a second."""
-    from polyak.drivers.distributed import Cluster
+    from polyak.drivers.cluster import Cluster
 
     set_up_jax()
     cluster = Cluster(workers=sum(min(2, lanes) for lanes in LANES))

@@ -2,6 +2,7 @@
 
 Programs are compiled once for the whole suite: its processes share a cache on disk, which goes when the suite ends.
 All are compiled as `QUICK` says: tests of what users' programs are compiled to, and of their bits, ask for `AS_USED`.
+A file's tests run in one process, or those of each algorithm in one: what is traced and made for them is made once.
 """
 
 import atexit
@@ -32,6 +33,7 @@ import jax
 import pytest
 from auditing import AS_USED, QUICK, as_flags
 
+from polyak.algorithms import names
 from polyak.drivers import program
 
 plain = os.environ["XLA_FLAGS"]
@@ -39,6 +41,29 @@ os.environ["XLA_FLAGS"] = f"{plain} {as_flags(QUICK)}"
 jax.devices()  # XLA reads its flags here, once
 os.environ["XLA_FLAGS"] = plain  # for the processes that tests start: they run as users run them
 program.COMPILER_OPTIONS.update(QUICK)  # also where a driver's workers are processes
+
+NAMES = frozenset(names())
+
+
+def share_of(nodeid):
+    """The tests that run in one process, one after the other: an algorithm's in a file, or else the file's."""
+    file, _, test = nodeid.partition("::")
+    _, _, parameters = test.partition("[")
+    named = [word for word in parameters.rstrip("]").split("-") if word in NAMES]
+    return f"{file} {named[0]}" if named else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Shares go to the processes in the order of their files: the last are small, so that none waits long."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return share_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Shares(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,6 +8,7 @@ import oracles
 import pytest
 from auditing import QUICK
 from oracles import Adam, averaged, finite_differences, float64, mlp
+from scipy.stats import kstest
 
 from polyak.algorithms import ddpg
 from polyak.interface import Box, Spec
@@ -40,6 +41,9 @@ class Slow:
             mu = np.tanh(mlp(self.actor_target, batch.next_obs[i]))
             q = mlp(self.critic_target, np.concatenate([batch.next_obs[i], mu]))[0]
             y[i] = batch.reward[i] + (0.0 if batch.terminated[i] else self.cfg.gamma * q)
+            if self.cfg.target_range:
+                low, high = self.cfg.target_range
+                y[i] = min(max(y[i], low), high)
 
         def critic_loss(critic):
             error = [mlp(critic, np.concatenate([batch.obs[i], batch.action[i]]))[0] - y[i] for i in range(B)]
@@ -51,16 +55,19 @@ class Slow:
         def actor_loss(actor):
             mu = [np.tanh(mlp(actor, batch.obs[i])) for i in range(B)]
             q = [mlp(self.critic, np.concatenate([batch.obs[i], mu[i]]))[0] for i in range(B)]
-            return -(batch.weight * q).mean()
+            return -(batch.weight * q).mean() + self.cfg.action_penalty * np.square(mu).mean()
 
         self.actor = self.adams[0].step(self.actor, finite_differences(actor_loss, self.actor))
         self.actor_target = averaged(self.cfg.tau, self.actor, self.actor_target)
         self.critic_target = averaged(self.cfg.tau, self.critic, self.critic_target)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_three_updates_are_those_of_algorithm_1(weight_decay):
-    cfg = dataclasses.replace(CFG, weight_decay=weight_decay)
+HINDSIGHT = {"action_penalty": 0.5, "target_range": (-0.3, 0.1)}  # as its authors train DDPG
+
+
+@pytest.mark.parametrize("changed", [{}, {"weight_decay": 0.1}, HINDSIGHT])
+def test_three_updates_are_those_of_algorithm_1(changed):
+    cfg = dataclasses.replace(CFG, **changed)
     update = jax.jit(lambda *args: ddpg.update(cfg, SPEC, *args), compiler_options=QUICK)
     batches = [oracles.make_batch(2, SPEC.action, B, cfg.gamma, seed) for seed in range(3)]
     oracles.assert_follows(update, start(cfg), Slow(cfg, start(cfg)), batches)
@@ -118,3 +125,22 @@ def test_noise_on_actions_halves_with_its_half_life():
     np.testing.assert_allclose(spreads, [0.4, 0.2, 0.05], rtol=0.1)
     assert ddpg.wrong(dataclasses.replace(cfg, noise="parameter"), SPEC)
     assert not ddpg.wrong(cfg, SPEC)
+
+
+def test_a_share_of_the_exploring_actions_is_uniform_and_the_others_are_as_without_it():
+    cfg = dataclasses.replace(CFG, noise="gaussian", sigma=0.0, uniform=0.3)
+    state, obs = start(cfg), np.zeros((4000, 2), np.float32)
+    act = jax.jit(lambda key: ddpg.act(cfg, SPEC, (state.actor, ()), (), obs, key, True)[0])
+    action = np.asarray(act(jax.random.key(0)))
+    greedy = np.isclose(action, np.tanh(mlp(state.actor, obs)), atol=1e-6).all(axis=1)
+    other = action[~greedy]
+    assert abs(len(other) / 4000 - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 4000)  # whole actions, not single numbers
+    assert kstest(other.ravel(), "uniform", (-1, 2)).pvalue > 1e-3
+    assert abs(np.corrcoef(other.T)[0, 1]) < 0.12
+    quiet, _, _ = ddpg.act(cfg, SPEC, (state.actor, ()), (), obs[:3], jax.random.key(0), False)
+    np.testing.assert_allclose(quiet, np.tanh(mlp(state.actor, obs[:3])), rtol=1e-5, atol=1e-6)
+
+
+def test_a_range_without_room_is_said():
+    assert "target_range" in ddpg.wrong(dataclasses.replace(CFG, target_range=(0.0, -50.0)), SPEC)[0]
+    assert not ddpg.wrong(dataclasses.replace(CFG, target_range=(-50.0, 0.0)), SPEC)

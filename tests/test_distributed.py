@@ -26,7 +26,8 @@ from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
 from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
-from polyak.drivers.distributed import Cluster, Distributed
+from polyak.drivers.cluster import Cluster
+from polyak.drivers.distributed import Distributed
 from polyak.drivers.lanes import joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.on_host import OnHost

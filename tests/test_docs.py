@@ -12,22 +12,26 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jax
 import pytest
 from cases import CASE
 
 import polyak
-from polyak import algorithms, cli, errors, flags
+import polyak.interface
+from polyak import algorithms, cli, errors, flags, pytree
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import empty_metrics
 from polyak.envs.find import find as find_env
+from polyak.interface import Transition
 from polyak.runs.presets import default_config
 from polyak.runs.values import amend
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
+import api
 import choosing
 import generate
 from contents import contents, toctrees
@@ -87,7 +91,25 @@ def test_a_generated_table_is_what_the_code_says(page, name, make):
 def test_every_algorithm_has_its_tables():
     for name in NAMES:
         marks = set(re.findall(r"<!-- (\w+) \w+: begin -->", read(page_of(name))))
-        assert marks == {"facts", "settings", "presets", "metrics"}
+        assert marks == {"facts", "curve", "settings", "presets", "metrics"}
+
+
+@each_algorithm
+def test_an_algorithm_has_its_learning_curve_and_its_page_shows_it(name):
+    path = generate.picture_of(name)
+    assert path.exists(), f"draw it with: python -m reproductions.curves {name}"
+    picture = ElementTree.fromstring(text := read(path))
+    assert len(text) < 15_000
+    assert "prefers-color-scheme: dark" in text
+    points = [each for each in picture.iter() if each.get("class") == "iqm"]
+    assert len(points) == 1
+    assert len(points[0].get("points", "").split()) >= 5
+    said = picture.findtext("{*}desc", "")
+    assert said.startswith(f"`python -m reproductions.curves {name}` ")
+    assert re.search(r" at first, .+ at the end; \d{4}-\d\d-\d\d, [0-9a-f]{7}\+?\.", said)
+    shown = section(page_of(name), "Learning curve")
+    assert f"](curves/{name}.svg)" in shown
+    assert said in shown
 
 
 def test_a_table_of_settings_shows_each_field_once_with_its_default_and_comment():
@@ -111,6 +133,50 @@ def test_the_metrics_that_are_explained_are_those_of_the_update(name):
     assert set(generate.metrics(name)) == set(shapes), (
         "each needs a comment beside its entry, and nothing else"
     )
+
+
+# ---- the Python interface
+
+
+def test_the_page_of_the_python_interface_has_every_public_name():
+    assert {f"polyak.{name}" for name in polyak.__all__ if name[0].isalpha()} == set(api.NAMES["polyak"])
+    interface = {f"polyak.interface.{name}" for name in api.members(polyak.interface)}
+    assert set(api.NAMES["interface"]) <= interface | set(map("polyak.pytree.{}".format, api.members(pytree)))
+    for part in {**api.NAMES, **api.ROOMS}:
+        assert all(line[1] for line in api.cells(part)), f"what is in {part} without a docstring?"
+
+
+def test_a_docstring_of_the_house_becomes_a_list_that_sphinx_reads():
+    lines = inspect.cleandoc("""Sum of x_ and *y*, as `train` has it.
+
+    x, y   [T, N]  numbers
+           of two lines
+    Raises nothing.
+
+    >>> f(**{"x": 1})
+    1
+    """).splitlines()
+    assert api.converted(lines) == [
+        r"Sum of x\_ and \*y\*, as ``train`` has it.",
+        "",
+        "``x, y``",
+        "    [T, N]  numbers",
+        "    of two lines",
+        "",
+        "Raises nothing.",
+        "",
+        '>>> f(**{"x": 1})',
+        "1",
+    ]
+
+
+def test_the_fields_of_a_record_are_listed_with_the_comments_beside_them():
+    assert "``next_obs``" not in api.own_fields(Transition)  # its comment is in the docstring
+    assert api.own_fields(Transition)[:2] == ["``terminated``", "    the world ended: there is no future"]
+    assert api.own_fields(polyak.Run) == []
+    signature, _ = api.as_written(None, "class", "", Transition, None, "(...)", "")
+    assert signature.startswith("(obs: Tree, action: Array, ")
+    assert signature.endswith(", extras: Tree = ())")
 
 
 # ---- the pages of algorithms
@@ -226,6 +292,7 @@ def test_the_index_leads_to_every_page():
 
 def commands() -> list[str]:
     lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [line for name in NAMES for line in re.findall(r"`(polyak [^`]+)`", generate.curve(name))]
     return sorted({line.split("  #")[0].strip() for line in lines if line.startswith("polyak ")})
 
 
@@ -382,4 +449,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert 'href="../source/src/polyak/algorithms/td3.html"' in read(
         tmp_path / "site" / "algorithms" / "td3.html"
     )
+    interface = read(tmp_path / "site" / "api.html")
+    assert all(
+        f'id="{name}"' in interface
+        for name in ("polyak.train", "polyak.Run.evaluate", "polyak.interface.Spec")
+    )
+    assert 'id="polyak.parts.returns.gae"' in read(tmp_path / "site" / "api_parts.html")
     assert 'id="L-1"' in read(tmp_path / "site" / "source" / "src" / "polyak" / "algorithms" / "td3.html")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from auditing import QUICK
 from scipy.stats import chisquare
+from test_priority import ALPHA, Listed
 
 from polyak.drivers.check import check_data
 from polyak.envs.adapters.goals import goal_of
@@ -47,6 +48,13 @@ def _sampled(data):
             compiler_options=QUICK,
         )
     return _programs[data]
+
+
+prioritised = jax.jit(
+    lambda ring, key, data: index.sample(ring, ring.index, key, data, GAMMA, goal=GOAL),
+    static_argnames="data",
+    compiler_options=QUICK,
+)
 
 
 class Story:
@@ -166,6 +174,9 @@ def check_batch(story, batch, data, slots):
         assert flat.next_obs["goal"][i] == (goal if new else story.rows[end]["goal"])
         assert flat.terminated[i] == terminated
         was = story.rows[end]["terminated"] or story.rows[end]["truncated"]
+        was |= (
+            data.priority > 0 and story.rows[end]["time"] == story.time - 1
+        )  # its episode may run: it is cut there
         assert flat.truncated[i] == (was and not terminated)
     return replaced
 
@@ -211,6 +222,53 @@ def test_every_drawn_window_is_what_happened_or_what_another_goal_makes_of_it(
     assert drawn > 200
     share = replaced / drawn
     assert abs(share - 0.7) < 0.15 if strategy else share == 0
+
+
+@pytest.mark.parametrize(("shape", "strategy"), [(1, "future"), (2, "final"), (4, "random"), (5, "episode")])
+def test_priorities_belong_to_the_stored_row_whatever_goal_it_was_replayed_with(shape, strategy):
+    """Every window is as above; its weight, and its priority after it, are what a list in float64 says."""
+    steps, num_envs, rollouts, n_step, length = SHAPES[shape]
+    slots, alpha, beta = steps * rollouts, ALPHA, 0.6
+    rest = {"priority": alpha, "correction": beta, "hindsight": Hindsight(strategy, 0.7)}
+    data = Replay(batch_size=32, n_step=n_step, length=length, **rest)
+    story, rng = Story(num_envs, slots + n_step), np.random.default_rng(slots)
+    ring, listed = empty_for(story, slots, data), Listed(num_envs, slots, length)
+    replaced = drawn = running = 0
+    for turn in range(max(3 * rollouts, 12) + 4):
+        ring = add(ring, story.rollout(steps), data)
+        listed.add(steps)
+        if rng.random() < 0.2:
+            mask = rng.random(num_envs) < 0.7
+            ring = cut(ring, mask)
+            story.cut(mask)
+        if not listed.priority or turn % 2:
+            continue
+        batch, leaf = prioritised(ring, jax.random.key(turn), data)
+        numbers = np.asarray(batch.obs["number"]).reshape(32, length)
+        if length > 1:
+            assert (np.diff(numbers, axis=1) == num_envs).all()
+        rows = [divmod(int(number), num_envs) for number in numbers[:, 0]]
+        np.testing.assert_array_equal(leaf, [time % slots * num_envs + env for time, env in rows])
+        replaced += check_batch(story, batch, data, slots)
+        drawn += numbers.size
+        ended = {row["number"] for row in story.ended(slots)}
+        running += sum(int(number) not in ended for number in numbers[:, 0])
+        # w = (N P)^-beta, and the largest is 1
+        masses = {row: p**alpha for row, p in listed.priority.items()}
+        weight = [(len(masses) * masses[row] / sum(masses.values())) ** -beta for row in rows]
+        wanted = np.repeat(np.array(weight)[:, None] / max(weight), length, axis=1)
+        np.testing.assert_allclose(np.asarray(batch.weight).reshape(32, length), wanted, rtol=5e-5)
+        errors = rng.normal(size=32).astype(np.float32) * (1 + turn)
+        ring = ring.replace(index=index.write_back(ring.index, leaf, errors, data))
+        listed.write_back(rows, errors)
+        found = np.asarray(ring.index.priorities.levels[0])[: slots * num_envs]
+        wanted = np.zeros(slots * num_envs)
+        for (time, env), p in listed.priority.items():
+            wanted[time % slots * num_envs + env] = p**alpha
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert drawn > 200
+    assert abs(replaced / drawn - 0.7) < 0.15
+    assert running > 0  # rows of running episodes too, with what has been achieved so far
 
 
 def filled(data, seed=0, goes_on=0.8, slots=30, num_envs=3):
@@ -298,7 +356,12 @@ SPEC = Spec(Box((2,)), Box((1,), -1.0, 1.0), time_limit=50, num_envs=2, goal=GOA
     [
         (Replay(warmup=200, hindsight=Hindsight()), Spec(Box((2,)), Box((1,), -1.0, 1.0)), "has none"),
         (Replay(warmup=200, hindsight=Hindsight(share=1.5)), SPEC, "data.hindsight.share is 1.5"),
-        (Replay(warmup=200, hindsight=Hindsight(), priority=0.5), SPEC, "leave data.priority at 0"),
+        (Replay(warmup=200, ended=True, priority=0.5), SPEC, "leave data.priority at 0"),
+        (
+            Replay(warmup=200, ended=True, hindsight=Hindsight(), priority=0.5),
+            SPEC,
+            "leave data.priority at 0",
+        ),
         (Replay(warmup=90, ended=True), SPEC, "raise data.warmup to 100"),
         (Replay(capacity=90, warmup=50, ended=True), SPEC, "data.capacity to 102"),
     ],
@@ -377,7 +440,33 @@ class Traceable(Line):
         return -1.0 * (((achieved_goal - desired_goal) ** 2).sum(-1) >= 0.09)
 
 
-@pytest.mark.parametrize(("kind", "called_back"), [(Line, True), (OneAtATime, True), (Traceable, False)])
+class Thresholded(Line):
+    """The same, with the name that gymnasium-robotics has for the distance."""
+
+    distance_threshold = 0.3
+
+
+class Dense(Line):
+    """One with that name whose reward is another."""
+
+    distance_threshold = 0.3
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return -np.linalg.norm(np.asarray(achieved_goal) - np.asarray(desired_goal), axis=-1)
+
+
+def test_a_distance_in_the_environment_is_believed_only_where_its_reward_agrees():
+    goal = goal_of(Dense())
+    assert goal.note
+    obs = {name: np.ones((3, 2), np.float32) for name in ("observation", "achieved_goal", "desired_goal")}
+    reward, _ = goal.reward(obs, goal.relabel(obs, np.zeros((3, 2), np.float32)), np.zeros(3, bool))
+    np.testing.assert_allclose(reward, -np.sqrt(2), rtol=1e-6)
+
+
+REWARDS = [(Line, True), (OneAtATime, True), (Traceable, False), (Thresholded, False)]
+
+
+@pytest.mark.parametrize(("kind", "called_back"), REWARDS)
 def test_a_reward_of_gymnasium_is_traced_or_called_back_and_the_latter_says_what_it_costs(kind, called_back):
     goal = goal_of(kind())
     assert bool(goal.note) == called_back

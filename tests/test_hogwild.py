@@ -14,7 +14,8 @@ import pytest
 
 import polyak
 from polyak.algorithms import find, names
-from polyak.drivers.hogwild import Shared, own_seed
+from polyak.drivers.finding import own_seed
+from polyak.drivers.shared import Shared
 from polyak.errors import CheckpointError, EnvironmentFault, UserError
 from polyak.interface import Clock
 from polyak.runs.reading import read_counts

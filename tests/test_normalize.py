@@ -390,6 +390,18 @@ def test_a_wrapped_state_keeps_its_types_and_priorities_pass(name):
     np.testing.assert_array_equal(done.priority, batch(rows).weight)
 
 
+def test_goals_that_hardly_vary_are_not_blown_up_and_none_is_seen_beyond_five():
+    """A replaced goal is where things came to rest, a tenth of a millimetre off: it must look like one asked for."""
+    algorithm, rows = WRAPPERS["normalize_goals"](TELLTALE), rollout(0)
+    x = np.array([[0.4247, 1.0], [0.4247, 3.0]], np.float32)[np.arange(rows.reward.size) % 2]
+    rows = rows._replace(obs={**rows.obs, "x": x.reshape(*rows.reward.shape, 2)})
+    state = algorithm.observe(Config(), SPEC, start(algorithm), rows)
+    moved = rows._replace(obs={**rows.obs, "x": rows.obs["x"] + np.float32([1e-4, 100.0])})
+    seen = seen_by(algorithm, state, moved).obs["x"]
+    np.testing.assert_allclose(seen[..., 0], 0.01, atol=1e-3)
+    np.testing.assert_array_equal(seen[..., 1], 5.0)
+
+
 def test_a_tuple_of_spaces_and_a_lone_box_are_normalised_too():
     for space, obs in (
         (Box((2,)), rollout(0).obs["x"]),

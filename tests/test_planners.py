@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +132,13 @@ def test_what_does_not_fit_is_refused_in_one_line(algorithm, env, says):
     assert "\n" not in str(error.value)
 
 
+class Unlisted(gymnasium.Env):
+    """Two states, of which it says nothing."""
+
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+
+OTHER = {"discrete": Unlisted, "continuous": "Pendulum-v1"}  # worlds whose rules nobody knows
 PLANNING = [(case.name, case.task("graph")) for case in CASES if not case.places]
 
 
@@ -156,7 +164,7 @@ def test_settings_of_what_is_collected_are_refused_where_nothing_is(name, env, s
 @pytest.mark.parametrize(("name", "env"), PLANNING)
 def test_a_planner_needs_the_rules_and_its_policy_does_not(name, env, tmp_path):
     with pytest.raises(UserError, match="plans with the environment's rules, which this one does not offer"):
-        polyak.Agent(name, {"discrete": "FrozenLake-v1", "continuous": "Pendulum-v1"}[CASE[name].kinds[0]])
+        polyak.Agent(name, OTHER[CASE[name].kinds[0]])
     run = polyak.train(name, env, updates=2, eval_every=0, out=str(tmp_path), verbose=False)
     saved = polyak.load(run.path)
     action, _ = saved.policy()(np.zeros(saved.spec.obs.shape, saved.spec.obs.dtype))

@@ -24,12 +24,12 @@ def start():
 
 
 def bin_of(value):
-    """Of five equal parts of [-1, 1]."""
-    return min(4, int((value + 1) / 0.4))
+    """The nearest of five, which divide [-1, 1] into four equal parts."""
+    return min(range(5), key=lambda index: abs(value - value_of(index)))
 
 
 def value_of(index):
-    return -0.8 + 0.4 * index
+    return -1.0 + 0.5 * index
 
 
 class Slow:
@@ -70,11 +70,13 @@ def test_three_updates_pass_values_down_the_chain():
     oracles.assert_follows(update, start(), Slow(start()), batches)
 
 
-def test_bins_have_their_values_in_their_middle():
+def test_the_values_of_the_bins_reach_from_bound_to_bound():
     index = np.arange(5)
-    np.testing.assert_allclose(sdqn.centre(CFG, index), [-0.8, -0.4, 0.0, 0.4, 0.8], atol=1e-6)
-    np.testing.assert_array_equal(sdqn.nearest_bin(CFG, sdqn.centre(CFG, index)), index)
-    np.testing.assert_array_equal(sdqn.nearest_bin(CFG, np.array([-1.0, 1.0, 0.99])), [0, 4, 4])
+    np.testing.assert_allclose(sdqn.level(CFG, index), [-1.0, -0.5, 0.0, 0.5, 1.0], atol=1e-6)
+    np.testing.assert_array_equal(sdqn.nearest_bin(CFG, sdqn.level(CFG, index)), index)
+    np.testing.assert_array_equal(
+        sdqn.nearest_bin(CFG, np.array([-1.0, -0.74, 0.24, 0.76, 1.0])), [0, 1, 2, 4, 4]
+    )
 
 
 def test_without_exploring_each_dimension_is_the_best_given_those_before():

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from polyak.envs.worlds.sparse import SparseCartPoleSwingUp
+from reproductions.parameter_noise import SparseHalfCheetah
 
 ENV = SparseCartPoleSwingUp()
 KEY = jax.random.key(0)
@@ -116,3 +118,23 @@ def test_a_slow_pole_conserves_energy_and_a_fast_one_does_not():
     after = lambda env, speed: float(env.step(jnp.array([0.0, 0.0, 1.0, speed]), jnp.zeros(1), KEY).state[3])  # noqa: E731
     assert after(still, 6.0) / 6 == pytest.approx(1 - 0.75 * (1 - math.cos(0.3)), rel=1e-3)
     assert after(still.replace(timestep=1e-3), 6.0) / 6 == pytest.approx(1, abs=1e-4)
+
+
+def test_the_half_cheetah_is_paid_more_than_five_metres_ahead():
+    pytest.importorskip("mujoco")
+    env = SparseHalfCheetah()
+    first, _ = env.reset(seed=0)
+    body: Any = env.unwrapped
+    assert first.shape == (18,)
+    paid = []
+    for x in (-6.0, 4.5, 5.5):
+        position = body.data.qpos.copy()
+        position[0] = x
+        body.set_state(position, 0 * body.data.qvel)
+        obs, reward, terminated, *_ = env.step(np.zeros(6))
+        assert obs[0] == pytest.approx(x, abs=0.3)
+        assert not terminated
+        paid.append(reward)
+    assert paid == [0, 0, 1]
+    ended = [env.step(np.zeros(6))[3] for _ in range(497)]
+    assert ended == [False] * 496 + [True]

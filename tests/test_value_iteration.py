@@ -1,5 +1,6 @@
 """Value iteration against float64 loops over states, actions and successors, and against what stepping a maze gives."""
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from auditing import QUICK
 
 import polyak
 from polyak.algorithms import value_iteration
+from polyak.envs.adapters.toy_text import table_of
 from polyak.envs.environment import Rules, Table
 from polyak.envs.worlds import mazes
 from polyak.interface import Discrete, Spec
@@ -93,3 +95,54 @@ def test_a_maze_that_changes_has_no_table():
         polyak.UserError, match="sweeps over all states, which this environment does not list"
     ):
         polyak.Agent("value_iteration", "jax:ShortcutMaze-v0")
+
+
+# ---- tables of Gymnasium's toy texts
+
+
+def succeeds(moves, choose, steps=100):
+    """Probability that FrozenLake's goal is reached in so many steps, in float64, forwards from its first state."""
+    at, reached = {0: 1.0}, 0.0
+    for _ in range(steps):
+        now: dict[int, float] = {}
+        for s, weight in at.items():
+            for probability, after, reward, ended in moves[s][choose[s]]:
+                reached += weight * probability * reward
+                if not ended:
+                    now[after] = now.get(after, 0.0) + weight * probability
+        at = now
+    return reached
+
+
+def test_the_frozen_lake_is_crossed_as_often_as_its_moves_allow(tmp_path):
+    given = {"out": str(tmp_path), "verbose": False, "eval_every": 0, "config": {"gamma": 0.999}}
+    run = polyak.train("value_iteration", "FrozenLake-v1", updates=2000, **given)
+    moves = gymnasium.make("FrozenLake-v1").unwrapped.P
+    q = run._raw[0]["state/q"][0]
+    allowed = succeeds(moves, q.argmax(axis=1))
+    assert allowed > 0.73
+    worse = {s: (q[s].argmax() + 1) % 4 for s in range(16)}
+    assert succeeds(moves, worse) < 0.5
+    played = run.evaluate(episodes=400).returns.mean()
+    assert abs(played - allowed) < 4 * (allowed * (1 - allowed) / 400) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["CliffWalking-v1", "Taxi-v4"])
+def test_a_table_is_what_the_steps_of_a_world_without_chance_do(name):
+    env = gymnasium.make(name)
+    table, rng = table_of(env), np.random.default_rng(0)
+    s, _ = env.reset(seed=1)
+    for t in range(300):
+        a = int(rng.integers(env.action_space.n))
+        after, reward, ended, cut, _ = env.step(a)
+        want = np.zeros(len(table.reward))
+        want[after] = not ended
+        np.testing.assert_array_equal(table.transition[s, a], want)
+        assert table.reward[s, a] == reward
+        s = env.reset(seed=t)[0] if ended or cut else after
+
+
+def test_what_a_wrapper_may_change_is_not_read_from_the_table():
+    env = gymnasium.make("CliffWalking-v1")
+    assert table_of(env) is not None
+    assert table_of(gymnasium.wrappers.TransformReward(env, lambda reward: 0.0)) is None

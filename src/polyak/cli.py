@@ -13,11 +13,13 @@ from polyak.commands.health import CheckOptions, DoctorOptions, check_env, docto
 from polyak.commands.lists import show_list
 from polyak.commands.trained import (
     EvaluateOptions,
+    LadderOptions,
     PlayOptions,
     ReportOptions,
     WatchOptions,
     digest,
     evaluate,
+    ladder,
     play,
     report,
     watch,
@@ -42,8 +44,9 @@ commands:
   train ALGO ENV             train a policy
   resume [RUN]               go on with a run; the newest when none is named
   evaluate RUN | ALGO ENV    play episodes with a trained policy
-  watch RUN | ALGO ENV       make a video of a trained policy
+  watch RUN | ALGO ENV       make a video of a trained policy, or show it
   play RUN | ALGO ENV        play a board game against a trained policy
+  ladder RUN...              let policies of a board game meet, and rate them
   report RUN...              one page about runs: curves, how they compare, settings
   digest RUN                 one hash of all that a run learned: equal runs, equal lines
   list [WHAT [PATTERN]]      algorithms and envs that there are
@@ -160,6 +163,7 @@ EXAMPLES = {
     "evaluate": "td3 Pendulum-v1 --episodes 100",
     "watch": "runs/NAME --out policy.mp4",
     "play": "runs/NAME --first agent",
+    "ladder": "runs/small runs/large runs/large@100000 --out elo.png",
     "report": "runs/ppo runs/dqn --out ppo-or-dqn.html",
     "digest": "runs/NAME",
     "list": "envs cartpole",
@@ -177,8 +181,18 @@ COMMANDS = {
     "train": Command(train, Settings(), "ALGO ENV", "Train a policy.", 2, 2),
     "resume": Command(resume, ResumeOptions(), "[RUN]", "Go on with a run, bit for bit.", 0, 1),
     "evaluate": Command(evaluate, EvaluateOptions(), "RUN|ALGO ENV", "Play with a trained policy.", 1, 2),
-    "watch": Command(watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy.", 1, 2),
+    "watch": Command(
+        watch, WatchOptions(), "RUN|ALGO ENV", "Film a trained policy, or show it in a window.", 1, 2
+    ),
     "play": Command(play, PlayOptions(), "RUN|ALGO ENV", "Play a board game against a trained policy.", 1, 2),
+    "ladder": Command(
+        ladder,
+        LadderOptions(),
+        "RUN[@STEPS]|PLANNER:SIMULATIONS...",
+        "Rate policies of a board game.",
+        1,
+        200,
+    ),
     "report": Command(report, ReportOptions(), "RUN...", "Show and compare runs on one page.", 1, 200),
     "digest": Command(digest, flags.NoOptions(), "RUN", "One hash of all that a run learned.", 1, 1),
     "list": Command(

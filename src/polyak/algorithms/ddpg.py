@@ -7,7 +7,8 @@ Departures: no batch normalisation, and the action enters the critic at its firs
 the last ones not at 3e-3. `weight_decay` is off (0.01 on the critic). A warm-up of uniform actions comes first. A time
 limit is bootstrapped through. Lecture 4 prints the target with mu(S_i); it is mu'(s_{i+1}), as in the paper. With
 `noise = "parameter"` (Plappert et al. 2018) an episode's noise is added to the newest weights, which move on meanwhile,
-and sigma adapts with every update (in the authors' code with every fiftieth).
+and sigma adapts with every update (in the authors' code with every fiftieth). What hindsight's authors added to DDPG
+(Andrychowicz et al. 2017, arXiv:1707.01495, appendix A) is off: `uniform`, `action_penalty` and `target_range`.
 """
 
 from dataclasses import dataclass, field
@@ -48,6 +49,9 @@ class Config:
     sigma: float = within(0.2, 0)  # sigma (delta on parameters), scale in units of half the action range
     half_life: int = within(0, 0)  # environment steps in which sigma of noise on actions halves; 0: it stays
     theta: float = within(0.15, 0)  # theta, rate at which Ornstein-Uhlenbeck noise returns to 0, per step
+    uniform: float = within(0.0, 0, 1)  # share of the exploring actions that are uniform instead
+    action_penalty: float = within(0.0, 0)  # weight of the actions' mean square in the actor's loss
+    target_range: tuple[float, float] | None = None  # y is clipped to it; None: as it is
     network: str = "mlp"  # builder of actor and critic
     hidden: tuple[int, ...] = (400, 300)  # units of each hidden layer, in both networks
     data: Replay = field(  # mini-batches of transitions [B, ...]
@@ -106,8 +110,15 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Arra
     if not explore:
         return policy(mu, obs), memory, ()
     sigma = scale if cfg.half_life else cfg.sigma
-    action, memory = explore_by(cfg.noise, key, policy, mu, scale, obs, memory, sigma, cfg.theta)
-    return action, memory, ()
+    if not cfg.uniform:
+        action, memory = explore_by(cfg.noise, key, policy, mu, scale, obs, memory, sigma, cfg.theta)
+        return action, memory, ()
+    # a share of the actions is uniform over the whole range      Andrychowicz et al. 2017, appendix A
+    key_noise, key_whether, key_which = jax.random.split(key, 3)
+    action, memory = explore_by(cfg.noise, key_noise, policy, mu, scale, obs, memory, sigma, cfg.theta)
+    anything = jax.random.uniform(key_which, action.shape, action.dtype, -1.0, 1.0)
+    whether = jax.random.bernoulli(key_whether, cfg.uniform, (*action.shape[:-1], 1))
+    return jnp.where(whether, anything, action), memory, ()
 
 
 def next_scale(cfg: Config, state: State, actor: Tree, obs: Tree, key: Array) -> Tree:
@@ -118,12 +129,15 @@ def next_scale(cfg: Config, state: State, actor: Tree, obs: Tree, key: Array) ->
 
 
 def wrong(cfg: Config, spec: Spec) -> list[str]:
-    """Noise on the parameters has a scale of its own."""
+    """Noise on the parameters has a scale of its own, and a range a lower end."""
+    lines = []
     if cfg.half_life and cfg.noise == "parameter":
-        return [
+        lines.append(
             "half_life is of noise on actions, and noise on the parameters adapts itself: give one of them"
-        ]
-    return []
+        )
+    if cfg.target_range is not None and not cfg.target_range[0] < cfg.target_range[1]:
+        lines.append(f"target_range is {cfg.target_range}, but must be (low, high)")
+    return lines
 
 
 def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> Update:
@@ -131,6 +145,8 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     # y_i = r_i + gamma Q'(s_{i+1}, mu'(s_{i+1}))
     next_action = policy(state.actor_target, batch.next_obs)
     target = batch.reward + batch.discount * state.critic_target((batch.next_obs, next_action))[..., 0]
+    if cfg.target_range is not None:  # no return lies outside      Andrychowicz et al. 2017, appendix A
+        target = jnp.clip(target, *cfg.target_range)
 
     # update critic by minimising L = 1/N sum_i (y_i - Q(s_i, a_i))^2
     def critic_loss(critic: Tree) -> tuple[Array, Array]:
@@ -145,7 +161,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
 
     # update the actor policy using grad_theta J = 1/N sum_i grad_a Q(s_i, mu(s_i)) grad_theta mu(s_i)
     def actor_loss(actor: Tree) -> Array:
-        return -(batch.weight * critic((batch.obs, policy(actor, batch.obs)))[..., 0]).mean()
+        action = policy(actor, batch.obs)
+        loss = -(batch.weight * critic((batch.obs, action))[..., 0]).mean()
+        return loss + cfg.action_penalty * (action**2).mean() if cfg.action_penalty else loss
 
     grads = jax.grad(actor_loss)(state.actor)
     actor, actor_opt_state = gradient_step(optimizer, grads, state.actor_opt_state, state.actor, cfg.actor_lr)

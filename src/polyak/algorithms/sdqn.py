@@ -4,7 +4,8 @@ Metz, Ibarz, Jaitly & Davidson 2017, "Discrete Sequential Prediction of Continuo
 (arXiv:1705.05035), section 3. Lecture 0.
 
 Departures: values are passed down the chain by the same networks' targets, without the paper's second, undivided
-critic; exploration is epsilon-greedy in each dimension. A time limit is bootstrapped through.
+critic; exploration is epsilon-greedy in each dimension. The paper does not say which value stands for a bin: here
+they are spread evenly from bound to bound. A time limit is bootstrapped through.
 """
 
 from dataclasses import dataclass, field
@@ -91,14 +92,14 @@ def actor(state: State) -> Actor:
     return Actor(state.q, state.clock)
 
 
-def centre(cfg: Config, index: Array) -> Array:
-    """The value in the middle of a bin: -1 + (2 b + 1) / B."""
-    return -1.0 + (2.0 * index + 1.0) / cfg.bins
+def level(cfg: Config, index: Array) -> Array:
+    """The value of a bin, evenly from bound to bound: -1 + 2 b / (B - 1)."""
+    return -1.0 + 2.0 * index / (cfg.bins - 1)
 
 
 def nearest_bin(cfg: Config, value: Array) -> Array:
-    """The bin that a value in [-1, 1] lies in."""
-    return jnp.clip(jnp.floor((value + 1.0) / 2.0 * cfg.bins), 0, cfg.bins - 1).astype(jnp.int32)
+    """The bin whose value is nearest to one in [-1, 1]."""
+    return jnp.clip(jnp.round((value + 1.0) / 2.0 * (cfg.bins - 1)), 0, cfg.bins - 1).astype(jnp.int32)
 
 
 def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Array, explore: bool) -> tuple:
@@ -111,7 +112,7 @@ def act(cfg: Config, spec: Spec, actor: Actor, memory: Tree, obs: Tree, key: Arr
     for q, key_dimension in zip(actor.q, jax.random.split(key, len(actor.q)), strict=True):
         values = q((obs, action))
         index = epsilon_greedy(key_dimension, values, epsilon) if explore else values.argmax(axis=-1)
-        action = jnp.concatenate([action, centre(cfg, index)[..., None]], axis=-1)
+        action = jnp.concatenate([action, level(cfg, index)[..., None]], axis=-1)
     return action, memory, ()
 
 
@@ -119,7 +120,7 @@ def update(cfg: Config, spec: Spec, state: State, batch: Batch, key: Array) -> U
     """One step of descent on a mini-batch [B, ...]."""
     size = len(state.q)
     index = nearest_bin(cfg, batch.action)
-    taken = centre(cfg, index)  # the action as the networks saw it
+    taken = level(cfg, index)  # the action as the networks saw it
 
     # Q^i(s, a_1 .. a_i) <- max_b Q^(i+1)(s, a_1 .. a_i)[b], within the same step
     inner = [state.q_target[i]((batch.obs, taken[:, :i])).max(axis=-1) for i in range(1, size)]

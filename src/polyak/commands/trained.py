@@ -1,4 +1,4 @@
-"""What is done with what was trained: `evaluate`, `watch`, `play`, `report`, `digest`."""
+"""What is done with what was trained: `evaluate`, `watch`, `play`, `ladder`, `report`, `digest`."""
 
 import sys
 import warnings
@@ -37,7 +37,10 @@ class EvaluateOptions:
 class WatchOptions:
     """What is filmed, and where to."""
 
-    episodes: int = within(1, 1)  # number of episodes, one after the other
+    episodes: int | None = within(
+        None, 1
+    )  # number of episodes; usually 1, and in a window as many as come until it is closed
+    window: bool = False  # show them in a window, where space pauses, instead of writing a video
     out: str | None = None  # file, .mp4 or .gif; usually videos/STEPS.mp4 in the run folder
     seed: int | None = within(None, 0, 2**31 - 1)  # number that chooses other episodes
     policy: int | None = within(
@@ -63,6 +66,21 @@ class PlayOptions:
     at: int | None = within(None, 0)  # steps of the checkpoint that plays; usually those of the newest
     best: bool = False  # play against the checkpoint that evaluated best, of those that are kept
     out: str = "runs"  # folder in which the newest run of ALGO ENV is looked for
+    trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
+
+
+@dataclass(frozen=True)
+class LadderOptions:
+    """Who else plays, and how."""
+
+    games: int = within(100, 2)  # games of each two, half of them begun by each
+    simulations: int | None = within(
+        None, 1
+    )  # before every move, of policies that search; usually as each was trained
+    opening: int = within(4, 0)  # uniform moves that games begin with
+    longest: int = within(1_000, 1)  # moves after which a game is drawn
+    seed: int = within(0, 0, 2**31 - 1)  # number that chooses other openings
+    out: str | None = None  # file, .png, for a picture of the ratings
     trust: tuple[str, ...] = ()  # what you trust: code (my_package.module:MyEnv), a setting (env.xml_file)
 
 
@@ -144,20 +162,30 @@ def evaluate_planner(algorithm: str, env: str, options: EvaluateOptions) -> int:
 
 def watch(said: flags.Said, options: WatchOptions) -> int:
     """Film a policy."""
+    if options.window and options.out is not None:
+        raise UserError(
+            f"--window shows a policy and writes no video: leave out --window or --out {options.out}"
+        )
     path, trusted = named_run("watch", said.words, options.folder)
     from polyak.runs.setup import set_up_jax
-    from polyak.runs.watch import film
+    from polyak.runs.watch import film, show
     from polyak.show.terminal import Terminal, number
+    from polyak.show.window import KEYS
 
     set_up_jax()
     run = open_trusted(path, [*options.trust, *trusted])
     run = run.best() if options.best else run
     run = run if options.on is None else run.on(options.on)
-    shown = options.episodes, options.out, options.seed, options.policy
-    filmed = film(run, *shown, Terminal(), options.panel)
-    for episode, total in enumerate(filmed.returns):
+    whose = options.seed, options.policy
+    if options.window:
+        print(f"in the window {KEYS}")
+        made, returns = None, show(run, options.episodes, *whose, options.panel)
+    else:
+        made, returns = film(run, options.episodes or 1, options.out, *whose, Terminal(), options.panel)
+    for episode, total in enumerate(returns):
         print(f"episode {episode + 1}: return {number(total)}")
-    print(filmed.path)
+    if made is not None:
+        print(made)
     return 0
 
 
@@ -184,6 +212,34 @@ def play(said: flags.Said, options: PlayOptions) -> int:
         name, session = run.plan.env, run.trust()
         world, policy = session.find(session.eval_fields), run.policy(options.policy)
     begin(policy, world, name, options.first, options.simulations, options.moves)
+    return 0
+
+
+def ladder(said: flags.Said, options: LadderOptions) -> int:
+    """Let policies of a game play all against all, and rate them."""
+    picture = None if options.out is None else Path(options.out)
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UserError(f"--out is a picture, .png, not {picture.name!r}")
+    from polyak.runs import ladder as rungs
+    from polyak.runs.setup import set_up_jax
+    from polyak.show.terminal import Terminal, silent
+
+    set_up_jax()
+    entries = [rungs.entry(word, lambda path: open_trusted(path, options.trust)) for word in said.words]
+    game, players = rungs.entrants(entries, options.simulations)
+    matches = len(players) * (len(players) + 1) // 2
+    terminal = Terminal(sys.stderr) if sys.stderr.isatty() else silent()
+    with terminal.progress(matches, "matches") as progress:
+        played = options.games, options.opening, options.longest, options.seed
+        found = rungs.ladder(game, players, *played, met=progress.update)
+    wide = max(len(name) for name in found.rated.names)
+    print(f"{'':<{wide}}       Elo          points")
+    for name, elo, half, points in found.best_first():
+        print(f"{printable(name):<{wide}}  {elo:+6.0f} ± {half:<4.0f}  {points:9.1%}")
+    if picture is not None:
+        from polyak.show.ladder import draw_ladder
+
+        print(draw_ladder(picture, found.best_first(), f"{options.games} games of each two"))
     return 0
 
 

@@ -171,8 +171,10 @@ def wrong_index(data: Any, spec: Spec) -> list[str]:
                 "observation, achieved_goal and desired_goal and a compute_reward, or in JAX a spec with goal"
             )
     finished = "hindsight" if data.hindsight is not None else "data.ended" if data.ended else ""
-    if finished and data.priority > 0:
-        wrong.append(f"{finished} draws from finished episodes uniformly: leave data.priority at 0")
+    if data.priority > 0:
+        if data.ended:
+            wrong.append("data.ended draws from finished episodes uniformly: leave data.priority at 0")
+        finished = ""  # by priorities, rows of running episodes are drawn too
     limit, held = spec.time_limit, data.slots(spec.num_envs)
     first = min(held, (data.warmup_rollouts(spec.num_envs) + 1) * data.steps)
     if finished and limit is not None and first < limit:

@@ -16,7 +16,7 @@ from polyak.drivers.act import act_or_warm_up, actors
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.keys import Keys, RowKeys
-from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
 from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
@@ -114,7 +114,9 @@ class Host:
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
         self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
         self.begin = Program(self._begin)
+        self.row_keys = Program(self._row_keys)
         self.read = actors(algorithm)
+        self.initial = initializer(algorithm, cfg, spec)
         self.memory = HostMemory(algorithm, cfg, spec, seeds, worker, first)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # slots that a resume could not bring back
@@ -135,7 +137,7 @@ class Host:
         episodes.begin()
         self._note_mask()
         if states is None:
-            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+            states = self.initial(self.seed_array)
         learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
 
@@ -174,6 +176,7 @@ class Host:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
         self.cfg = self.memory.cfg = cfg
         self.warmup = cfg.data.warmup_rollouts(self.spec.num_envs)
+        self.initial = initializer(self.algorithm, cfg, self.spec)
         for warm in (True, False):
             self.act[warm].renew(self._act(warm))
             self.learn[warm].renew(self._learn(warm))
@@ -219,8 +222,8 @@ class Host:
         shapes = self._shapes.act_state
         act_state = ActState(device.pop("memory"), *zeros((shapes.extras, shapes.row)))
         learner, iteration = Learner(**device), int(extra["iteration"])
-        row_keys = Program(self._row_keys)(self.seed_array, word(iteration))
-        act_input = ActInput(actors(self.algorithm)(learner.state), row_keys)
+        row_keys = self.row_keys(self.seed_array, word(iteration))
+        act_input = ActInput(self.read(learner.state), row_keys)
         episodes = self._episodes()
         sums = {name: np.array(value) for name, value in tree["sums"].items()}
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
@@ -409,7 +412,7 @@ class Host:
 
     @cached_property
     def _shapes(self) -> OnDevice:
-        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
+        states = jax.eval_shape(lambda: self.initial(self.seed_array))
         return self.begin.shapes(states, self.seed_array)
 
     def _tree(self, part: str, leaves: Leaves) -> Any:

@@ -13,7 +13,7 @@ from polyak.drivers import validate
 from polyak.drivers.act import act_or_warm_up, actors, seen
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
-from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
 from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
@@ -87,6 +87,7 @@ class InGraph:
         self.program = {warm: Program(self._chunk(warm), donate=(0,)) for warm in (True, False)}
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
+        self.initial = initializer(algorithm, cfg, spec)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []  # a JAX environment always comes back exactly
         self.watch: Callable[[int], bool] | None = None  # never asked: a compiled rollout is not left
@@ -105,7 +106,7 @@ class InGraph:
         """A run that has not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
         check_environment(self.env, self.spec)
         if states is None:
-            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+            states = self.initial(self.seed_array)
         return self.begin(states, self.seed_array)
 
     def compile(self, warm: bool) -> None:
@@ -137,6 +138,7 @@ class InGraph:
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
         self.cfg, self.warmup = cfg, cfg.data.warmup_rollouts(self.spec.num_envs)
+        self.initial = initializer(self.algorithm, cfg, self.spec)
         for warm, program in self.program.items():
             program.renew(self._chunk(warm))
 
@@ -204,7 +206,7 @@ class InGraph:
 
     @cached_property
     def _shapes(self) -> GraphRun:
-        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
+        states = jax.eval_shape(lambda: self.initial(self.seed_array))
         return self.begin.shapes(states, self.seed_array)
 
     def _player(self, keys: Keys) -> Player:

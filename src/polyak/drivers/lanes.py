@@ -69,7 +69,7 @@ class Lanes(Host):
 
     def go_on(self, number: int, episodes: dict[str, Any] | None, memory: Leaves) -> Begun:
         """Be where a carry is, before the rollout of this number; without episodes begin the first ones."""
-        shapes, self.row_keys = self._shapes.act_state, Program(self._row_keys)
+        shapes = self._shapes.act_state
         act_state = ActState(shapes.memory, *zeros((shapes.extras, shapes.row)))
         none = Flattened(())
         self.played = HostRun(none, none, Flattened(act_state), self._episodes(), {}, number, number)

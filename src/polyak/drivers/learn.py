@@ -227,13 +227,18 @@ def check_priority(name: str, algorithm: Algorithm, cfg: Any, spec: Spec) -> Non
 # ---- with what a run begins
 
 
-def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[int]) -> Tree:
-    """The algorithm's state [S, ...] for each seed, made one after another.
+def initializer(algorithm: Algorithm, cfg: Any, spec: Spec) -> Callable[[Iterable[int]], Tree]:
+    """From seeds to the algorithm's state [S, ...] of each, made one after another; traced and compiled once.
 
     Never under vmap: batched LAPACK kernels, as orthogonal layers would need, can block XLA's threads for ever.
     """
     init = jax.jit(lambda seed: strip_weak_types(algorithm.init(cfg, spec, Keys.of(seed).init)))
-    return jax.jit(stack_seeds)([init(seed) for seed in seeds])
+    return lambda seeds: jax.jit(stack_seeds)([init(seed) for seed in seeds])
+
+
+def initial_states(algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Iterable[int]) -> Tree:
+    """The algorithm's state [S, ...] for each seed; who asks again keeps an `initializer`."""
+    return initializer(algorithm, cfg, spec)(seeds)
 
 
 def empty_buffer(cfg: Any, spec: Spec, row: Transition) -> Any:

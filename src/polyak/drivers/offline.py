@@ -14,7 +14,7 @@ import numpy as np
 from polyak.drivers import validate
 from polyak.drivers.act import actors
 from polyak.drivers.keys import Keys
-from polyak.drivers.learn import initial_row, initial_states, learn
+from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.program import Program, at_step_zero, over_seeds, zeros
 from polyak.interface import Algorithm, Array, Spec, Tree
@@ -46,6 +46,7 @@ class Offline:
         self.program = Program(self._chunk, donate=(0,))
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
+        self.initial = initializer(algorithm, cfg, spec)
         self.seed_array = np.asarray(self.seeds, np.uint32)
         self.inexact: list[int] = []
         self.watch: Callable[[int], bool] | None = None  # never asked: there is no rollout to leave
@@ -54,7 +55,7 @@ class Offline:
     def start(self, states: Tree | None = None) -> OfflineRun:
         """A run that has not learned; its ring, if it has one, is empty."""
         if states is None:
-            states = initial_states(self.algorithm, self.cfg, self.spec, self.seed_array)
+            states = self.initial(self.seed_array)
         return self.begin(states, self.seed_array)
 
     def compile(self, warm: bool) -> None:
@@ -70,7 +71,7 @@ class Offline:
 
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
-        self.cfg = cfg
+        self.cfg, self.initial = cfg, initializer(self.algorithm, cfg, self.spec)
         self.program.renew(self._chunk)
 
     def restart(self, run: OfflineRun) -> OfflineRun:
@@ -112,7 +113,7 @@ class Offline:
 
     @cached_property
     def _shapes(self) -> OfflineRun:
-        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, self.seed_array))
+        states = jax.eval_shape(lambda: self.initial(self.seed_array))
         return self.begin.shapes(states, self.seed_array)
 
     def _begin(self, state: Tree, seeds: Array) -> OfflineRun:

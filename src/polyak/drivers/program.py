@@ -111,9 +111,21 @@ def over_seeds(function: Callable, *args: Tree) -> Tree:
 
     One seed goes the same way: without the axis of seeds XLA's CPU backend copied the ring at every update.
     """
+    structure, own = None, []
+
+    def parted(*args: Tree) -> tuple[list[Any], list[Any]]:
+        """The leaves that each seed has of its own, and those that are shared, told apart while they are traced."""
+        nonlocal structure, own
+        made = function(*args)
+        leaves, structure = jax.tree.flatten(made)
+        parts = jax.tree.leaves(made, is_leaf=is_shared)
+        own = [not is_shared(part) for part in parts for _ in jax.tree.leaves(part)]
+        both = list(zip(leaves, own, strict=True))
+        return [x for x, mine in both if mine], [x for x, mine in both if not mine]
+
     in_axes = tuple(seed_axes(arg) for arg in args)
-    shapes = jax.eval_shape(jax.vmap(function, in_axes, axis_name=SEED), *args)
-    return jax.vmap(function, in_axes, seed_axes(shapes), axis_name=SEED)(*args)
+    each, shared = map(iter, jax.vmap(parted, in_axes, (0, None), axis_name=SEED)(*args))
+    return jax.tree.unflatten(structure, [next(each if mine else shared) for mine in own])
 
 
 def anywhere(flag: Array) -> Array:

@@ -7,14 +7,14 @@ between threads at a cost that is higher than the operations. So every core adva
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
 from polyak.drivers.episodes_graph import check_environment
-from polyak.drivers.in_graph import GraphRun, InGraph
-from polyak.drivers.learn import initial_states
+from polyak.drivers.in_graph import GraphRun, InGraph, packed
 from polyak.drivers.program import map_seeded
 from polyak.envs.environment import Environment
 from polyak.errors import EnvironmentFault
@@ -37,9 +37,7 @@ class SideBySide:
     ):
         first = InGraph(algorithm, cfg, env, spec, seeds[:1], strict)
         self.singles = [first.of((seed,)) for seed in seeds]
-        self.all = InGraph(
-            algorithm, cfg, env, spec, seeds, strict
-        )  # knows the shapes [S, ...]; compiles nothing
+        self.one = first  # whose programs are those of all
         self.seeds, self.rows, self.env_steps, self.warmup = (
             tuple(seeds),
             first.rows,
@@ -53,10 +51,9 @@ class SideBySide:
 
     def start(self, states: Tree | None = None) -> list[GraphRun]:
         """Runs that have not stepped. Raises EnvironmentFault where shapes or dtypes are not the spec's."""
-        every = self.all
-        check_environment(every.env, every.spec)
+        check_environment(self.one.env, self.one.spec)
         if states is None:
-            states = initial_states(every.algorithm, every.cfg, every.spec, every.seed_array)
+            states = self.one.initial(np.asarray(self.seeds, np.uint32))
         states = jax.tree.map(np.asarray, states)
         return [
             single.begin(share(states, index), single.seed_array) for index, single in enumerate(self.singles)
@@ -64,7 +61,7 @@ class SideBySide:
 
     def compile(self, warm: bool) -> None:
         """Compile what `advance` will run in the warm-up or after it: once for all seeds."""
-        self.singles[0].compile(warm)
+        self.one.compile(warm)
 
     def advance(self, run: list[GraphRun], iterations: int) -> list[GraphRun]:
         """`iterations` rollouts on in every run. Raises EnvironmentFault of the first seed that has one."""
@@ -89,10 +86,10 @@ class SideBySide:
 
     def refit(self, cfg: Any) -> None:
         """Go on under other settings, which change no shape; `compile` compiles again what they change."""
-        for each in (*self.singles, self.all):
-            each.cfg, each.warmup = cfg, cfg.data.warmup_rollouts(each.spec.num_envs)
-        self.singles[0].refit(cfg)  # its programs are those of all
-        self.warmup = self.singles[0].warmup
+        self.one.refit(cfg)
+        self.warmup = self.one.warmup
+        for single in self.singles:
+            single.cfg, single.warmup = cfg, self.warmup
 
     def restart(self, run: list[GraphRun]) -> list[GraphRun]:
         """The runs with every clock at environment step 0."""
@@ -100,15 +97,15 @@ class SideBySide:
 
     def pack(self, run: list[GraphRun]) -> tuple[Tree, dict]:
         """Everything a checkpoint holds: arrays [S, ...] by field, and plain values."""
-        return self.all.pack(joined(run))
+        return packed(joined(run)), {}
 
     def template(self, extra: dict) -> Tree:
         """The shapes of `pack`'s arrays."""
-        return self.all.template(extra)
+        return packed(self._shapes)
 
     def buffer_shape(self) -> Any:
         """The shapes of the replay rings [S, C, N, ...], or () on policy."""
-        return self.all.buffer_shape()
+        return self._shapes.buffer
 
     def unpack(self, tree: Tree, extra: dict) -> list[GraphRun]:
         """The runs that were packed."""
@@ -130,6 +127,13 @@ class SideBySide:
     def close(self) -> None:
         """Let the threads go."""
         self.pool.shutdown()
+
+    @cached_property
+    def _shapes(self) -> GraphRun:
+        """The shapes of all runs together, those of one seed for each of S."""
+        several = len(self.seeds)
+        shape = lambda x: jax.ShapeDtypeStruct((several, *x.shape[1:]), x.dtype)  # noqa: E731
+        return map_seeded(shape, self.one._shapes)
 
 
 def share(tree: Any, index: int) -> Any:

@@ -1,7 +1,9 @@
 """Episodes that were played to see what an environment does: scripts of actions, and what came of them."""
 
 import copy
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +13,9 @@ from polyak.envs.spaces import bounds, kind_of
 from polyak.health.finding import Finding
 from polyak.health.points import Points
 
+SHORT = 100  # steps of a short script at most
+LONGEST = 1000  # of one episode of random play
+PATIENCE = 0.15  # seconds that a short script should take
 MOST_HELD = 2_000_000  # numbers of observations that are held before they are looked at
 
 
@@ -93,6 +98,31 @@ def stream(space: Any, rng: np.random.Generator) -> Iterator[Any]:
     """Random actions without end."""
     while True:
         yield from random_actions(space, 32, rng)
+
+
+def random_play(
+    world: World,
+    steps: int,
+    until: float,
+    seed: int,
+    play: Callable[[int, Iterator[Any]], Episode],
+) -> list[Episode]:
+    """Episodes of random actions, one after the other, until there were so many steps, or until the time is over.
+
+    play  from an episode's number and actions to what came of it; one that raised is the last
+    """
+    rng, episodes, left = np.random.default_rng(seed), [], steps
+    while left > 0 and time.monotonic() < until and not (episodes and episodes[-1].raised):
+        most = min(left, world.time_limit or LONGEST, LONGEST if episodes else left)
+        actions = itertools.islice(stream(world.actions, rng), most)
+        episodes.append(play(len(episodes), actions))
+        left -= max(1, episodes[-1].length)
+    return episodes
+
+
+def short_length(steps: int, seconds: float) -> int:
+    """Steps of a short script, where so many took so many seconds."""
+    return int(np.clip(PATIENCE * steps / seconds, 3, SHORT))
 
 
 def difference(one: Episode, other: Episode, points: Points) -> str:

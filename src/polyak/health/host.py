@@ -4,7 +4,6 @@ import contextlib
 import copy
 import inspect
 import io
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,13 +15,9 @@ import numpy as np
 from polyak.envs import spaces
 from polyak.envs.calling import RETURNED, fault, passes
 from polyak.errors import EnvironmentFault, brief, said_by
-from polyak.health.episodes import Episode, Log, Script, stream
+from polyak.health.episodes import SHORT, Episode, Log, Script, random_play, short_length
 from polyak.health.finding import Finding
 from polyak.health.points import Points, values
-
-SHORT = 100  # steps of a short script at most
-LONGEST = 1000  # of one episode of random play
-PATIENCE = 0.15  # seconds that a short script should take
 
 
 class OnHost:
@@ -55,17 +50,17 @@ class OnHost:
 
     def explore(self, steps: int, seconds: float, seed: int) -> list[Episode]:
         """Random play, for so many steps or seconds."""
-        rng, episodes, began = np.random.default_rng(seed), [], time.monotonic()
+        began = time.monotonic()
         until = began + seconds
-        left = steps
-        while left > 0 and time.monotonic() < until and not (episodes and episodes[-1].raised):
-            most = min(left, self.time_limit or LONGEST, LONGEST if episodes else left)
-            actions = itertools.islice(stream(self.actions, rng), most)
-            episodes.append(self.play(Script(seed + len(episodes), actions), until=until))
-            left -= max(1, episodes[-1].length)
+        episodes = random_play(
+            self,
+            steps,
+            until,
+            seed,
+            lambda number, actions: self.play(Script(seed + number, actions), until=until),
+        )
         if self.steps:
-            rate = self.steps / (time.monotonic() - began)
-            self.length = int(np.clip(PATIENCE * rate, 3, SHORT))
+            self.length = short_length(self.steps, time.monotonic() - began)
         return episodes
 
     def run(self, scripts: list[Script]) -> list[Episode]:

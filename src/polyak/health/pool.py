@@ -1,6 +1,5 @@
 """A task of EnvPool, played by scripts: each in a new pool, since no pool can be seeded for an episode."""
 
-import itertools
 import time
 from typing import Any
 
@@ -9,13 +8,19 @@ import numpy as np
 from polyak.envs.border import to_gymnasium
 from polyak.envs.spaces import kind_of
 from polyak.errors import EnvironmentFault
-from polyak.health.episodes import Episode, Log, Script, difference, random_actions, stream
+from polyak.health.episodes import (
+    SHORT,
+    Episode,
+    Log,
+    Script,
+    difference,
+    random_actions,
+    random_play,
+    short_length,
+)
 from polyak.health.finding import Finding
 from polyak.health.points import Points
 
-SHORT = 100  # steps of a short script at most
-LONGEST = 1000  # of one episode of random play
-PATIENCE = 0.15  # seconds that a short script should take
 LEFT_OUT = (
     "EnvPool seeds a pool when it is made, and no episode after that: whether reset takes a seed, leaves "
     "something behind or draws from elsewhere (reset-arguments, reseeds, seeding, global-seed, global-random, "
@@ -40,19 +45,16 @@ class OnPool:
 
     def explore(self, steps: int, seconds: float, seed: int) -> list[Episode]:
         """Random play in one pool, for so many steps or seconds; all episodes are of its seed."""
-        rng, episodes, began = np.random.default_rng(seed), [], time.monotonic()
-        pool, left = self.factory.make(1), steps
+        began = time.monotonic()
+        pool, until = self.factory.make(1), began + seconds
         try:
-            while left > 0 and time.monotonic() < began + seconds and not (episodes and episodes[-1].raised):
-                most = min(left, self.time_limit or LONGEST, LONGEST if episodes else left)
-                actions = itertools.islice(stream(self.actions, rng), most)
-                episodes.append(self._play(pool, Script(seed, actions), until=began + seconds))
-                left -= max(1, episodes[-1].length)
+            episodes = random_play(
+                self, steps, until, seed, lambda _, actions: self._play(pool, Script(seed, actions), until)
+            )
         finally:
             pool.close()
         if self.steps:
-            rate = self.steps / (time.monotonic() - began)
-            self.length = int(np.clip(PATIENCE * rate, 3, SHORT))
+            self.length = short_length(self.steps, time.monotonic() - began)
         return episodes
 
     def run(self, scripts: list[Script]) -> list[Episode]:

@@ -158,13 +158,19 @@ def round_robin(
     opening: int = 2,
     longest: int = 1_000,
     seed: int = 0,
+    met: Callable[[int], Any] = lambda matches: None,
 ) -> dict[tuple[str, str], Score]:
-    """The scores of all matches of two players with these names, each as `match` plays it, from other openings."""
-    move = _movers(env, list(players.values()))
-    return {
-        (one, other): _match(move, env, players[one], players[other], pairs, opening, longest, seed + number)
-        for number, (one, other) in enumerate(combinations(players, 2))
-    }
+    """The scores of all matches of two players with these names, each as `match` plays it, from other openings.
+
+    met  called after each match with how many there were
+    """
+    move, scores = _movers(env, list(players.values())), {}
+    for number, (one, other) in enumerate(combinations(players, 2)):
+        scores[one, other] = _match(
+            move, env, players[one], players[other], pairs, opening, longest, seed + number
+        )
+        met(number + 1)
+    return scores
 
 
 LOGISTIC = math.log(10) / 400  # of an Elo point

@@ -61,7 +61,9 @@ class Settings:
     out: str = "runs"  # folder that run folders are made in
     name: str | None = None  # name of the run folder; one that exists with the same settings is resumed
     preset: bool = True  # use tuned settings where there are any
-    wrap: tuple[str, ...] | None = None  # wrappers around the algorithm: normalize_obs, normalize_reward
+    wrap: tuple[str, ...] | None = (
+        None  # wrappers around the algorithm: normalize_obs, normalize_reward, normalize_goals
+    )
     her: Literal["future", "final", "episode", "random"] | None = (
         None  # hindsight: replace goals of replayed rows by achieved ones, chosen in this way
     )

@@ -207,12 +207,12 @@ def _listed(names: list[str]) -> str:
     return " ".join(names[:LISTED]) + more
 
 
-def game_of(world: Any, name: str) -> Environment:
+def game_of(world: Any, name: str, command: str = "play") -> Environment:
     """The game of two that is played in this world, also where a run knows it against an opponent of its own."""
     game = world.game if isinstance(world, Versus) else world
     if not isinstance(game, Environment) or game.spec.players != 2:
         raise UserError(
-            f"{name} is no game of two players, which play needs: to see a policy there, use watch"
+            f"{name} is no game of two players, which {command} needs: to see a policy there, use watch"
         )
     return game
 

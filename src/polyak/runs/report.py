@@ -18,8 +18,9 @@ from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan, flattened
 from polyak.runs.values import plain
 from polyak.show.charts import draw_png
-from polyak.show.comparison import Comparison, Trace, compare, verdicts
+from polyak.show.comparison import Comparison, Trace, compare
 from polyak.show.page import GENERATOR, Video, overall_verdict, write_page
+from polyak.show.verdicts import verdicts
 
 MOST_RUNS = 200
 MOST_FILM = 1 << 20  # bytes of a video on the page

@@ -19,16 +19,18 @@ from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.evaluate import Evaluator, width_for
-from polyak.drivers.hogwild import Hogwild, finder, own_seed
+from polyak.drivers.finding import finder, own_seed
+from polyak.drivers.hogwild import Hogwild
 from polyak.drivers.host import Host
 from polyak.drivers.in_graph import InGraph
 from polyak.drivers.learn import check_priority, initial_states
 from polyak.drivers.offline import Offline
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.adapters.toy_text import listed
 from polyak.envs.border import Border
 from polyak.envs.calling import calling
-from polyak.envs.environment import Environment, HostEnvs, flat_actions, rules
+from polyak.envs.environment import Environment, HostEnvs, Rules, flat_actions, rules
 from polyak.envs.find import find
 from polyak.envs.on_host import OnHost
 from polyak.errors import UserError, chosen, printable, said_by
@@ -76,8 +78,14 @@ class Session:
     @cached_property
     def env_spec(self) -> Spec:
         """The environment's own spaces."""
-        model = rules(self.world) if self.in_graph and self.plan.driver != "ray" else None
-        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=model)
+        return dataclasses.replace(self.world.spec, num_envs=self.plan.num_envs, model=self.rules)
+
+    @cached_property
+    def rules(self) -> Rules | None:
+        """The environment's rules, as far as a planner may know them."""
+        if self.in_graph:
+            return rules(self.world) if self.plan.driver != "ray" else None
+        return listed(self.world) if self.cfg.data.plans else None
 
     @cached_property
     def spec(self) -> Spec:
@@ -115,7 +123,7 @@ class Session:
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
         if self.plan.driver == "ray":
-            from polyak.drivers.distributed import check_ray
+            from polyak.drivers.cluster import check_ray
 
             check_ray(self.address)
         if not self.plan.lockstep:

@@ -27,13 +27,11 @@ from polyak.show.comparison import (
     Pair,
     Trace,
     World,
-    beside,
     figure,
     listed,
-    probability,
     shown,
-    verdicts,
 )
+from polyak.show.verdicts import beside, probability, verdicts
 
 GENERATOR = "polyak report"  # by which a page is known
 RAW = {"script", "style"}  # whose text HTML does not escape: only constants of ours

@@ -1,6 +1,7 @@
 """Wrappers: from an algorithm to an algorithm that sees other observations or rewards."""
 
 from collections.abc import Callable
+from functools import partial
 
 from polyak.interface import Algorithm
 from polyak.wrappers.freeze import freeze
@@ -12,5 +13,7 @@ __all__ = ["WRAPPERS", "draw_noise", "freeze", "normalize_obs", "normalize_rewar
 
 WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "normalize_obs": normalize_obs,
+    # a number that varies by less than 0.01 is not blown up: replaced goals differ there from those that were asked for
+    "normalize_goals": partial(normalize_obs, clip=5.0, eps=1e-4),
     "normalize_reward": normalize_reward,
 }

@@ -27,14 +27,10 @@ def goal_of(env: gymnasium.Env) -> Goal | None:
     again = Again(compute_reward, compute_terminated)
     points = [np.stack([env.observation_space.sample()["achieved_goal"] for _ in range(ROWS)]) for _ in "ab"]
     one, two = points
-    rows = [jnp.asarray(point, jnp.float32) for point in points]
     flag = np.zeros(ROWS, bool)
-    try:
-        shapes = jax.eval_shape(again.traced, *rows, jnp.asarray(flag))
-        if [x.shape for x in shapes] == [(ROWS,), (ROWS,)]:
-            return Goal(achieved, relabel, asked(again.traced))
-    except Exception:  # whatever it raises of a tracer, it is no function of JAX
-        pass
+    for each in (again, by_distance(env, again, one, two)):
+        if each is not None and traceable(each, one, two, flag):
+            return Goal(achieved, relabel, asked(each.traced))
     again.on_host(one, two, flag)
     began = time.perf_counter()
     again.on_host(one, two, flag)
@@ -44,6 +40,38 @@ def goal_of(env: gymnasium.Env) -> Goal | None:
         f"{cost:.2g} ms for {ROWS} rows, and its program is compiled anew in every process"
     )
     return Goal(achieved, relabel, asked(again.called_back), note)
+
+
+def traceable(again: "Again", one: np.ndarray, two: np.ndarray, flag: np.ndarray) -> bool:
+    """Whether JAX can trace it, for goals and flags like these."""
+    rows = [jnp.asarray(point, jnp.float32) for point in (one, two)]
+    try:
+        shapes = jax.eval_shape(again.traced, *rows, jnp.asarray(flag))
+    except Exception:  # whatever it raises of a tracer, it is no function of JAX
+        return False
+    return [x.shape for x in shapes] == [flag.shape, flag.shape]
+
+
+def by_distance(env: gymnasium.Env, again: "Again", one: np.ndarray, two: np.ndarray) -> "Again | None":
+    """The same with the reward of gymnasium-robotics' sparse tasks in JAX, where it is this environment's; else None.
+
+    It is -1 where the goal is farther away than `distance_threshold`. `compute_reward` must say the same of goals on
+    both sides of that distance from the places `one` [M, ...], in the directions `two`.
+    """
+    threshold = getattr(env.unwrapped, "distance_threshold", None)
+    if not isinstance(threshold, float) or one.ndim != 2:
+        return None
+
+    def reward(achieved: Array, desired: Array, info: dict) -> Array:
+        away = jnp.sqrt(((achieved - desired) ** 2).sum(axis=-1))
+        return jnp.where(away > threshold, -1.0, 0.0)
+
+    direction = two / np.linalg.norm(two, axis=-1, keepdims=True)
+    away = threshold * np.linspace(0.01, 1.99, len(one))[:, None]
+    place, goal = (x.astype(np.float32) for x in (one, one + away * direction))
+    said = of_rows(again.compute_reward, place, goal)
+    same = np.array_equal(said, reward(place, goal, {}))
+    return Again(reward, again.compute_terminated) if same else None
 
 
 def achieved(obs: Tree) -> Array:

@@ -132,22 +132,26 @@ def sample(
     index  the newest, whose priorities may have changed since the ring's own
     goal   how hindsight asks again
     """
+    key_draw = key_goal = key
+    if index.episodes is not None:
+        key_draw, key_goal = jax.random.split(key)
+    leaf = weight = None
     if index.priorities is not None:
-        windows, leaf, weight = by_priority(ring, index.priorities, key, data)
+        windows, leaf, weight = by_priority(ring, index.priorities, key_draw, data)
+    elif index.episodes is not None:
+        windows = episodes.draw_ended(ring, index.episodes, key_draw, data.batch_size, data.length)
+    else:
+        windows = uniform(ring, key_draw, data.batch_size, data.length, frames.held_rows(ring))
+    if data.hindsight is not None and goal is not None:
+        batch = relabelled_batch(
+            ring, index.episodes, windows, goal, key_goal, data, data.hindsight, gamma, seen
+        )
+    else:
         batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
         batch = frames.observed(ring, batch, windows.env)
-        return batch._replace(weight=jnp.broadcast_to(weight, batch.weight.shape)), leaf
-    if index.episodes is None:
-        windows = uniform(ring, key, data.batch_size, data.length, frames.held_rows(ring))
-        batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
-        return frames.observed(ring, batch, windows.env), None
-    key_draw, key_goal = jax.random.split(key)
-    windows = episodes.draw_ended(ring, index.episodes, key_draw, data.batch_size, data.length)
-    if data.hindsight is None or goal is None:
-        batch = n_step_batch(ring, windows, gamma, data.n_step, data.clip, seen)
-        return frames.observed(ring, batch, windows.env), None
-    batch = relabelled_batch(ring, index.episodes, windows, goal, key_goal, data, data.hindsight, gamma, seen)
-    return batch, None
+    if weight is not None:
+        batch = batch._replace(weight=jnp.broadcast_to(weight, batch.weight.shape))
+    return batch, leaf
 
 
 def write_back(index: Index, leaf: Array | None, errors: Array | None, data: Replay) -> Index:
