@@ -8,8 +8,9 @@ import numpy as np
 import polyak
 from polyak.envs.find import find
 from polyak.lab.matches import Score, match
+from reproductions import ladder
 from reproductions.finding import Finding, main, train
-from reproductions.games import at_sight, trained
+from reproductions.games import searching, trained
 
 SMALL = {
     **{"simulations": 8, "considered": 8, "hidden": (128, 128), "opening": 6, "temperature": 2.0},
@@ -19,16 +20,17 @@ SMALL = {
 
 
 def played(env: str, first: int, last: int, pairs: int, **config: Any) -> tuple[polyak.Run, Score, str]:
-    """Train until `first` and then `last` moves, and let the last network play the first one, without a search."""
+    """Train until `first` and then `last` moves, and let the last network play the first, with the same search."""
     began = time.monotonic()
     settings = {**SMALL, **config, "horizon": last}
     said = {"num_envs": 32, "config": settings, "eval_every": 0, "checkpoint_every": last}
     run = train("alphazero", env, steps=first, name=f"boards-{env.partition(':')[2]}", **said)
-    early = trained(run)[1]
+    cfg, early = trained(run)
     run = run.resume(steps=last)
     minutes = (time.monotonic() - began) / 60
     world, (_, late) = find(env), trained(run)
-    score = match(world, at_sight(world, late), at_sight(world, early), pairs, opening=4, longest=300)
+    newest, oldest = (searching(world, cfg, net) for net in (late, early))
+    score = match(world, newest, oldest, pairs, opening=4, longest=300)
     return run, score, f"{env} {last:,} moves in {minutes:.1f} min"
 
 
@@ -57,13 +59,9 @@ def small_boards() -> Finding:
 
 
 def full_boards() -> Finding:
-    """An hour of each small board, and a few iterations of chess, shogi and Go on full boards."""
-    claims, said = {}, []
-    for env in ("go_9x9", "gardner_chess", "animal_shogi"):
-        config = {"simulations": 32, "considered": 16, "hidden": (256, 256), "data.capacity": 50_000}
-        run, score, how = played(f"pgx:{env}", 65_536, 1_000_000, 50, **config)
-        claims[f"{env}: better than its first checkpoint: {score}"] = score.mean - score.half > 0.5
-        said.append(f"{how}, against its checkpoint at 65,536 {score}, Elo {score.elo:+.0f}")
+    """An hour of the small boards, and a few iterations of chess, shogi and Go on full boards."""
+    climbed = ladder.long()
+    claims, said = dict(climbed.claims), [climbed.figure]
     for env in ("chess", "shogi", "go_19x19"):
         run, _, how = played(f"pgx:{env}", 4_096, 8_192, 2, **{"data.capacity": 4_096})
         claims[f"{env} runs: every loss is finite"] = bool(np.isfinite(losses(run)).all())

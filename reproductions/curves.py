@@ -31,7 +31,7 @@ from polyak.files import place
 from polyak.lab import games
 from polyak.runs.presets import preset
 from polyak.show.curve import together
-from reproductions import muzero, planning
+from reproductions import mazes, muzero, planning
 from reproductions.drawing import Curve, Target, as_json, draw, from_json, outcome
 from reproductions.finding import train
 from reproductions.rows import commit
@@ -48,13 +48,13 @@ TARGETS = {
     CARTPOLE: Target(500, "500, the most there is", most=True),
     PENDULUM: Target(-155, "published at best: −160 to −150"),
     "jax:ContinuousBandit": Target(0, "0, the best action", most=True),
-    "jax:DynaMaze-v0": SHORTEST,
 }
 
 
 class Task(NamedTuple):
     """What is trained for a curve; what is not said is the preset's.
 
+    updates  the budget of what takes no steps
     metric   what is drawn, of a run's metrics
     up       what it is, in words
     given    what else `polyak.train` is given
@@ -68,6 +68,7 @@ class Task(NamedTuple):
     up: str = "return of an evaluation"
     given: Mapping[str, Any] = MappingProxyType({})
     note: str = ""
+    updates: int = 0
 
 
 STEPS = Task(metric="episode/length", up="steps of an episode, with exploration", seeds=10)
@@ -81,7 +82,6 @@ TASKS = {
     "count_planning": STEPS,
     "cross_entropy": Task(steps=400_000),
     "dpg": Task("jax:ContinuousBandit", given={"eval_episodes": 1}),
-    "dyna_q": STEPS._replace(steps=3_000),
     "fitted_q": Task(steps=8_000, seeds=3, given={"config": {"minibatch": 200}}),
     "guided_policy_search": Task(seeds=3),
     "kohl_stone": Task(up="metres walked in an episode of 4 s"),
@@ -89,6 +89,10 @@ TASKS = {
     "nelder_mead": Task(steps=1_000_000),
     "planet": Task(steps=4_000, seeds=1, given={"env_fields": {"size": 16}}),
     "rainbow": Task(steps=25_000, seeds=3),
+    "riccati": Task("jax:LinearSystem-v0", updates=40, seeds=1),
+    "value_iteration": Task(
+        "jax:DynaMaze-v0", updates=40, seeds=1, metric="update/v", up="V(s), mean over all states"
+    ),
     "vae": Task(seeds=3, metric="update/loss", up="minus the bound, nats", given={"eval_every": 0}),
 }
 
@@ -112,27 +116,45 @@ def settled(name: str) -> Task:
     """An algorithm's task with nothing left open."""
     task = TASKS.get(name, Task())
     env = task.env or usual_env(name)
-    return task._replace(env=env, steps=task.steps or preset(name, env)["steps"])
+    tuned = preset(name, env)
+    if "updates" in tuned:
+        return task._replace(env=env, updates=task.updates or tuned["updates"])
+    return task._replace(env=env, steps=task.steps or tuned["steps"])
 
 
 def trained(name: str) -> Curve:
     """The curve of a training with the preset."""
     task = settled(name)
-    said: dict[str, Any] = {"eval_episodes": EPISODES, "checkpoint_every": task.steps}
-    said["eval_every"] = task.steps // EVALUATIONS if task.metric.startswith("eval/") else 0
-    run = train(name, task.env, steps=task.steps, seeds=task.seeds, **said | dict(task.given))
+    unit, budget = budget_of(task)
+    said: dict[str, Any] = {unit: budget, "eval_episodes": EPISODES, "checkpoint_every": budget}
+    said["eval_every"] = budget // EVALUATIONS if task.metric.startswith("eval/") else 0
+    run = train(name, task.env, seeds=task.seeds, **said | dict(task.given))
     x, values = series(run.metrics, task.metric)
-    across, unit = "environment steps", 1
+    assert len(values) == task.seeds, f"{name}: {task.metric} of {len(values)} seeds only: more steps"
+    across, size = f"{'environment ' * (unit == 'steps')}{unit}", 1
     if run.plan.settle(
         algorithms.find(name).Config()
     ).data.episodes:  # steps are the room for the longest episodes
-        across, unit = "episodes", run.spec.time_limit
-    return Curve(x / unit, values, across, task.up, how(name, task), TARGETS.get(task.env), note=task.note)
+        across, size = "episodes", run.spec.time_limit
+    return Curve(x / size, values, across, task.up, how(name, task), target_of(task), note=task.note)
+
+
+def target_of(task: Task) -> Target | None:
+    """The value that a task's metric is to reach, where one is known."""
+    if task.metric == STEPS.metric:
+        return SHORTEST
+    return TARGETS.get(task.env) if task.metric.endswith("/return") else None
+
+
+def budget_of(task: Task) -> tuple[str, int]:
+    """What the budget of a settled task is counted in, and how much it is."""
+    return ("updates", task.updates) if task.updates else ("steps", task.steps)
 
 
 def how(name: str, task: Task) -> str:
     """How a training came about: the same on the command line."""
-    words = ["polyak", "train", name, task.env, "--steps", str(task.steps), "--seeds", str(task.seeds)]
+    unit, budget = budget_of(task)
+    words = ["polyak", "train", name, task.env, f"--{unit}", str(budget), "--seeds", str(task.seeds)]
     for prefix, fields in (("config", "config"), ("env", "env_fields")):
         for field, value in task.given.get(fields, {}).items():
             words += [f"--{prefix}.{field}", str(value)]
@@ -171,6 +193,18 @@ def regulator() -> Curve:
     return Curve(
         x, more, "environment steps", up, how(name, task), note="Its first fit is nearly as good as its last."
     )
+
+
+def maze() -> Curve:
+    """Steps of each episode in the Dyna maze; the first, a random walk, is left out as in the book's figure."""
+    name = "dyna_q"
+    task = settled(name)._replace(steps=mazes.STEPS[50], seeds=10)
+    run = train("reproductions.mazes:recorded", task.env, steps=task.steps, seeds=task.seeds, eval_every=0)
+    lengths = np.asarray(run.state().lengths)[:, 1:30]
+    assert lengths.min() > 0, "the run is too short for its episodes"
+    note = "The first episode, a random walk, is left out, as in the book."
+    x = np.arange(2, 2 + lengths.shape[1], dtype=float)
+    return Curve(x, lengths, "episode", STEPS.up, how(name, task), SHORTEST, note=note)
 
 
 def rollouts(counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32), episodes: int = 40) -> Curve:
@@ -237,6 +271,7 @@ def alone(run: polyak.Run, seed: int) -> dict[games.Board, int]:
 
 OWN: dict[str, Callable[[], Curve]] = {
     "alphazero": partial(board, "alphazero", 120_000, at_sight, 2),
+    "dyna_q": maze,
     "learned_lqr": regulator,
     "mcts": tree,
     "muzero": partial(board, "muzero", 100_000, alone, 2),

@@ -2,7 +2,8 @@
 
 Programs are compiled once for the whole suite: its processes share a cache on disk, which goes when the suite ends.
 All are compiled as `QUICK` says: tests of what users' programs are compiled to, and of their bits, ask for `AS_USED`.
-A file's tests run in one process, or those of each algorithm in one: what is traced and made for them is made once.
+A file's tests run in one process, those of a long file algorithm by algorithm: what is traced and made for them is
+made once.
 """
 
 import atexit
@@ -43,14 +44,19 @@ os.environ["XLA_FLAGS"] = plain  # for the processes that tests start: they run 
 program.COMPILER_OPTIONS.update(QUICK)  # also where a driver's workers are processes
 
 NAMES = frozenset(names())
+SPREAD = {
+    "tests/test_contract.py",
+    "tests/test_drivers.py",
+    "tests/test_resume.py",
+}  # too long for one process
 
 
 def share_of(nodeid):
-    """The tests that run in one process, one after the other: an algorithm's in a file, or else the file's."""
+    """The tests that run in one process, one after the other: a file's, or of a long one those of an algorithm."""
     file, _, test = nodeid.partition("::")
     _, _, parameters = test.partition("[")
     named = [word for word in parameters.rstrip("]").split("-") if word in NAMES]
-    return f"{file} {named[0]}" if named else file
+    return f"{file} {named[0]}" if named and file in SPREAD else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -170,8 +170,12 @@ class House:
     """A folder of sources `.../src/polyak`."""
 
     def __init__(self, root: Path):
-        self.root = root
-        self.files = {path: File(path) for path in sorted(root.rglob("*.py"))}
+        self.root, self.paths = root, sorted(root.rglob("*.py"))
+
+    @functools.cached_property
+    def files(self) -> dict[Path, File]:
+        """All of them, read: which takes seconds, and so not before somebody asks."""
+        return {path: File(path) for path in self.paths}
 
     @functools.cached_property
     def algorithms(self) -> list[str]:
@@ -220,14 +224,13 @@ class House:
 
     def circles(self) -> list[list[Path]]:
         """Groups of files of which each imports, in the end, every other."""
-        below = {path: self.imported(path) for path in self.files}
-        todo = list(below)
-        while todo:  # everything that can be reached, by repeated joining
-            path = todo.pop()
-            wider = below[path].union(*(below[other] for other in below[path]))
-            if wider != below[path]:
-                below[path] = wider
-                todo = list(below)
+        imports = {path: self.imported(path) for path in self.files}
+        below = {path: set() for path in imports}  # everything that can be reached
+        for path, reached in below.items():
+            todo = imports[path]
+            while todo := todo - reached:
+                reached |= todo
+                todo = set().union(*(imports[other] for other in todo))
         groups = {frozenset(o for o in below[p] if p in below[o]) for p in below if p in below[p]}
         return sorted(sorted(group) for group in groups)
 

@@ -131,7 +131,7 @@ def learn_from_rules(
     spec: Spec,
     state: Tree,
     buffer: Any,
-    rollout: None,
+    rollout: Transition | None,
     key: Array,
     warm: bool,
     valid: Array | bool,

@@ -142,9 +142,9 @@ class Framed(gymnasium.Wrapper):
         spec = self.env.spec
         return spec and replace(spec, max_episode_steps=self.frames.decisions(spec.max_episode_steps))
 
-    def reset(self, **said: Any) -> tuple[Any, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         """The first observation: a stack of one picture."""
-        obs, info = self.env.reset(**said)
+        obs, info = self.env.reset(seed=seed, options=options)
         self._idle, self._stack = 0, None
         return self._seen(obs), info
 

@@ -16,7 +16,7 @@ import numpy as np
 from polyak import algorithms, files
 from polyak.drivers.check import check_data
 from polyak.drivers.learn import initial_states
-from polyak.envs.environment import Rules, flat_actions, rules
+from polyak.envs.environment import Rules, Table, flat_actions, rules
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Algorithm, Goal, Spec
 from polyak.runs.plan import Plan
@@ -58,7 +58,7 @@ def settled(plan: Plan, spec: Spec, path: Path) -> tuple[Algorithm, Any, Spec]:
 def unknown_rules(spec: Spec) -> Rules:
     """Rules that no file holds, in whose place these stand: whoever asks finds that all states are observed."""
     obs = jax.tree.map(lambda space: np.zeros(space.shape, space.dtype), spec.obs)
-    return Rules(lambda key: (obs, obs), rules, rules)
+    return Rules(lambda key: (obs, obs), rules, lambda: Table(np.zeros(0), np.zeros(0)))
 
 
 def state_shapes(plan: Plan, spec: Spec, arrays: Mapping[str, Field], path: Path) -> Any:
