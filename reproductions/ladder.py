@@ -114,7 +114,7 @@ def long() -> Finding:
     return found(
         {
             "pgx:go_9x9": climb("pgx:go_9x9", 262_144, 4, 25, 16, 128, opening=6),
-            "pgx:gardner_chess": climb("pgx:gardner_chess", 131_072, 4, 25, 16, 128, opening=6),
+            "pgx:gardner_chess": climb("pgx:gardner_chess", 65_536, 4, 25, 16, 128, opening=6),
             "pgx:animal_shogi": climb("pgx:animal_shogi", 262_144, 4, 50, 16, 128, opening=6),
         }
     )

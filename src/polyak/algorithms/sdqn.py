@@ -4,8 +4,8 @@ Metz, Ibarz, Jaitly & Davidson 2017, "Discrete Sequential Prediction of Continuo
 (arXiv:1705.05035), section 3. Lecture 0.
 
 Departures: values are passed down the chain by the same networks' targets, without the paper's second, undivided
-critic; exploration is epsilon-greedy in each dimension. The paper does not say which value stands for a bin: here
-they are spread evenly from bound to bound. A time limit is bootstrapped through.
+critic; exploration is epsilon-greedy in each dimension. The values of the bins are spread evenly from bound to bound,
+both included. A time limit is bootstrapped through.
 """
 
 from dataclasses import dataclass, field

@@ -150,6 +150,8 @@ class Framed(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
         """One decision: frames until the action has been kept long enough, or the episode ends."""
+        reward: Any
+        earned: Any
         obs, reward, terminated, truncated, info = self.env.step(copy.copy(action))
         for _ in range(1, self.frames.action_repeat):
             if terminated or truncated:

@@ -57,7 +57,7 @@ class Kept(Environment):
                 for name, value in after.measures.items()
             }
             after = after._replace(reward=before.reward + after.reward, measures=measures)
-            over = before.terminated | before.truncated
+            over = jnp.logical_or(before.terminated, before.truncated)
             over = over if spec.time_limit is None else over | (count >= spec.time_limit)
             kept = jax.tree.map(lambda old, new: jnp.where(over, old, new), before, after)
             return (jnp.where(over, count, count + 1), kept), None
