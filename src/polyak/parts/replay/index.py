@@ -142,7 +142,7 @@ def sample(
         windows = episodes.draw_ended(ring, index.episodes, key_draw, data.batch_size, data.length)
     else:
         windows = uniform(ring, key_draw, data.batch_size, data.length, frames.held_rows(ring))
-    if data.hindsight is not None and goal is not None:
+    if index.episodes is not None and data.hindsight is not None and goal is not None:
         batch = relabelled_batch(
             ring, index.episodes, windows, goal, key_goal, data, data.hindsight, gamma, seen
         )
