@@ -399,7 +399,7 @@ def test_parameters_that_are_not_finite_stop_a_run_with_discrete_actions():
 
 def train_on(world, monkeypatch, out, name, steps):
     """A run of PPO on three environments, with a checkpoint after each of its rollouts of 5 rows."""
-    for module in ("session", "run"):
+    for module in ("session", "beginning"):
         monkeypatch.setattr(f"polyak.runs.{module}.find", lambda *args: world)
     config = {"hidden": [4], "epochs": 1, "minibatch": 15, "horizon": 150, "data.steps": 5}
     settings = {"num_envs": 3, "eval_every": 15, "eval_episodes": 1, "verbose": False, "config": config}

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polyak.errors import UserError
 from polyak.interface import Box, Discrete
 from polyak.parts.networks import build, features
 from polyak.parts.policies import Softmax
@@ -65,8 +64,3 @@ def test_the_gradient_of_log_pi_is_the_feature_minus_its_mean_under_pi(name):
         np.testing.assert_allclose(
             got.net.weight, phi[action] - np.tensordot(pi, phi, 1), rtol=1e-5, atol=1e-6
         )
-
-
-def test_an_unknown_init_is_named():
-    with pytest.raises(UserError, match="did you mean 'uniform'"):
-        build("linear")(jax.random.key(0), Box((2,)), 1, init="uniformm")

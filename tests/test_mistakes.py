@@ -81,7 +81,7 @@ MEANINGS = {
     "train ppo CartPole-v1 --env.render_mode human": "polyak watch RUN makes a video",
     "train ppo CartPole-v1 --env.gravity 5": "has no field 'gravity'",
     "train ppo CartPole-v1 --driver graph": "use --driver host",
-    "train ppo CartPole-v1 --wrap VecNormalize": "Valid: normalize_obs, normalize_reward",
+    "train ppo CartPole-v1 --wrap VecNormalize": "Valid: normalize_goals, normalize_obs, normalize_reward",
     "train dqn CartPole-v1 --no-preset --steps 500": "lower --config.data.warmup or raise --steps",
     "train ppo CartPole-v1 --her future": "choose an algorithm with a replay",
     "train ppo CartPole-v1 --stop-at 475 --eval-every 0": "give --eval-every",
