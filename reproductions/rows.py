@@ -6,6 +6,7 @@ own, and also those that take up to ten minutes.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -98,18 +99,17 @@ def run_check(
     """
     began, lines = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="polyak-rows-") as scratch:
-        process = subprocess.Popen(
-            words(command),
-            cwd=HERE.parent,
-            env=os.environ | {"TMPDIR": scratch, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        if cores is not None:
-            os.sched_setaffinity(process.pid, cores)
+        with on_cores(cores):
+            process = subprocess.Popen(
+                words(command),
+                cwd=HERE.parent,
+                env=os.environ | {"TMPDIR": scratch, "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
 
         def read() -> None:
             assert process.stdout is not None
@@ -229,6 +229,20 @@ def run_all(
             code = 130
     print(closing_line(outcomes, rows, total), flush=True)
     return code or int(not all(outcomes.values()))
+
+
+@contextlib.contextmanager
+def on_cores(cores: set[int] | None) -> Iterator[None]:
+    """What this thread starts meanwhile has these cores from its first instruction on; None: those of the thread."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def shares_of_cores(jobs: int) -> list[set[int] | None]:

@@ -3,6 +3,7 @@
 import gymnasium
 import jax
 import numpy as np
+import oracles
 import pytest
 from auditing import QUICK
 
@@ -29,24 +30,40 @@ def spec_of(table):
     return Spec(Discrete(states), Discrete(actions), model=Rules(print, print, lambda: table))
 
 
+class Slow:
+    """Sweeps as a loop over all states, actions and successors."""
+
+    def __init__(self, table):
+        self.transition, self.reward = (x.tolist() for x in table)
+        self.q = np.zeros((S, A))
+
+    def update(self, batch, key):
+        v = [max(values) for values in self.q]
+        for s in range(S):
+            for a in range(A):
+                self.q[s, a] = self.reward[s][a] + sum(
+                    CFG.gamma * self.transition[s][a][after] * v[after] for after in range(S)
+                )
+
+
 def test_four_sweeps_are_those_of_a_loop_over_all_states_actions_and_successors():
-    spec = spec_of(world())
+    spec, slow = spec_of(world()), Slow(world())
     update = jax.jit(lambda *args: value_iteration.update(CFG, spec, *args), compiler_options=QUICK)
-    state, v = value_iteration.init(CFG, spec, jax.random.key(0)), [0.0] * S
-    transition, reward = (x.tolist() for x in world())
+    start = value_iteration.init(CFG, spec, jax.random.key(0))
+    oracles.assert_follows(update, start, slow, [None] * 4, atol=1e-5)
+
+
+def test_what_is_logged_is_what_a_sweep_changed():
+    spec, slow = spec_of(world()), Slow(world())
+    state = value_iteration.init(CFG, spec, jax.random.key(0))
     for _ in range(4):
-        state, metrics, _ = update(state, None, jax.random.key(0))
-        q = [
-            [
-                reward[s][a] + sum(CFG.gamma * transition[s][a][after] * v[after] for after in range(S))
-                for a in range(A)
-            ]
-            for s in range(S)
-        ]
-        np.testing.assert_allclose(state.q, q, atol=1e-5)
-        np.testing.assert_allclose(metrics["delta"], max(abs(max(q[s]) - v[s]) for s in range(S)), rtol=1e-4)
-        v = [max(values) for values in q]
-        np.testing.assert_allclose(metrics["v"], np.mean(v), rtol=1e-4)
+        before = [max(values) for values in slow.q]
+        state, metrics, _ = value_iteration.update(CFG, spec, state, None, jax.random.key(0))
+        slow.update(None, None)
+        after = [max(values) for values in slow.q]
+        delta = max(abs(new - old) for new, old in zip(after, before, strict=True))
+        np.testing.assert_allclose(metrics["delta"], delta, rtol=1e-4)
+        np.testing.assert_allclose(metrics["v"], np.mean(after), rtol=1e-4)
 
 
 def test_no_value_is_further_from_the_optimum_than_the_bound_says():
