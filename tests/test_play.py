@@ -385,7 +385,9 @@ def test_a_game_in_a_terminal_and_ctrl_c_leaves_it_without_a_traceback():
         assert "agent: " in until(master, b"your move: ")
         os.write(master, b"z9\n")
         assert "'z9' is no legal move" in until(master, b"your move: ")
-        time.sleep(0.5)  # it shows its question just before it reads, and between the two Python hears nothing
+        time.sleep(
+            0.5
+        )  # it shows its question just before it reads, and between the two Python hears nothing
         os.write(master, b"\x03")
         said = until(master, b"stopped")
         assert process.wait(30) == 130
