@@ -63,10 +63,9 @@ def update(cfg: Config, spec: Spec, state: State, batch: None, key: Array) -> Up
     F, H = linear_quadratic(spec, key)
     # P <- Q + A^T P A - A^T P B (R + B^T P B)^-1 B^T P A,   K = -(R + B^T P B)^-1 B^T P A
     K, P = riccati_step(H + cfg.gamma * F.T @ state.P @ F, spec.obs.size)
+    change = jnp.abs(K - state.gain).max()
     metrics = {
-        "change": jnp.abs(
-            K - state.gain
-        ).max(),  # largest change of an entry of K: 0 where the recursion has ended
+        "change": change,  # largest change of an entry of K: 0 where the recursion has ended
         "cost": jnp.trace(P),  # trace of P: sum of the costs-to-go from each unit vector
     }
     return Update(State(P, K), metrics)

@@ -48,11 +48,10 @@ def update(cfg: Config, spec: Spec, state: State, batch: None, key: Array) -> Up
     q = reward + cfg.gamma * transition @ v
     # Delta <- max(Delta, |v - V(s)|)
     delta = jnp.abs(q.max(axis=1) - v).max()
+    bound = delta * cfg.gamma / max(1 - cfg.gamma, 1e-6)
     metrics = {
         "delta": delta,  # Delta, the largest change of a state's value in the sweep
-        "bound": delta
-        * cfg.gamma
-        / max(1 - cfg.gamma, 1e-6),  # most that a value can be away from the optimum
+        "bound": bound,  # most that a value can be away from the optimum
         "v": q.max(axis=1).mean(),  # V(s), mean over all states
     }
     return Update(State(q), metrics)

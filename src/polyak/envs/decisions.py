@@ -24,9 +24,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601: shares of re
 class Frames:
     """What becomes of an environment's frames before an algorithm sees them; without settings, nothing."""
 
-    action_repeat: int = (
-        1  # frames that an action is kept for; their rewards are summed, the last one is seen
-    )
+    action_repeat: int = 1  # frames that an action is kept for: rewards are summed, the last one is seen
     patience: int = 0  # decisions in a row that may earn nothing before the episode is cut; 0: any number
     crop: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels cut off a picture: top, bottom, left, right
     grey: bool = False  # pictures without colour
