@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from polyak.errors import EnvironmentFault
 from polyak.interface import Replay, Transition
 from polyak.parts.replay import turns
 from polyak.pytree import Counter
+from polyak.temporary import TemporaryFolder
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="what Ray listens at is looked up in /proc"),
@@ -374,6 +374,13 @@ def test_what_listens_listens_on_loopback(cluster):
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
+def test_nobody_else_can_look_into_the_folder_that_ray_opens_to_all(cluster):
+    path = Path(cluster.folder.path)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert sorted(each.name for each in path.iterdir()) == ["owner", "r"]
+    assert list(path.glob("r/session_*/sockets/*"))
+
+
 def said(capsys, *words):
     """The one line that a command ends with, and its exit code."""
     code = main(["train", "ppo", "CartPole-v1", "--driver", "ray", "--steps", "64", *words])
@@ -456,8 +463,9 @@ def wait_for(what, seconds):
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path, how):
-    before, folders = rays(), set(Path(tempfile.gettempdir()).glob("polyak-*"))
+def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path, monkeypatch, how):
+    before, place = rays(), TemporaryFolder()  # paths of Ray's sockets have a limit
+    monkeypatch.setenv("TMPDIR", place.path)
     train = ["train", "ppo", "CartPole-v1", *RUN]
     out, err, code = polyak(tmp_path, *train, "--name", "whole")
     assert code == 0, err
@@ -468,13 +476,15 @@ def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path
     going.send_signal(how)
     out, err = going.communicate(timeout=60)
     assert going.returncode == (130 if how == signal.SIGTERM else -how), err
-    wait_for(lambda: rays() <= before, 90)
-    assert how == signal.SIGKILL or set(Path(tempfile.gettempdir()).glob("polyak-*")) <= folders
+    assert len(list(Path(place.path).glob("polyak-*"))) == (how == signal.SIGKILL)
     assert len(lines_of(tmp_path)) < 150, "it was through before it was stopped"
     out, err, code = polyak(tmp_path, "resume", "runs/stopped")
     assert code == 0, err
     digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
     assert digests[0] == digests[1]
+    wait_for(lambda: rays() <= before, 90)
+    assert list(Path(place.path).glob("polyak-*")) == []  # what a kill had left was swept by the resume
+    place.close()
 
 
 @pytest.mark.long
