@@ -3,6 +3,7 @@
 One Ray serves the quick tests. What begins one of its own takes twelve seconds, and is `long`.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -19,7 +20,7 @@ from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, stat
 from auditing import Config as AuditConfig
 from cases import CASE
 from counting_gym import CountingGym
-from troubled_gym import TroubledGym
+from troubled_gym import AbsentGym, SlowGym, TroubledGym
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
@@ -27,7 +28,7 @@ from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
 from polyak.drivers.cluster import Cluster
 from polyak.drivers.distributed import Distributed
-from polyak.drivers.lanes import joined, places, slots_of
+from polyak.drivers.lanes import Rollout, joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.on_host import OnHost
 from polyak.envs.worlds.counting import Counting
@@ -254,14 +255,23 @@ def undisturbed(cluster):
 
 
 def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undisturbed, tmp_path):
-    fields = {"folder": str(tmp_path), "how": "killed hanging"}
+    fields = {"folder": str(tmp_path), "how": "killed raising hanging"}
     world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
     driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=4.0)
     assert_same_bits(after(driver, 9), undisturbed[1])
-    assert len(list(tmp_path.iterdir())) == 2
-    assert driver.ledger.void == 2
-    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 2
+    assert len(list(tmp_path.iterdir())) == 3
+    assert driver.ledger.void == 3
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 3
     assert "was lost" in driver.notes["lost"]
+
+
+def test_a_slow_worker_is_waited_for_and_no_bit_differs(undisturbed, tmp_path):
+    fields = {"folder": str(tmp_path), "seconds": 0.02}
+    world = GymnasiumFactory("Slow", fields, entry=SlowGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=30.0)
+    assert_same_bits(after(driver, 9), undisturbed[1])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert driver.ledger == distributed.Ledger(issued=18, accepted=18, void=0)
 
 
 def test_a_run_that_is_loaded_between_rollouts_has_the_same_bits(undisturbed):
@@ -321,6 +331,17 @@ def test_rollouts_that_arrive_in_any_order_make_no_window_of_two_episodes(cluste
     driver.close()
 
 
+def test_a_slow_worker_holds_nobody_up_where_rollouts_are_taken_as_they_arrive(cluster, tmp_path):
+    fields = {"folder": str(tmp_path), "seconds": 0.1}
+    driver = crew(auditor(COUNTING), ARRIVING, GymnasiumFactory("Slow", fields, entry=SlowGym), kind=Arrival)
+    run = driver.advance(driver.start(), 20)
+    slow, fast = sorted(np.asarray(run.learner.tree.buffer.ring.clock.value).tolist())
+    assert fast >= 3 * slow
+    assert driver.ledger.void == 0
+    assert_sound(driver, run)
+    driver.close()
+
+
 def assert_sound(driver, run):
     """20 rollouts of 5 x 2 rows of two environments, of which none is twice in the ring."""
     found, ring = state_of(run), run.learner.tree.buffer.ring
@@ -363,6 +384,52 @@ def test_an_environment_that_fails_for_ever_ends_the_run_with_its_own_words(clus
     run = driver.start()
     with pytest.raises(EnvironmentFault, match=r"environment [0-3], seed 0: .*the plug was pulled") as error:
         driver.advance(run, 4)
+    assert "\n" not in str(error.value)
+    driver.close()
+
+
+def test_a_worker_that_never_begins_is_replaced_and_given_up_in_one_line(cluster, monkeypatch):
+    monkeypatch.setattr(distributed, "START_SECONDS", 2.0)
+    monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
+    world = GymnasiumFactory("Absent", {"pid": os.getpid()}, entry=AbsentGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, workers=1, deadline=0.5)
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFault, match=r"worker 0 was lost 2 times in a row: .* no answer for 2.5 s"):
+        driver.start()
+    assert time.monotonic() - began < 30
+    driver.close()
+    wait_for(lambda: not players(), 10)
+
+
+def players():
+    """Numbers of the processes in which Ray's workers play."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in rays()}
+    return [pid for pid, path in commands.items() if path.exists() and b"ray::Worker" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("whose", ["the learner's", "the worker's"])
+def test_a_full_object_store_ends_the_run_in_one_line(cluster, monkeypatch, tmp_path, whose):
+    """As Ray says it once it can neither evict nor spill."""
+    import ray
+    from ray.exceptions import ObjectStoreFullError
+
+    monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), workers=1)
+    run = driver.advance(driver.start(), 1)
+    real, full = ray.get, ObjectStoreFullError("the object store is full")
+
+    def put(_):
+        raise full
+
+    def get(ref):
+        given = real(ref)
+        if isinstance(given, Rollout):
+            raise full
+        return given
+
+    monkeypatch.setattr(ray, *(("put", put) if whose == "the learner's" else ("get", get)))
+    with pytest.raises(EnvironmentFault, match="object store is full") as error:
+        driver.advance(run, 1)
     assert "\n" not in str(error.value)
     driver.close()
 
@@ -551,3 +618,88 @@ def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
         assert refused.returncode == 2, refused.stderr
     finally:
         stop()
+
+
+HEAD = "127.0.0.1:6398"
+
+
+def start_node(env, *words):
+    """A node of a cluster, which is more processes than the one that begins it."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--node-ip-address", "127.0.0.1", *words]
+    subprocess.run([*command, "--num-cpus", "1"], env=env, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+def named(place):
+    """Numbers and words of Ray's processes that have something in this folder."""
+    found = {}
+    for pid in rays():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(place.encode() in word for word in words):
+                found[pid] = words
+    return found
+
+
+def raylets(place):
+    """Numbers of the processes that are the nodes of a cluster whose folder is this."""
+    return [pid for pid, words in named(place).items() if words[0].endswith(b"/raylet")]
+
+
+def family(pid):
+    """A process and all that it began."""
+    found, parents = [pid], {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_node_that_dies_or_falls_silent_changes_no_bit(tmp_path, how):
+    """Its worker goes on in a node that comes later. One that is stopped answers nobody, as one that is cut off."""
+    place = TemporaryFolder()
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "TMPDIR": place.path}  # with 0 it has one node
+    train = ["train", "ppo", "CartPole-v1", *RUN, "--deadline", "5"]
+    command = [sys.executable, "-m", "polyak", *train]
+    quiet = {
+        "env": env,
+        "cwd": tmp_path,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    going = None
+    try:
+        done = subprocess.run([*command, "--name", "whole"], timeout=180, **quiet)
+        assert done.returncode == 0, done.stderr
+        head = ["--head", "--port", HEAD.rpartition(":")[2], "--include-dashboard", "false"]
+        start_node(env, *head, "--temp-dir", f"{place.path}/c")
+        first = raylets(place.path)
+        start_node(env, "--address", HEAD)
+        (second,) = set(raylets(place.path)) - set(first)
+        going = subprocess.Popen([*command, "--name", "stopped", "--address", HEAD], **quiet)
+        wait_for(lambda: len(lines_of(tmp_path)) > 3, 120)
+        lost = family(second)
+        assert any(b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in lost)
+        for pid in lost:
+            os.kill(pid, how)
+        assert len(lines_of(tmp_path)) < 150, "it was through before the node was lost"
+        start_node(env, "--address", HEAD)
+        _, err = going.communicate(timeout=240)
+        assert going.returncode == 0, err
+        assert "was lost, and another is in its place" in err
+        digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
+        assert digests[0] == digests[1]
+    finally:
+        ours = [pid for one in raylets(place.path) for pid in family(one)]
+        for pid in [*ours, *named(place.path)]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if going is not None:
+            going.kill()
+            going.communicate()
+        place.close()

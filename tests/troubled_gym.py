@@ -1,4 +1,4 @@
-"""An environment that is in trouble once, and a count of the processes that it was in; imported in workers."""
+"""Environments that are in trouble in workers, where they are imported: once, always, by being slow or never there."""
 
 import os
 import signal
@@ -39,3 +39,32 @@ class TroubledGym(CountingGym):
                 TROUBLE[how]()
                 break
         return super().step(action)
+
+
+class SlowGym(CountingGym):
+    """Counting; the first one that steps, of all in a folder, takes so many seconds for each step."""
+
+    def __init__(self, folder: str, seconds: float):
+        super().__init__()
+        self.folder, self.seconds, self.slow = Path(folder), seconds, None
+
+    def step(self, action: object) -> tuple:
+        if self.slow is None:
+            try:
+                (self.folder / "slow").touch(exist_ok=False)
+            except FileExistsError:
+                self.slow = False
+            else:
+                self.slow = True
+        if self.slow:
+            time.sleep(self.seconds)
+        return super().step(action)
+
+
+class AbsentGym(CountingGym):
+    """Counting in one process, and in all others an environment that is never made."""
+
+    def __init__(self, pid: int):
+        super().__init__()
+        if os.getpid() != pid:
+            time.sleep(600)
