@@ -20,13 +20,13 @@ from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, stat
 from auditing import Config as AuditConfig
 from cases import CASE
 from counting_gym import CountingGym
-from troubled_gym import AbsentGym, SlowGym, TroubledGym
+from troubled_gym import AbsentGym, LargeGym, SlowGym, TroubledGym
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
 from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
-from polyak.drivers.cluster import Cluster
+from polyak.drivers.cluster import LOCAL, SILENT, Cluster
 from polyak.drivers.distributed import Distributed
 from polyak.drivers.lanes import Rollout, joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
@@ -618,6 +618,37 @@ def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
         assert refused.returncode == 2, refused.stderr
     finally:
         stop()
+
+
+def in_a_small_store():
+    """Rollouts of 256 MB from a worker through a store of 80 MB, and without a worker; in a process of its own."""
+    os.environ |= SILENT | LOCAL | {"RAY_AUTH_TOKEN": "a" * 64}
+    import ray
+
+    begin = ray.init
+    ray.init = lambda **given: begin(**given, object_store_memory=80 << 20)
+    cluster = Cluster(1)
+    folder = Path(cluster.folder.path)
+    assert ray.cluster_resources()["object_store_memory"] == 80 << 20
+    cfg = CASE["ppo"].config({"steps": 16}, network="linear", minibatch=16)
+    world = GymnasiumFactory("Large", {}, entry=LargeGym)
+    driver = crew(find_algorithm("ppo"), cfg, world, workers=1)
+    got = arrays_of(driver, driver.advance(driver.start(), 3))
+    driver.close()
+    assert driver.ledger == distributed.Ledger(issued=3, accepted=3, void=0)
+    cluster.close()
+    assert not folder.exists()
+    assert_same_bits(got, after(drive(find_algorithm("ppo"), cfg, world, (0,), LANES), 3))
+
+
+@pytest.mark.long
+def test_rollouts_that_the_object_store_has_no_room_for_pass_by_the_disk():
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", "import test_distributed; test_distributed.in_a_small_store()"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 HEAD = "127.0.0.1:6398"

@@ -1,11 +1,16 @@
-"""Environments that are in trouble in workers, where they are imported: once, always, by being slow or never there."""
+"""Environments that are in trouble in workers, where they are imported: once, always, slow, large or never there."""
 
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from counting_gym import CountingGym
+from gymnasium.spaces import Box
+
+LARGE = 500_000  # entries of a large observation
 
 TROUBLE = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -59,6 +64,22 @@ class SlowGym(CountingGym):
         if self.slow:
             time.sleep(self.seconds)
         return super().step(action)
+
+
+class LargeGym(CountingGym):
+    """Counting, in observations of two megabytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Box(0.0, 1e9, (LARGE,), np.float32)
+
+    def reset(self, **given: Any) -> tuple:
+        obs, info = super().reset(**given)
+        return np.resize(obs, LARGE), info
+
+    def step(self, action: object) -> tuple:
+        obs, *rest = super().step(action)
+        return np.resize(obs, LARGE), *rest
 
 
 class AbsentGym(CountingGym):
