@@ -54,15 +54,16 @@ def listening():
     return found
 
 
-def rays():
-    """Numbers of the processes of Ray's on this machine."""
+def rays(mark=""):
+    """Numbers of the processes of Ray's on this machine, or of those whose environment has a mark."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes()
+            marked = mark.encode() in (path.with_name("environ").read_bytes() if mark else b"")
         except OSError:
             continue
-        if b"ray::" in words or b"/ray/" in words:
+        if marked and (b"ray::" in words or b"/ray/" in words):
             found.add(int(path.parent.name))
     return found
 
@@ -575,7 +576,7 @@ def test_twenty_workers_killed_from_outside_change_no_bit(cluster, tmp_path):
 
 @pytest.mark.long
 def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
-    before = rays()
+    place = TemporaryFolder()  # paths of Ray's sockets have a limit
     start = [
         sys.executable,
         "-m",
@@ -593,20 +594,28 @@ def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
         "--node-ip-address",
         "127.0.0.1",
         "--temp-dir",
-        str(tmp_path / "r"),
+        str(Path(place.path) / "r"),
     ]
-    stop = lambda: [os.kill(pid, signal.SIGKILL) for pid in rays() - before]  # noqa: E731
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    ours = f"POLYAK_TEST_CLUSTER={tmp_path}"
+    stop = lambda: [os.kill(pid, signal.SIGKILL) for pid in rays(ours)]  # noqa: E731
+    env = {
+        **os.environ,
+        **dict([ours.split("=")]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "a" * 64,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         subprocess.run(start, env=env, check=True, capture_output=True, timeout=120)
-        there = rays()
+        there = rays(ours)
+        assert there
         command = [sys.executable, "-m", "polyak", "train", "ppo", "CartPole-v1", *RUN]
         command += ["--address", "127.0.0.1:6399"]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
-        wait_for(lambda: len(rays()) <= len(there) + 2, 30)
-        assert there <= rays()
+        wait_for(lambda: len(rays(ours)) <= len(there) + 2, 30)
+        assert there <= rays(ours)
         refused = subprocess.run(
             command,
             env={**env, "RAY_AUTH_TOKEN": "b" * 64},
@@ -618,6 +627,7 @@ def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
         assert refused.returncode == 2, refused.stderr
     finally:
         stop()
+        place.close()
 
 
 def in_a_small_store():
