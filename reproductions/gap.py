@@ -88,7 +88,7 @@ PPO = {"gamma": 0.98, "lam": 0.8, "lr": 1e-3, "lr_end": 0.0, "epochs": 20, "mini
 class Sizes(NamedTuple):
     """How long the stages are."""
 
-    seeds: int = 5
+    seeds: int = 20
     simulated: int = 102_400  # steps in one simulator
     randomised: int = 307_200  # steps in random ones
     real: int = 40_960  # steps in the real world
