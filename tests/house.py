@@ -381,7 +381,13 @@ GUIDES = {  # pages that lead people to algorithms; a new one need not be on the
 RUNS = {"tests/sick_runs.py"}  # whole runs, each sick or sound by settings that only its own algorithm has
 ALIKE = {  # by algorithm: files in which the word is another thing: a kind of picture, a function for any MDP or system
     "svg": {
-        *("docs/choosing.py", "docs/generate.py", "src/polyak/show/charts.py", "src/polyak/show/page.py"),
+        *(
+            "README.md",
+            "docs/choosing.py",
+            "docs/generate.py",
+            "src/polyak/show/charts.py",
+            "src/polyak/show/page.py",
+        ),
         *("tests/house.py", "tests/test_curves.py", "tests/test_docs.py"),
     },
     "value_iteration": {

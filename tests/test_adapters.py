@@ -118,13 +118,13 @@ def needs_mujoco():
 
 
 def sync(make, lanes, measures=()):
-    from polyak.envs.adapters.gymnasium import GymnasiumSync
+    from polyak.envs.adapters.in_process import GymnasiumSync
 
     return GymnasiumSync(make, lanes, measures)
 
 
 def asynchronous(make, lanes, measures=(), **settings):
-    from polyak.envs.adapters.gymnasium import GymnasiumAsync
+    from polyak.envs.adapters.processes import GymnasiumAsync
 
     return GymnasiumAsync([make] * lanes, measures, **settings)
 

@@ -24,7 +24,8 @@ from misbehaving import GIVES, RAISES, Bad
 
 from polyak import cli, files
 from polyak.cli import main
-from polyak.envs.adapters.gymnasium import GymnasiumAsync, GymnasiumSync
+from polyak.envs.adapters.in_process import GymnasiumSync
+from polyak.envs.adapters.processes import GymnasiumAsync
 from polyak.envs.find import find
 from polyak.envs.trust import harmless, names_to_trust
 from polyak.errors import CheckpointError, EnvironmentFault, UserError, brief, printable
@@ -563,7 +564,7 @@ def test_sigterm_to_all_processes_of_a_run_saves_it(tmp_path):
 ORPHANS = """
 import functools, sys
 from misbehaving import Bad
-from polyak.envs.adapters.gymnasium import GymnasiumAsync
+from polyak.envs.adapters.processes import GymnasiumAsync
 if __name__ == "__main__":
     hows = [functools.partial(Bad, sys.argv[1], at=1)] * 2
     envs = GymnasiumAsync(hows, deadline=60.0)

@@ -22,7 +22,8 @@ from polyak.drivers.episodes_host import episode_seed
 from polyak.drivers.evaluate import STREAM
 from polyak.drivers.validate import inside
 from polyak.envs import spaces
-from polyak.envs.adapters.gymnasium import GymnasiumAsync, GymnasiumFactory, _Vector
+from polyak.envs.adapters.gymnasium import GymnasiumFactory
+from polyak.envs.adapters.processes import GymnasiumAsync, _Vector
 from polyak.envs.border import Border
 from polyak.envs.environment import to_bounds, unscaled
 from polyak.envs.find import _fitting, find

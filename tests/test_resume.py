@@ -22,7 +22,7 @@ from polyak.runs.run import Run, load, train
 from polyak.show.terminal import Terminal
 from polyak.store import checkpoint
 
-KILLS = int(os.environ.get("POLYAK_KILLS", "5"))
+KILLS = int(os.environ.get("POLYAK_KILLS", "3"))
 REPLAY = {"capacity": 90, "batch_size": 8, "warmup": 30, "steps": 2}  # 15 rows of 3 environments, so 14
 ROLLOUT = {"steps": 8}
 TASKS = [(case.name, case.task(place)) for case in CASES for place in case.places]

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from polyak.drivers import validate
-from polyak.envs.adapters.gymnasium import GymnasiumSync
+from polyak.envs.adapters.in_process import GymnasiumSync
 from polyak.envs.environment import HostStep
 from polyak.runs.beginning import plan_run
 from polyak.runs.plan import Settings

@@ -8,7 +8,8 @@ from typing import Any, Self
 import jax
 
 from polyak.drivers.program import map_seeded
-from polyak.envs.adapters.gymnasium import OneGymnasium, check_main_guard
+from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.adapters.processes import check_main_guard
 from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from polyak.drivers.act import actors
-from polyak.envs.adapters.gymnasium import check_main_guard
+from polyak.envs.adapters.processes import check_main_guard
 from polyak.envs.border import Border
 from polyak.envs.find import name_of
 from polyak.errors import CheckpointError, UserError, brief

@@ -17,7 +17,8 @@ from polyak.drivers.episodes_graph import Episodes, Player
 from polyak.drivers.episodes_host import HostEpisodes
 from polyak.drivers.evaluate import STREAM
 from polyak.drivers.keys import Keys
-from polyak.envs.adapters.gymnasium import GymnasiumSync, OneGymnasium
+from polyak.envs.adapters.gymnasium import OneGymnasium
+from polyak.envs.adapters.in_process import GymnasiumSync
 from polyak.envs.environment import Environment, rules
 from polyak.errors import CheckpointError
 from polyak.files import make_folder

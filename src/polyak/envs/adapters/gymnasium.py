@@ -1,35 +1,27 @@
-"""Gymnasium environments on the host: our own thin loop over them, their processes, and what makes them."""
+"""Gymnasium environments by name, by class or as they are given: what makes them, and what can be wrong with that."""
 
-import contextlib
 import functools
 import importlib
-import multiprocessing
 import os
-import queue
 import re
-import signal
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from polyak.envs import constructors, spaces
+from polyak.envs.adapters.in_process import Borrowed, GymnasiumSync, Measures, spec_of
+from polyak.envs.adapters.processes import GymnasiumAsync
 from polyak.envs.border import Border
-from polyak.envs.calling import RETURNED, called, calling, fault, passes
+from polyak.envs.calling import calling
 from polyak.envs.decisions import UNCHANGED, Frames, framed, split_frames
-from polyak.envs.environment import Environment, HostEnvs, HostStep
-from polyak.errors import EnvironmentFault, UserError, nearest, place_in, printable, said_by
-from polyak.interface import Box, Spec, Tree
-
-Measures = Mapping[str, str] | Iterable[str]
+from polyak.envs.environment import Environment, HostEnvs
+from polyak.errors import UserError, nearest, said_by
+from polyak.interface import Spec
 
 PACKAGES = {  # module that is missing -> what to install
     "mujoco": "polyak[mujoco]",
@@ -43,338 +35,7 @@ PACKAGES = {  # module that is missing -> what to install
 PYGAME = tuple(
     f"gymnasium.envs.{group}" for group in ("classic_control", "toy_text", "box2d")
 )  # draw with it
-GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows
-MASK = "action_mask"  # in `info`: which actions are legal
 NAMESPACES = {"ALE": "ale_py"}  # of ids that a package registers
-
-
-def spec_of(env: gymnasium.Env, lanes: int, measures: Mapping[str, str]) -> Spec:
-    """Spec of L copies of an environment; UserError where it has no spaces."""
-    for name in ("observation_space", "action_space"):
-        if not hasattr(env, name):
-            raise UserError(f"{type(env.unwrapped).__name__} has no {name}: set it in __init__")
-    goal = None
-    if isinstance(env.observation_space, gymnasium.spaces.Dict) and set(env.observation_space) == GOAL:
-        from polyak.envs.adapters.goals import goal_of  # JAX is imported where it is needed
-
-        goal = goal_of(env)
-    return Spec(
-        obs=spaces.from_gymnasium(env.observation_space),
-        action=spaces.action_from_gymnasium(env.action_space),
-        time_limit=spaces.check_limit(env.spec.max_episode_steps if env.spec else None),
-        num_envs=lanes,
-        goal=goal,
-        measures=measures,
-    )
-
-
-# ---- in this process
-
-
-class GymnasiumSync:
-    """L environments stepped one after the other in this process; 2 to 3 us a step beside their own.
-
-    measures: names in `info`, each with how an episode is summed up (without: its last value)
-    """
-
-    exact_reset = True  # an episode is a function of its seed and actions
-    masked = False
-
-    def __init__(self, make: Callable[[], gymnasium.Env], lanes: int, measures: Measures = ()):
-        measures = spaces.as_measures(measures)
-        self._envs = [make() for _ in range(lanes)]
-        self.asked = 0.0  # when the call began that has not returned; 0 between calls
-        self._space: Any = self._envs[0].observation_space
-        self.spec = spec_of(self._envs[0], lanes, measures)
-        self._names = tuple(measures)
-        self._actions = spaces.Actions(self._envs[0].action_space)
-        self._obs = spaces.zeros(self.spec.obs, lanes)
-        flat = isinstance(self.spec.obs, Box) and isinstance(self._space, gymnasium.spaces.Box)
-        self._rows = self._box_rows if flat else self._tree_rows
-        self._declared = (
-            self._space.shape,
-            self._space.dtype,
-            np.dtype(self.spec.obs.dtype) if flat else None,
-        )
-        self._narrows = flat and spaces.narrows(self._space)
-
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
-        """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
-        given, self.asked = [], time.monotonic()
-        try:
-            for lane, seed in zip(lanes, seeds, strict=True):
-                with called(lane, "reset", f"with seed {seed}"):
-                    obs, info = self._envs[lane].reset(seed=int(seed))
-                    given.append(obs)
-                    self.masked = self.masked or MASK in info
-        finally:
-            self.asked = 0.0
-        if given:
-            self._obs = spaces.scatter(self._obs, list(lanes), self._rows(given, lanes))
-            spaces.check_begun(self._obs, lanes, seeds)
-        return self._obs
-
-    def step(self, action: np.ndarray) -> HostStep:
-        """Step every lane; `action` [L, ...] is in the environment's own bounds."""
-        actions = self._actions(action)
-        lanes = len(self._envs)
-        reward, given = np.empty(lanes), []
-        terminated, truncated = np.empty(lanes, bool), np.empty(lanes, bool)
-        measures = {name: np.empty(lanes) for name in self._names}
-        lane, self.asked = 0, time.monotonic()
-        try:
-            for lane, env in enumerate(self._envs):
-                obs, r, ended, cut, info = env.step(actions[lane])
-                if type(r) is not float:
-                    spaces.check_reward(r, lane)
-                if type(ended) is not bool or type(cut) is not bool:
-                    spaces.check_ends(ended, cut, lane)
-                given.append(obs)
-                reward[lane] = r
-                terminated[lane] = ended
-                truncated[lane] = cut and not ended
-                for name in self._names:
-                    measures[name][lane] = spaces.number(info.get(name))
-        except BaseException as error:
-            if passes(error):
-                raise
-            raise fault(lane, "step", f"with action {actions[lane]}", error) from error
-        finally:
-            self.asked = 0.0
-        self._obs = self._rows(given)
-        return HostStep(self._obs, reward, terminated, truncated, measures)
-
-    def close(self) -> None:
-        """Close every environment, whatever the others do."""
-        faults = []
-        for lane, env in enumerate(self._envs):
-            try:
-                with called(lane, "close"):
-                    env.close()
-            except EnvironmentFault as error:
-                faults.append(error)
-        if faults:
-            raise faults[0]
-
-    def _box_rows(self, given: list[np.ndarray], lanes: Sequence[int] | None = None) -> np.ndarray:
-        """Observations of a Box as rows of a fresh array, checked where they are not just as declared."""
-        shape, dtype, ours = self._declared
-        rows = np.empty((len(given), *shape), ours)
-        for i, obs in enumerate(given):
-            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype or self._narrows:
-                spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
-            rows[i] = obs
-        return rows
-
-    def _tree_rows(self, given: list[Any], lanes: Sequence[int] | None = None) -> Tree:
-        """Observations of any space as trees of rows."""
-        for i, obs in enumerate(given):
-            spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
-        return spaces.stack([spaces.convert(self._space, obs) for obs in given])
-
-
-# ---- in processes of their own
-
-
-NO_GUARD = 86  # the exit code of a process that was to make an environment and would have trained
-GUARD = """put what the script does under `if __name__ == "__main__":`"""
-
-
-def check_main_guard() -> None:
-    """End a process that was started for one environment and, without a main guard in the script, begins to train."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(NO_GUARD)
-
-
-class _Raised(Exception):
-    """Error of an environment in its process: lane, type and message, where."""
-
-
-class _Vector(AsyncVectorEnv):
-    """Gymnasium's vector without its waits that have no end and without its prints."""
-
-    starting = 60.0  # seconds until every process has made its environment
-
-    def _check_spaces(self) -> None:
-        """Wait until all are there; copies of one environment agree on spaces."""
-        try:
-            self.call_async("render_mode")
-            self.call_wait(timeout=self.starting)
-        except (multiprocessing.TimeoutError, EOFError, OSError) as error:
-            lane, what = self.guilty(error, self.starting)
-            self.end(at_once=True)
-            raise EnvironmentFault(f"its process {what} while it was made", lane=lane) from None
-
-    def _add_info(self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int) -> dict:
-        """Infos by number of the environment, each as it was given: Gymnasium types all by the first one's."""
-        vector_infos[env_num] = env_info
-        return vector_infos
-
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """End every process, when Gymnasium closes or forgets the vector."""
-        self.end(at_once=terminate)
-
-    def _raise_if_errors(self, successes: Sequence[bool]) -> None:
-        if all(successes):
-            return
-        try:
-            lane, kind, value, trace = self.error_queue.get(timeout=5)
-        except queue.Empty:  # what was raised cannot be pickled
-            raise _Raised(list(successes).index(False), "an exception that cannot be sent", "") from None
-        if issubclass(kind, EnvironmentFault):
-            raise EnvironmentFault(value.text, lane=value.lane)
-        raise _Raised(
-            lane, f"{kind.__name__}: {value}", place_in(re.findall(r'File "(.+?)", line (\d+)', trace))
-        )
-
-    def guilty(self, error: BaseException, seconds: float) -> tuple[int, str]:
-        """Name the environment that is late or dead, and how it ended."""
-        if isinstance(error, multiprocessing.TimeoutError):
-            silent = [lane for lane, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
-            return silent[0] if silent else 0, f"did not answer within {seconds:g} s"
-        until = time.monotonic() + 3.0
-        while time.monotonic() < until:  # a pipe closes a little before its process has an exit code
-            for lane, process in enumerate(self.processes):
-                code = process.exitcode
-                if code is not None:
-                    killed = code < 0 and f"was killed by {signal.Signals(-code).name}"
-                    if code == NO_GUARD:
-                        return lane, f"began the whole script again: {GUARD}"
-                    return lane, killed or f"exited with code {code}"
-            time.sleep(0.01)
-        return 0, "or another closed its pipe"
-
-    def end(self, at_once: bool = False) -> None:
-        """End every process: asked, so that its environment is closed, then killed; waits a few seconds at most."""
-        if self.closed:
-            return
-        for pipe, process in zip(self.parent_pipes, self.processes, strict=True):
-            with contextlib.suppress(OSError):
-                process.kill() if at_once else pipe.send(("close", None))
-        self._join(3.0)
-        for process in self.processes:
-            if process.is_alive():  # it ignores SIGTERM, which is for the process that trains
-                process.kill()
-        self._join(1.0)
-        for pipe in self.parent_pipes:
-            pipe.close()
-        self.error_queue.close()
-        self.closed = True
-
-    def _join(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        for process in self.processes:
-            process.join(max(0.0, until - time.monotonic()))
-
-
-class GymnasiumAsync:
-    """L environments, each in a process of its own, on Gymnasium's `AsyncVectorEnv` without autoreset.
-
-    deadline  seconds that a step or reset may take; a dead, stuck or failing environment is an
-              EnvironmentFault that names it, and ends the others
-    context   how processes start: "spawn" or "forkserver", never "fork", whose children share pipes
-    """
-
-    exact_reset = True
-    masked = False
-
-    def __init__(
-        self,
-        env_fns: Sequence[Callable[[], gymnasium.Env]],
-        measures: Measures = (),
-        deadline: float = 60.0,
-        context: str = "spawn",
-    ):
-        if context not in ("spawn", "forkserver"):
-            raise UserError(f"processes start by 'spawn' or 'forkserver', not by {context!r}")
-        measures = spaces.as_measures(measures)
-        self.deadline = deadline
-        with calling(lambda error: UserError(f"an environment cannot be made: {said_by(error)}")):
-            env = env_fns[0]()
-            self._space = env.observation_space
-            self.spec = spec_of(env, len(env_fns), measures)
-            self._actions = spaces.Actions(env.action_space)
-            env.close()
-        self._obs = spaces.zeros(self.spec.obs, len(env_fns))
-        self._last = [None] * len(env_fns)
-        main = threading.current_thread() is threading.main_thread()
-        checked: Any = [
-            functools.partial(spaces.Checked, make, lane, main) for lane, make in enumerate(env_fns)
-        ]
-        self._vector = _Vector(
-            checked,
-            context=context,
-            copy=True,
-            autoreset_mode=AutoresetMode.DISABLED,
-        )
-
-    def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
-        """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
-        if not len(lanes):
-            return self._obs
-        seed: list[int | None] = [None] * self.spec.num_envs
-        mask = np.zeros(self.spec.num_envs, bool)
-        for lane, s in zip(lanes, seeds, strict=True):
-            seed[lane], mask[lane] = int(s), True
-
-        def ask() -> None:
-            self._vector.reset_async(seed=seed, options={"reset_mask": mask})
-
-        obs, infos = self._answer("reset", ask, self._vector.reset_wait)
-        self.masked = self.masked or any(MASK in info for info in infos.values())
-        rows = spaces.over(lambda part: part[list(lanes)], spaces.convert(self._space, obs))
-        self._obs = spaces.scatter(self._obs, list(lanes), rows)
-        spaces.check_begun(self._obs, lanes, seeds)
-        return self._obs
-
-    def step(self, action: np.ndarray) -> HostStep:
-        """Step every lane; `action` [L, ...] is in the environment's own bounds."""
-        actions = self._actions(action)
-        self._last = list(actions)
-        answer = self._answer("step", lambda: self._vector.step_async(actions), self._vector.step_wait)
-        obs, reward, terminated, truncated, infos = answer
-        self._obs = spaces.convert(self._space, obs)
-        measures = {name: self._measure(infos, name) for name in self.spec.measures}
-        reward = np.asarray(reward, np.float64)
-        return HostStep(self._obs, reward, terminated, truncated & ~terminated, measures)
-
-    def close(self) -> None:
-        """End every process, within a few seconds whatever they do."""
-        self._vector.end()
-
-    def _measure(self, infos: dict[int, dict[str, Any]], name: str) -> np.ndarray:
-        """[L] float64 of what each environment said in this step."""
-        said = (infos.get(lane, {}).get(name) for lane in range(self.spec.num_envs))
-        return np.array([spaces.number(value) for value in said])
-
-    def _answer(self, call: str, ask: Callable[[], None], wait: Callable[..., Any]) -> Any:
-        """Ask every process and wait; on any trouble end them all and name the one to blame."""
-        if self._vector.closed:
-            raise EnvironmentFault(f"{call} of environments that were closed, or ended after a fault")
-        try:
-            ask()
-            return wait(timeout=self.deadline)
-        except EnvironmentFault as error:
-            found = error
-        except _Raised as error:
-            lane, what, where = error.args
-            where = where or f"; {call} must return {RETURNED[call]}"
-            found = self._blame(lane, f"raised {what}{where}", call)
-        except (multiprocessing.TimeoutError, EOFError, OSError) as error:
-            found = self._blame(*self._vector.guilty(error, self.deadline), call)
-        except BaseException:
-            self._vector.end(at_once=True)
-            raise
-        self._vector.end()
-        raise found
-
-    def _blame(self, lane: int, what: str, call: str) -> EnvironmentFault:
-        pid, action = self._vector.processes[lane].pid, self._last[lane]
-        line = f"its process (worker {lane}, pid {pid}) {what} in {call}; last action {action}"
-        return EnvironmentFault(printable(line), lane=lane)
-
-
-# ---- by name
 
 
 @dataclass(frozen=True)
@@ -554,13 +215,6 @@ class WrittenInJax(Exception):
     def __init__(self, env: Environment):
         super().__init__("an environment in JAX")
         self.env = env
-
-
-class Borrowed(GymnasiumSync):
-    """One environment that belongs to somebody else, who closes it."""
-
-    def close(self) -> None:
-        """Nothing: its owner does."""
 
 
 @dataclass(frozen=True)
