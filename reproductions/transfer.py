@@ -61,7 +61,7 @@ PAIRS = {
         *("ppo", "jax:Acrobot-v1", {}, grown(1.3), (61_440, 61_440), 4_096, STEADY),
     ),
 }
-# of a cart with another pole no claim is made: some seeds begin with a policy that does not let go of the old one
+# measured at length, without a claim: some seeds begin with a policy that does not let go of the old pole
 CART = Pair(
     "pole", "ppo", "jax:CartPole-v1", {}, {"mass_pole": 0.3, "length": 1.0}, (50_000, 30_000), 1_024, {}
 )
