@@ -4,7 +4,6 @@ import argparse
 import atexit
 import functools
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 import polyak
+from polyak.temporary import TemporaryFolder
 
 
 class Finding(NamedTuple):
@@ -89,6 +89,6 @@ def train(algorithm: str, env: str, *, seeds: int = 1, **said: Any) -> polyak.Ru
 @functools.cache
 def folder() -> str:
     """Where the run folders of this program lie."""
-    place = tempfile.TemporaryDirectory(prefix="polyak-rows-")
-    atexit.register(place.cleanup)
-    return place.name
+    place = TemporaryFolder()
+    atexit.register(place.close)
+    return place.path

@@ -16,7 +16,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tomllib
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polyak.errors import UserError, nearest
+from polyak.temporary import TemporaryFolder
 
 HERE = Path(__file__).resolve().parent
 ROWS, NOTES = HERE / "rows.toml", HERE / "rows_of_the_notes.toml"
@@ -98,7 +98,7 @@ def run_check(
     cores  of the processor, which it may use; None: all
     """
     began, lines = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="polyak-rows-") as scratch:
+    with TemporaryFolder() as scratch:
         with on_cores(cores):
             process = subprocess.Popen(
                 words(command),

@@ -8,9 +8,9 @@ made once.
 
 import atexit
 import os
-import shutil
 import signal
-import tempfile
+
+from polyak.temporary import TemporaryFolder
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
@@ -19,9 +19,9 @@ os.environ["POLYAK_CACHE"] = "off"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    cache = tempfile.mkdtemp(prefix="polyak-tests-")
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    cache = TemporaryFolder()
+    atexit.register(cache.close)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.path
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -22,6 +22,7 @@ FLOOR = {
     "errors": 0,
     "files": 0,
     "signals": 0,
+    "temporary": 0,
     "parts": 1,
     "envs": 1,
     "algorithms": 2,

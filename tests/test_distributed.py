@@ -3,13 +3,13 @@
 One Ray serves the quick tests. What begins one of its own takes twelve seconds, and is `long`.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,15 +20,15 @@ from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, stat
 from auditing import Config as AuditConfig
 from cases import CASE
 from counting_gym import CountingGym
-from troubled_gym import TroubledGym
+from troubled_gym import AbsentGym, LargeGym, SlowGym, TroubledGym
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
 from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
-from polyak.drivers.cluster import Cluster
+from polyak.drivers.cluster import LOCAL, SILENT, Cluster
 from polyak.drivers.distributed import Distributed
-from polyak.drivers.lanes import joined, places, slots_of
+from polyak.drivers.lanes import Rollout, joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.on_host import OnHost
 from polyak.envs.worlds.counting import Counting
@@ -36,6 +36,7 @@ from polyak.errors import EnvironmentFault
 from polyak.interface import Replay, Transition
 from polyak.parts.replay import turns
 from polyak.pytree import Counter
+from polyak.temporary import TemporaryFolder
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="what Ray listens at is looked up in /proc"),
@@ -254,14 +255,23 @@ def undisturbed(cluster):
 
 
 def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undisturbed, tmp_path):
-    fields = {"folder": str(tmp_path), "how": "killed hanging"}
+    fields = {"folder": str(tmp_path), "how": "killed raising hanging"}
     world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)
     driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=4.0)
     assert_same_bits(after(driver, 9), undisturbed[1])
-    assert len(list(tmp_path.iterdir())) == 2
-    assert driver.ledger.void == 2
-    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 2
+    assert len(list(tmp_path.iterdir())) == 3
+    assert driver.ledger.void == 3
+    assert driver.ledger.issued == driver.ledger.accepted + driver.ledger.void == 9 * 2 + 3
     assert "was lost" in driver.notes["lost"]
+
+
+def test_a_slow_worker_is_waited_for_and_no_bit_differs(undisturbed, tmp_path):
+    fields = {"folder": str(tmp_path), "seconds": 0.02}
+    world = GymnasiumFactory("Slow", fields, entry=SlowGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, (0, 5), deadline=30.0)
+    assert_same_bits(after(driver, 9), undisturbed[1])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert driver.ledger == distributed.Ledger(issued=18, accepted=18, void=0)
 
 
 def test_a_run_that_is_loaded_between_rollouts_has_the_same_bits(undisturbed):
@@ -321,6 +331,17 @@ def test_rollouts_that_arrive_in_any_order_make_no_window_of_two_episodes(cluste
     driver.close()
 
 
+def test_a_slow_worker_holds_nobody_up_where_rollouts_are_taken_as_they_arrive(cluster, tmp_path):
+    fields = {"folder": str(tmp_path), "seconds": 0.1}
+    driver = crew(auditor(COUNTING), ARRIVING, GymnasiumFactory("Slow", fields, entry=SlowGym), kind=Arrival)
+    run = driver.advance(driver.start(), 20)
+    slow, fast = sorted(np.asarray(run.learner.tree.buffer.ring.clock.value).tolist())
+    assert fast >= 3 * slow
+    assert driver.ledger.void == 0
+    assert_sound(driver, run)
+    driver.close()
+
+
 def assert_sound(driver, run):
     """20 rollouts of 5 x 2 rows of two environments, of which none is twice in the ring."""
     found, ring = state_of(run), run.learner.tree.buffer.ring
@@ -367,11 +388,64 @@ def test_an_environment_that_fails_for_ever_ends_the_run_with_its_own_words(clus
     driver.close()
 
 
+def test_a_worker_that_never_begins_is_replaced_and_given_up_in_one_line(cluster, monkeypatch):
+    monkeypatch.setattr(distributed, "START_SECONDS", 2.0)
+    monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
+    world = GymnasiumFactory("Absent", {"pid": os.getpid()}, entry=AbsentGym)
+    driver = crew(find_algorithm("ppo"), config("ppo"), world, workers=1, deadline=0.5)
+    began = time.monotonic()
+    with pytest.raises(EnvironmentFault, match=r"worker 0 was lost 2 times in a row: .* no answer for 2.5 s"):
+        driver.start()
+    assert time.monotonic() - began < 30
+    driver.close()
+    wait_for(lambda: not players(), 10)
+
+
+def players():
+    """Numbers of the processes in which Ray's workers play."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in rays()}
+    return [pid for pid, path in commands.items() if path.exists() and b"ray::Worker" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("whose", ["the learner's", "the worker's"])
+def test_a_full_object_store_ends_the_run_in_one_line(cluster, monkeypatch, tmp_path, whose):
+    """As Ray says it once it can neither evict nor spill."""
+    import ray
+    from ray.exceptions import ObjectStoreFullError
+
+    monkeypatch.setattr(distributed, "REPLACEMENTS", 1)
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting(), workers=1)
+    run = driver.advance(driver.start(), 1)
+    real, full = ray.get, ObjectStoreFullError("the object store is full")
+
+    def put(_):
+        raise full
+
+    def get(ref):
+        given = real(ref)
+        if isinstance(given, Rollout):
+            raise full
+        return given
+
+    monkeypatch.setattr(ray, *(("put", put) if whose == "the learner's" else ("get", get)))
+    with pytest.raises(EnvironmentFault, match="object store is full") as error:
+        driver.advance(run, 1)
+    assert "\n" not in str(error.value)
+    driver.close()
+
+
 def test_what_listens_listens_on_loopback(cluster):
     assert cluster.opened, "Ray listens somewhere"
     loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
     assert [address for address in cluster.opened if not address.startswith(loopback)] == []
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_nobody_else_can_look_into_the_folder_that_ray_opens_to_all(cluster):
+    path = Path(cluster.folder.path)
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert sorted(each.name for each in path.iterdir()) == ["owner", "r"]
+    assert list(path.glob("r/session_*/sockets/*"))
 
 
 def said(capsys, *words):
@@ -456,8 +530,9 @@ def wait_for(what, seconds):
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path, how):
-    before, folders = rays(), set(Path(tempfile.gettempdir()).glob("polyak-*"))
+def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path, monkeypatch, how):
+    before, place = rays(), TemporaryFolder()  # paths of Ray's sockets have a limit
+    monkeypatch.setenv("TMPDIR", place.path)
     train = ["train", "ppo", "CartPole-v1", *RUN]
     out, err, code = polyak(tmp_path, *train, "--name", "whole")
     assert code == 0, err
@@ -468,13 +543,15 @@ def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path
     going.send_signal(how)
     out, err = going.communicate(timeout=60)
     assert going.returncode == (130 if how == signal.SIGTERM else -how), err
-    wait_for(lambda: rays() <= before, 90)
-    assert how == signal.SIGKILL or set(Path(tempfile.gettempdir()).glob("polyak-*")) <= folders
+    assert len(list(Path(place.path).glob("polyak-*"))) == (how == signal.SIGKILL)
     assert len(lines_of(tmp_path)) < 150, "it was through before it was stopped"
     out, err, code = polyak(tmp_path, "resume", "runs/stopped")
     assert code == 0, err
     digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
     assert digests[0] == digests[1]
+    wait_for(lambda: rays() <= before, 90)
+    assert list(Path(place.path).glob("polyak-*")) == []  # what a kill had left was swept by the resume
+    place.close()
 
 
 @pytest.mark.long
@@ -541,3 +618,119 @@ def test_a_cluster_that_is_there_is_used_and_stays(tmp_path):
         assert refused.returncode == 2, refused.stderr
     finally:
         stop()
+
+
+def in_a_small_store():
+    """Rollouts of 256 MB from a worker through a store of 80 MB, and without a worker; in a process of its own."""
+    os.environ |= SILENT | LOCAL | {"RAY_AUTH_TOKEN": "a" * 64}
+    import ray
+
+    begin = ray.init
+    ray.init = lambda **given: begin(**given, object_store_memory=80 << 20)
+    cluster = Cluster(1)
+    folder = Path(cluster.folder.path)
+    assert ray.cluster_resources()["object_store_memory"] == 80 << 20
+    cfg = CASE["ppo"].config({"steps": 16}, network="linear", minibatch=16)
+    world = GymnasiumFactory("Large", {}, entry=LargeGym)
+    driver = crew(find_algorithm("ppo"), cfg, world, workers=1)
+    got = arrays_of(driver, driver.advance(driver.start(), 3))
+    driver.close()
+    assert driver.ledger == distributed.Ledger(issued=3, accepted=3, void=0)
+    cluster.close()
+    assert not folder.exists()
+    assert_same_bits(got, after(drive(find_algorithm("ppo"), cfg, world, (0,), LANES), 3))
+
+
+@pytest.mark.long
+def test_rollouts_that_the_object_store_has_no_room_for_pass_by_the_disk():
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", "import test_distributed; test_distributed.in_a_small_store()"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+HEAD = "127.0.0.1:6398"
+
+
+def start_node(env, *words):
+    """A node of a cluster, which is more processes than the one that begins it."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--node-ip-address", "127.0.0.1", *words]
+    subprocess.run([*command, "--num-cpus", "1"], env=env, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+def named(place):
+    """Numbers and words of Ray's processes that have something in this folder."""
+    found = {}
+    for pid in rays():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(place.encode() in word for word in words):
+                found[pid] = words
+    return found
+
+
+def raylets(place):
+    """Numbers of the processes that are the nodes of a cluster whose folder is this."""
+    return [pid for pid, words in named(place).items() if words[0].endswith(b"/raylet")]
+
+
+def family(pid):
+    """A process and all that it began."""
+    found, parents = [pid], {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_node_that_dies_or_falls_silent_changes_no_bit(tmp_path, how):
+    """Its worker goes on in a node that comes later. One that is stopped answers nobody, as one that is cut off."""
+    place = TemporaryFolder()
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "TMPDIR": place.path}  # with 0 it has one node
+    train = ["train", "ppo", "CartPole-v1", *RUN, "--deadline", "5"]
+    command = [sys.executable, "-m", "polyak", *train]
+    quiet = {
+        "env": env,
+        "cwd": tmp_path,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    going = None
+    try:
+        done = subprocess.run([*command, "--name", "whole"], timeout=180, **quiet)
+        assert done.returncode == 0, done.stderr
+        head = ["--head", "--port", HEAD.rpartition(":")[2], "--include-dashboard", "false"]
+        start_node(env, *head, "--temp-dir", f"{place.path}/c")
+        first = raylets(place.path)
+        start_node(env, "--address", HEAD)
+        (second,) = set(raylets(place.path)) - set(first)
+        going = subprocess.Popen([*command, "--name", "stopped", "--address", HEAD], **quiet)
+        wait_for(lambda: len(lines_of(tmp_path)) > 3, 120)
+        lost = family(second)
+        assert any(b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in lost)
+        for pid in lost:
+            os.kill(pid, how)
+        assert len(lines_of(tmp_path)) < 150, "it was through before the node was lost"
+        start_node(env, "--address", HEAD)
+        _, err = going.communicate(timeout=240)
+        assert going.returncode == 0, err
+        assert "was lost, and another is in its place" in err
+        digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
+        assert digests[0] == digests[1]
+    finally:
+        ours = [pid for one in raylets(place.path) for pid in family(one)]
+        for pid in [*ours, *named(place.path)]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if going is not None:
+            going.kill()
+            going.communicate()
+        place.close()

@@ -1,11 +1,16 @@
-"""An environment that is in trouble once, and a count of the processes that it was in; imported in workers."""
+"""Environments that are in trouble in workers, where they are imported: once, always, slow, large or never there."""
 
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from counting_gym import CountingGym
+from gymnasium.spaces import Box
+
+LARGE = 500_000  # entries of a large observation
 
 TROUBLE = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -39,3 +44,48 @@ class TroubledGym(CountingGym):
                 TROUBLE[how]()
                 break
         return super().step(action)
+
+
+class SlowGym(CountingGym):
+    """Counting; the first one that steps, of all in a folder, takes so many seconds for each step."""
+
+    def __init__(self, folder: str, seconds: float):
+        super().__init__()
+        self.folder, self.seconds, self.slow = Path(folder), seconds, None
+
+    def step(self, action: object) -> tuple:
+        if self.slow is None:
+            try:
+                (self.folder / "slow").touch(exist_ok=False)
+            except FileExistsError:
+                self.slow = False
+            else:
+                self.slow = True
+        if self.slow:
+            time.sleep(self.seconds)
+        return super().step(action)
+
+
+class LargeGym(CountingGym):
+    """Counting, in observations of two megabytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Box(0.0, 1e9, (LARGE,), np.float32)
+
+    def reset(self, **given: Any) -> tuple:
+        obs, info = super().reset(**given)
+        return np.resize(obs, LARGE), info
+
+    def step(self, action: object) -> tuple:
+        obs, *rest = super().step(action)
+        return np.resize(obs, LARGE), *rest
+
+
+class AbsentGym(CountingGym):
+    """Counting in one process, and in all others an environment that is never made."""
+
+    def __init__(self, pid: int):
+        super().__init__()
+        if os.getpid() != pid:
+            time.sleep(600)

@@ -4,10 +4,10 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
+from polyak.temporary import TemporaryFolder
 from torture.kills import WORDS
 
 MOUNT = 'mount -t tmpfs -o size={size}k tmpfs "{folder}" && cd "{folder}" && '
@@ -33,7 +33,7 @@ def torture(table, seconds):
 
 def tiny(table, size):
     """A disk of so many kilobytes: train, resume, film and evaluate on it, then the same where it is read-only."""
-    with tempfile.TemporaryDirectory(prefix="polyak-torture-") as folder:
+    with TemporaryFolder() as folder:
         polyak = f'"{sys.executable}" -m polyak'
         lines = [
             f"{polyak} {' '.join(WORDS)} --steps 20000 --name run",
@@ -62,7 +62,7 @@ def limited(table, size):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    with tempfile.TemporaryDirectory(prefix="polyak-torture-") as folder:
+    with TemporaryFolder() as folder:
         for words in (
             [*WORDS, "--steps", "2000", "--name", "run"],
             ["evaluate", "runs/run", "--episodes", "1"],

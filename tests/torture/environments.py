@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from misbehaving import ENDS, GIVES, RAISES
+
+from polyak.temporary import TemporaryFolder
 
 SLOW = 90.0
 HERE = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def attempt(how, where, place):
     at = 5 if where == "step" else 2 if where == "reset" else 1
     words = [*BASE, "--vectorization", place, "--env.how", how, "--env.where", where, "--env.at", str(at)]
     words += ["--eval-env.how", "nothing"]
-    with tempfile.TemporaryDirectory(prefix="polyak-torture-") as folder:
+    with TemporaryFolder() as folder:
         path = os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))
         process = subprocess.Popen(
             [sys.executable, "-m", "polyak", *words], cwd=folder, env={**os.environ, "PYTHONPATH": path},

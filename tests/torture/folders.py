@@ -13,6 +13,8 @@ import traceback
 import zlib
 from pathlib import Path
 
+from polyak.temporary import TemporaryFolder
+
 SLOW = 60.0  # seconds that one case may take
 WORDS = [
     "",
@@ -43,7 +45,7 @@ NAMES = ["__class__", "data.steps", "\x1b[2J", "steps", "env_fields", "xml_file"
 
 def torture(table, seconds):
     """Fuzz until the time is over."""
-    with tempfile.TemporaryDirectory(prefix="polyak-torture-") as folder:
+    with TemporaryFolder() as folder:
         runs = in_process(make_runs, folder)
         if runs is None:
             raise SystemExit("torture: the runs to be attacked could not be made")

@@ -5,9 +5,10 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from polyak.temporary import TemporaryFolder
 
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "pipe")
 WORDS = [
@@ -38,7 +39,7 @@ WORDS += ["--config.data.batch_size", "8", "--config.data.warmup", "40"]
 def torture(table, seconds):
     """Stop and resume runs until the time is over."""
     until, rng = time.monotonic() + seconds, random.Random(0)
-    with tempfile.TemporaryDirectory(prefix="polyak-torture-") as folder:
+    with TemporaryFolder() as folder:
         words = [*WORDS, "--steps", "4000"]
         run(words, folder, "whole").communicate()
         whole = digest(folder, "whole")

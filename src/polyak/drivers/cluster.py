@@ -5,17 +5,16 @@ import importlib
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from polyak.errors import UserError, brief, said_by
+from polyak.temporary import TemporaryFolder
 
 CONNECT_SECONDS = 5.0  # that the head of a cluster may take to be there
 
@@ -72,7 +71,8 @@ class Cluster:
     """
 
     def __init__(self, workers: int, address: str | None = None):
-        self.folder, self.own = "", False
+        self.folder: TemporaryFolder | None = None
+        self.own = False
         check_ray(address)
         if address is not None:
             check_address(address)
@@ -97,12 +97,12 @@ class Cluster:
                 if address is not None:
                     ray.init(address=address, **quiet)
                     return
-                self.folder = tempfile.mkdtemp(prefix="polyak-")  # short: paths of sockets have a limit
+                self.folder = TemporaryFolder()
                 ray.init(
                     address="local",
                     num_cpus=workers,
                     include_dashboard=False,
-                    _temp_dir=self.folder,
+                    _temp_dir=f"{self.folder.path}/r",  # which Ray opens to all; the one around it stays ours
                     _node_ip_address="127.0.0.1",
                     **quiet,
                 )
@@ -120,8 +120,8 @@ class Cluster:
             with undisturbed():
                 ray.shutdown()
         self.own = False
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None:
+            self.folder.close()
 
 
 def check_address(address: str) -> None:

@@ -334,8 +334,14 @@ class Distributed(Host):
     def _send(actor: Tree) -> Any:
         """Where workers find an actor."""
         import ray
+        from ray.exceptions import RayError
 
-        return ray.put(tuple(np.asarray(x) for x in flat(actor)))
+        try:
+            return ray.put(tuple(np.asarray(x) for x in flat(actor)))
+        except RayError as error:  # its store is full, and so is the disk that it spills to
+            raise EnvironmentFault(
+                f"Ray takes no more actors for workers: {said_by(error)}; what was saved stays"
+            ) from error
 
     def _call(self, hand: Hand, ticket: Ticket, actor: Any) -> None:
         self.ledger.issued += 1

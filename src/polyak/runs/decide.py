@@ -9,7 +9,7 @@ from typing import Any
 from polyak.envs.fields import override
 from polyak.errors import UserError, also_called, brief, nearest
 from polyak.interface import Hindsight
-from polyak.runs.plan import Plan, Settings, check_budget, check_ranges, check_stop
+from polyak.runs.plan import Plan, Settings, check_budget, check_eval_worker, check_ranges, check_stop
 from polyak.runs.presets import STEPS, UPDATES, default_config, preset, usual_config
 from polyak.runs.values import amend, plain
 
@@ -201,6 +201,8 @@ def make_plan(
     usual = max(1, (steps or updates) // 20)
     eval_every = settings.eval_every if settings.eval_every is not None else 0 if alone else usual
     check_stop(settings.stop_at, eval_every)
+    if settings.eval_worker:
+        check_eval_worker(eval_every, settings.vectorization)
     plan = Plan(
         algorithm=algorithm,
         env=env,
@@ -218,6 +220,7 @@ def make_plan(
         eval_every=eval_every,
         eval_episodes=settings.eval_episodes,
         eval_limit=settings.eval_limit,
+        eval_worker=settings.eval_worker,
         checkpoint_every=settings.checkpoint_every or eval_every or usual,
         stop_at=settings.stop_at,
         deadline=settings.deadline,

@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
+from polyak.drivers.eval_worker import EvalWorker
+from polyak.drivers.evaluate import Played
 from polyak.envs.environment import unscaled
 from polyak.errors import EnvironmentFault, UserError, place_of, said_by
 from polyak.parts.replay import Ring, clock_at
@@ -23,6 +25,7 @@ from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts
 from polyak.runs.schedule import Schedule
 from polyak.runs.session import Session
+from polyak.runs.sink import InOrder, Sink
 from polyak.show.terminal import Progress, Terminal
 from polyak.store import checkpoint, storage
 
@@ -41,12 +44,13 @@ class Told(Exception):
         self.error = error
 
 
-class Sink(Protocol):
-    """Where the loop's results go."""
+class Due(NamedTuple):
+    """Where a run was when an evaluation was due."""
 
-    def write(self, line: dict[str, Any]) -> None: ...  # noqa: D102
-    def flush(self) -> None: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    iteration: int
+    position: int
+    env_steps: int
+    updates: int
 
 
 class Training:
@@ -65,7 +69,9 @@ class Training:
         self.evaluations: dict[int, list[float]] = {}  # position -> mean return of each seed
         self.played = False  # whether this process evaluated
         self.evaluates = True  # until an evaluation fails
-        self.owes = False  # an evaluation that is due was stopped
+        self.owes = False  # an evaluation that is due has not come to an end
+        self.due = Due(0, 0, 0, 0)  # the place of the last one
+        self.worker: EvalWorker | None = None  # that is playing it
         self.said_cut = False
         self.saved: int | None = None  # the iteration of the newest checkpoint
         self.ended = ""  # why the run ends before its budget is spent
@@ -227,28 +233,34 @@ class Training:
         self.callbacks, self.path, self.ended = callbacks or Callbacks(), path, ""
         self.say_notes(self.session.notes)
         total = (schedule.total - schedule.base) * schedule.per
+        lines = InOrder(sink)
         with self.terminal.progress(total, self.session.plan.unit) as progress:
             self.progress, progress.best = progress, self.best
             progress.update(self.position, phase=self._phase())
             try:
                 if owed:
-                    self._evaluate(sink, progress)
+                    self._evaluate(lines, progress)
                 while self.iteration < end and not self.stop.is_set() and not self.ended:
-                    self._iterate(sink, save, end, progress)
+                    self._iterate(lines, save, end, progress)
+                self._finish(lines, progress)
             except Told as told:
-                self._keep_after(told.error, sink, save)
+                self._keep_after(told.error, lines, save, progress)
                 raise told.error from None
+            finally:
+                self._let_go(lines)
             if self.ended:
-                self._save(sink, save)
+                self._save(lines, save, progress)
             elif self.stop.is_set() and (self.iteration < end or self.owes):
-                self._save(sink, save)
+                self._save(lines, save, progress)
                 raise Interrupted
         if self.ended:
             self.terminal.say(f"stopped at {self.place}: {self.ended}")
 
-    def _iterate(self, sink: Sink, save: Any, end: int, progress: Progress) -> None:
+    def _iterate(self, sink: InOrder, save: Any, end: int, progress: Progress) -> None:
         """A slice of the run, and what is due after it."""
         schedule, before = self.schedule, self.iteration
+        if self.worker is not None and self.worker.ready:
+            self._finish(sink, progress)
         self._advance(min(schedule.next(self.iteration), end) - self.iteration)
         self.say_notes(self.session.driver.notes)
         if self.iteration == before:
@@ -257,14 +269,15 @@ class Training:
         if schedule.due(schedule.log, self.iteration):
             self._log(sink)
         if schedule.due(schedule.checkpoint, self.iteration):
-            self._save(sink, save)
+            self._save(sink, save, progress)
             self._tell("on_checkpoint")
         if schedule.due(schedule.evaluation, self.iteration):
             self._evaluate(sink, progress)
 
-    def _save(self, sink: Sink, save: Any) -> None:
+    def _save(self, sink: InOrder, save: Any, progress: Progress) -> None:
         """Write a checkpoint, where there is a folder for it and none of this iteration."""
         if save and self.saved != self.iteration:
+            self._finish(sink, progress)
             sink.flush()
             save(self)
             self.saved = self.iteration
@@ -282,12 +295,12 @@ class Training:
         if ends(answer):
             self.ended = self.ended or f"{name} returned False"
 
-    def _keep_after(self, error: BaseException, sink: Sink, save: Any) -> None:
+    def _keep_after(self, error: BaseException, sink: InOrder, save: Any, progress: Progress) -> None:
         """Save what there is before the error of a callback goes on its way."""
         if not save:
             return
         try:
-            self._save(sink, save)
+            self._save(sink, save, progress)
         except Exception as other:
             error.add_note(f"polyak: the run could not be saved: {said_by(other)}")
             return
@@ -326,7 +339,7 @@ class Training:
         fitting = count * SLICE_SECONDS / max(seconds, 1e-9)
         self.slice = max(1, min(int(fitting), 2 * count if count == self.slice else self.slice))
 
-    def _log(self, sink: Sink) -> None:
+    def _log(self, sink: InOrder) -> None:
         """A line for each seed: means since the last one."""
         self.carry, sums = self.session.driver.report(self.carry)
         now = time.time()
@@ -348,14 +361,55 @@ class Training:
             self.last_return = float(np.mean(totals))
         self._tell("on_log", lines)
 
-    def _evaluate(self, sink: Sink, progress: Any) -> None:
-        """A line for each seed: whole episodes without exploration, on environments of their own."""
+    def _evaluate(self, sink: InOrder, progress: Progress) -> None:
+        """Whole episodes without exploration, on environments of their own.
+
+        With a worker that plays them training goes on meanwhile, unless they may end the run.
+        """
+        self._finish(sink, progress)
         self.owes = True
+        self.due = Due(self.iteration, self.position, self.env_steps, self.updates)
+        may_end = self.session.plan.stop_at is not None or self.callbacks.on_evaluation is not None
+        if not self.evaluates or not self.session.plan.eval_worker or may_end:
+            self._measure(sink, progress)
+            return
+        assert isinstance(self.session.evaluator, EvalWorker)
+        self.worker = self.session.evaluator
+        self.worker.begin(self.session.driver.actor(self.carry))
+        sink.wait()
+
+    def _finish(self, sink: InOrder, progress: Progress) -> None:
+        """Wait for the evaluation that a worker is playing, if there is one."""
+        if self.worker is not None:
+            self._measure(sink, progress)
+            sink.go_on()
+
+    def _let_go(self, sink: InOrder) -> None:
+        """Write what waits for an evaluation that nobody waits for any more."""
+        if self.worker is not None:
+            self.worker.close()
+        self.worker = None
+        sink.go_on()
+
+    def _play(self) -> Played | None:
+        """The evaluation that is due; None where the run was stopped at its place."""
+        worker, self.worker = self.worker, None
+        if worker is None:
+            return self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
+        here = self.due.iteration == self.iteration
+        if (
+            self.stop.is_set() and not here
+        ):  # no checkpoint has its place, so that a resume would leave it out
+            self.terminal.say("an evaluation is being played, and is waited for (again to stop at once)")
+        return worker.answer(lambda: here and self.stop.is_set())
+
+    def _measure(self, sink: InOrder, progress: Progress) -> None:
+        """A line for each seed of the evaluation that is due."""
         began, played = time.monotonic(), None
         if self.evaluates:
             try:
                 with self.terminal.status("evaluating") if not self.played else contextlib.nullcontext():
-                    played = self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
+                    played = self._play()
             except Exception as error:
                 self.terminal.warn(f"evaluation failed, and training goes on without: {said_by(error, 300)}")
                 self.evaluates = False
@@ -363,36 +417,37 @@ class Training:
             return
         self.owes = False
         self.played = True
+        due = self.due
         if played is None:
             for seed in self.session.plan.all_seeds:
-                line = {"env_steps": self.env_steps, "updates": self.updates, "seed": seed}
-                sink.write({**line, "eval/episodes": 0})
+                line = {"env_steps": due.env_steps, "updates": due.updates, "seed": seed}
+                sink.write_first({**line, "eval/episodes": 0})
             return
-        due = -(-(self.schedule.total - self.iteration) // self.schedule.evaluation)
-        progress.log_pause(time.monotonic() - began, due)
+        to_come = -(-(self.schedule.total - due.iteration) // self.schedule.evaluation)
+        progress.log_pause(time.monotonic() - began, to_come)
         if played.cut and not self.said_cut:
             self.said_cut = True
             limit = f"{self.session.evaluator.limit:,}"
             self.terminal.say(f"evaluation: {played.cut} episodes were cut at {limit} steps (--eval-limit)")
         lines = [self._line_of(played, index) for index in range(self.session.plan.seeds)]
         for line in lines:
-            sink.write(line)
+            sink.write_first(line)
         means = played.total.mean(axis=1)
-        self.evaluations[self.position] = means.tolist()
+        self.evaluations[due.position] = means.tolist()
         samples = (
             means if len(means) > 1 else played.total[0]
         )  # over seeds, or over the episodes of the only one
-        progress.log_evaluation(self.position, samples.tolist(), len(means))
+        progress.log_evaluation(due.position, samples.tolist(), len(means))
         wanted = self.session.plan.stop_at
         if wanted is not None and means.mean() >= wanted:
             self.ended = f"the evaluation reached {wanted:g} (--stop-at)"
         self._tell("on_evaluation", lines)
 
-    def _line_of(self, played: Any, index: int) -> dict[str, Any]:
+    def _line_of(self, played: Played, index: int) -> dict[str, Any]:
         """The metric line of an evaluation of one seed."""
         line = {
-            "env_steps": self.env_steps,
-            "updates": self.updates,
+            "env_steps": self.due.env_steps,
+            "updates": self.due.updates,
             "seed": self.session.plan.all_seeds[index],
             "eval/return": float(played.total[index].mean()),
             "eval/return_std": float(played.total[index].std()),

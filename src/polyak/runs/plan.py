@@ -49,6 +49,7 @@ class Settings:
     eval_limit: int | None = within(
         None, 1
     )  # steps where evaluation cuts an episode; 10,000 if it has no end
+    eval_worker: bool = False  # evaluate in a process of its own, while training goes on
     checkpoint_every: int | None = within(
         None, 1
     )  # environment steps between checkpoints; usually eval_every
@@ -97,6 +98,7 @@ class Plan:
     eval_every: int = within(5_000, 0)
     eval_episodes: int = within(10, 1)
     eval_limit: int | None = within(None, 1)
+    eval_worker: bool = False
     checkpoint_every: int = within(5_000, 1)
     stop_at: float | None = None
     deadline: float = within(60.0, 0.001)
@@ -238,6 +240,7 @@ LATER = {
     "freeze",
     "updates",
     "stop_at",
+    "eval_worker",
 }  # settings that a plan may be without, from before there were such
 
 # The most that makes sense, so that a settings file from a stranger cannot ask for all of a machine.
@@ -263,6 +266,16 @@ def check_stop(stop_at: float | None, eval_every: int) -> None:
     if stop_at is not None and not eval_every:
         raise UserError(
             f"--stop-at {stop_at:g} waits for an evaluation to reach it, but there is none: give --eval-every"
+        )
+
+
+def check_eval_worker(eval_every: int, vectorization: str) -> None:
+    """UserError where a process of its own has no evaluation to play, or would begin others."""
+    if not eval_every:
+        raise UserError("--eval-worker plays evaluations, but there is none: give --eval-every")
+    if vectorization != "sync":
+        raise UserError(
+            f"--vectorization {vectorization} begins processes, which --eval-worker cannot: leave one out"
         )
 
 

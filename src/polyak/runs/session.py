@@ -18,6 +18,7 @@ from polyak.drivers.act import row_shape
 from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
+from polyak.drivers.eval_worker import EvalWorker
 from polyak.drivers.evaluate import Evaluator, width_for
 from polyak.drivers.finding import finder, own_seed
 from polyak.drivers.hogwild import Hogwild
@@ -130,6 +131,11 @@ class Session:
             from polyak.drivers.arrival import check_arrival
 
             check_arrival(self.cfg.data, self.plan.wrap)
+        if self.plan.eval_worker and self.given is not None:
+            raise UserError(
+                "--eval-worker makes its environments in another process: give the environment by name, not as an "
+                "object"
+            )
         if isinstance(self.world, OneGymnasium):
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
@@ -278,8 +284,10 @@ class Session:
             self.driver.refit(self.cfg)
 
     @cached_property
-    def evaluator(self) -> Evaluator:
-        """The evaluator that measures it."""
+    def evaluator(self) -> Evaluator | EvalWorker:
+        """The evaluator that measures it, here or in a process of its own."""
+        if self.plan.eval_worker:
+            return EvalWorker(partial(worker_evaluator, self.plan), self.plan.deadline)
         return self.make_evaluator(self.plan.eval_episodes)
 
     def make_evaluator(
@@ -402,6 +410,13 @@ def worker_driver(plan: Plan, cfg: Any, worker: int) -> tuple[Algorithm, Driver]
         )
     envs = session.make_envs(session.world, len(seeds) * session.plan.num_envs)
     return session.algorithm, Host(algorithm, cfg, envs, session.spec, seeds, plan.strict_spaces)
+
+
+def worker_evaluator(plan: Plan) -> Evaluator:
+    """The evaluator of a plan, in the process of its own that this is called in."""
+    set_up_jax()
+    session = Session(plan)
+    return session.make_evaluator(plan.eval_episodes)
 
 
 def check_gradients(plan: Plan, algorithm: Algorithm) -> None:
