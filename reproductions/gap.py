@@ -26,7 +26,7 @@ from polyak.interface import Array, Spec, Tree
 from polyak.lab.identify import Records, identify
 from polyak.pytree import pytree
 from polyak.show.curve import interquartile_mean, iqm_interval
-from reproductions.transfer import COLUMNS, curves
+from reproductions.transfer import COLUMNS, curves, interval
 
 LATEST = 2  # the longest delay, in steps
 UNITS = np.array(
@@ -88,7 +88,7 @@ PPO = {"gamma": 0.98, "lam": 0.8, "lr": 1e-3, "lr_end": 0.0, "epochs": 20, "mini
 class Sizes(NamedTuple):
     """How long the stages are."""
 
-    seeds: int = 5
+    seeds: int = 20
     simulated: int = 102_400  # steps in one simulator
     randomised: int = 307_200  # steps in random ones
     real: int = 40_960  # steps in the real world
@@ -211,12 +211,17 @@ def draw(runs: Mapping[str, polyak.Run], path: Path) -> None:
 
 
 def said(runs: Mapping[str, polyak.Run]) -> str:
-    """What each way returns in the real world at its end, a line each."""
+    """Return of each way in the real world, and how much more that is than from scratch, seed by seed; a line each."""
+    returns = {what: curves(run)[1] for what, run in runs.items()}
+    scratch = returns["scratch"]
     lines = []
-    for what, run in runs.items():
-        last = curves(run)[1][:, -1]
-        low, high = iqm_interval(last)
-        lines.append(f"{what:<16} {interquartile_mean(last):4.0f} [{low:.0f}, {high:.0f}]")
+    for what, each in returns.items():
+        line = f"{what:<16} {interval(each[:, -1])}"
+        if what != "scratch":
+            line += f", {interval(each[:, -1] - scratch[:, -1])} more than from scratch"
+        if what != "scratch" and each.shape == scratch.shape:
+            line += f", {interval((each - scratch).mean(axis=1))} in the mean over all steps"
+        lines.append(line)
     return "\n".join(lines)
 
 

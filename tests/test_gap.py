@@ -69,9 +69,13 @@ def test_two_thousand_real_steps_tell_length_force_delay_and_noise(tmp_path):
     assert gap.identified("records", str(tmp_path), 2_000) == found
 
 
+STAGES = ("simulator", "randomised", "identified-200", "identified-2000", "scratch", "tuned", "columns")
+HALVED = ("scratch", "tuned", "columns")  # with a checkpoint half-way
+
+
 @pytest.mark.long
-def test_killed_in_any_stage_and_started_again_it_ends_in_the_same_digests(tmp_path):
-    """Each start is killed a little later than the last one, until one comes through; then all is there at once."""
+def test_killed_in_each_stage_and_started_again_it_ends_in_the_same_digests(tmp_path):
+    """While a stage compiles or runs, or at a checkpoint half-way; then one start comes through, and all is there."""
     draw = np.random.default_rng(0)
 
     def start(out):
@@ -85,20 +89,24 @@ def test_killed_in_any_stage_and_started_again_it_ends_in_the_same_digests(tmp_p
         assert process.returncode == 0
         return re.findall(r"^digest .*", text, re.MULTILINE)
 
+    def there(process, pattern):
+        while not any(out.glob(pattern)):
+            assert process.poll() is None
+            time.sleep(0.01)
+
     whole = digests(start(tmp_path / "whole"))
-    assert len(whole) == 7
-    stages, out = set(), tmp_path / "killed"
-    for _ in range(60):
-        process = start(out)
-        try:
-            process.wait(timeout=draw.uniform(6, 16))
-        except subprocess.TimeoutExpired:
+    assert len(whole) == len(STAGES)
+    out = tmp_path / "killed"
+    for name in STAGES:
+        with start(out) as process:
+            there(process, f"gap-{name}/config.json")
+            if name in HALVED:
+                there(process, f"gap-{name}/checkpoints/*/COMPLETE")
+            else:
+                time.sleep(draw.uniform(0, 1))
+            assert process.poll() is None
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            stages |= {path.name for path in out.glob("gap-*") if path.is_dir()}
-            continue
-        break
-    assert len(stages) > 1
+    assert digests(start(out)) == whole
     began = time.monotonic()
     assert digests(start(out)) == whole
     assert time.monotonic() - began < 60
