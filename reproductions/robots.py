@@ -70,11 +70,11 @@ def draw(curves: dict[str, np.ndarray]) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "fetch"
-    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.6, 3.4), layout="constrained")
     for task, points in curves.items():
         axes.plot(points[:, 0] / 1000, points[:, 1], marker=".", label=task)
     axes.set(xlabel="thousand environment steps", ylabel="success in 20 episodes", ylim=(-0.03, 1.03))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, metadata={"Date": None, "Creator": None})
 
