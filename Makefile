@@ -19,7 +19,7 @@ help:
 	@echo "make torture    attacks on run folders, kills, full disks, environments that misbehave: one table"
 	@echo "make check   format, lint, types, spelling and the fast tests"
 	@echo "make audit   one million counted steps through every adapter"
-	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length, JOBS=8 at once"
+	@echo "make rows    check the rows of the lecture notes that stand; ROW=C5 one of them, LONG=1 at length, JOBS=8 at once, MINUTES=4 each at most"
 	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make docs-tables  write the tables of the pages from the code"
 	@echo "make bench   polyak beside its rivals: a table and a picture in benchmarks/speed/results"
@@ -69,7 +69,7 @@ audit: .venv/.ready-all
 	@POLYAK_AUDIT_STEPS=1000000 $(BIN)/python -m pytest -q -s tests/test_audit.py
 
 rows: .venv/.ready-all
-	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS))
+	@$(BIN)/python -m reproductions.rows $(if $(ROW),--row $(ROW)) $(if $(LONG),--long) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 docs: $(VENV)/.ready-all
 	@$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site

@@ -186,6 +186,12 @@ def run_all(
 ) -> int:
     """Run every check of at most `minutes`, `jobs` at once, and print the closing line. Returns the exit code."""
     wanted = [row for row in rows.values() if row.minutes <= minutes]
+    if longer := [name for name, row in rows.items() if row.minutes > minutes]:
+        most = max(rows[name].minutes for name in longer)
+        print(
+            f"left out, since they take longer: {', '.join(longer)}; MINUTES={most:g} runs them too",
+            flush=True,
+        )
     if jobs > 1:
         wanted.sort(key=lambda row: -row.minutes)  # the longest first
     left = sum(row.minutes for row in wanted)

@@ -116,6 +116,7 @@ def test_the_closing_line_counts_every_row_of_the_notes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1] == "rows: 1 hold, 1 in part, 2 fall short, 1 not run, 88 not yet"
     assert "falls short: 0.3" in printed
+    assert printed.splitlines()[0] == "left out, since they take longer: A5; MINUTES=3 runs them too"
     assert "holds: fine" in printed
 
 
