@@ -41,6 +41,7 @@ class Config:
     sigma: float = within(0.02, 1e-6)  # sigma, standard deviation of a perturbation
     lr: float = within(0.01, 0)  # alpha, Adam's learning rate
     decay: float = within(0.005, 0)  # weight decay, share of the parameters that joins the gradient
+    scale: float = within(0.01, 0)  # of the first policy's last layer: its actions are near 0
     network: str = "mlp"  # builder of the policy's network
     hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer; none: a linear policy
     activation: str = "tanh"  # between layers: tanh, relu, elu or swish
@@ -58,9 +59,9 @@ class State(Record):
 
 
 def init(cfg: Config, spec: Spec, key: Array) -> State:
-    """A random policy."""
+    """A random policy that hardly acts."""
     key_network, key_noise = jax.random.split(key)
-    params = population.flatten(population.build_network(cfg, spec, key_network))
+    params = population.flatten(population.build_network(cfg, spec, key_network, cfg.scale))
     return State(params, adam().init(params), jax.random.key_data(key_noise), start_clock())
 
 

@@ -19,7 +19,7 @@ from polyak.drivers.distributed import Distributed, Hand, WorkersRun
 from polyak.drivers.host import HostRun, OnDevice
 from polyak.drivers.lanes import Ticket
 from polyak.drivers.learn import Metrics, observe_valid, one_step, update_valid
-from polyak.drivers.program import Program, over_seeds
+from polyak.drivers.program import WITH_RING, Program, over_seeds
 from polyak.errors import UserError
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree
 from polyak.parts.replay import index, turns
@@ -145,7 +145,7 @@ class Arrival(Distributed):
         """End what the replay has of the running episodes in these slots."""
         seeds, learner = len(self.seeds), run.learner.tree
         mask = np.isin(np.arange(seeds * self.all.num_envs), slots).reshape(seeds, -1)
-        cut = Program(lambda ring, mask: over_seeds(turns.cut, ring, mask), donate=(0,))
+        cut = Program(lambda ring, mask: over_seeds(turns.cut, ring, mask), donate=(0,), options=WITH_RING)
         run.learner.tree = learner.replace(buffer=cut(learner.buffer, mask))
 
     def _keep_busy(self, run: HostRun) -> None:

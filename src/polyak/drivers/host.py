@@ -19,7 +19,15 @@ from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
-from polyak.drivers.program import ONE_BY_ONE, Program, at_step_zero, over_seeds, zeros
+from polyak.drivers.program import (
+    ONE_BY_ONE,
+    WITH_RING,
+    Program,
+    at_step_zero,
+    options_for,
+    over_seeds,
+    zeros,
+)
 from polyak.envs.environment import HostEnvs
 from polyak.errors import EnvironmentFault, UserError
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree, rows_of
@@ -112,7 +120,10 @@ class Host:
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        self.learn = {warm: Program(self._learn(warm), donate=(0, 2)) for warm in (True, False)}
+        options = options_for(cfg.data)
+        self.learn = {
+            warm: Program(self._learn(warm), donate=(0, 2), options=options) for warm in (True, False)
+        }
         self.begin = Program(self._begin)
         self.row_keys = Program(self._row_keys)
         self.read = actors(algorithm)
@@ -246,7 +257,9 @@ class Host:
         """End what the replay has of the running episodes in these slots, which begin anew without an end."""
         if self.cfg.data.replays:
             mask, learner = np.isin(np.arange(self.count), slots), run.learner.tree
-            cut = Program(lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,))
+            cut = Program(
+                lambda ring, mask: over_seeds(replay.index.cut, ring, mask), donate=(0,), options=WITH_RING
+            )
             buffer = cut(learner.buffer, mask.reshape(-1, self.spec.num_envs))
             run.learner.tree = learner.replace(buffer=buffer)
 

@@ -16,7 +16,7 @@ from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
 from polyak.drivers.padding import padded
-from polyak.drivers.program import Program, anywhere, at_step_zero, over_seeds, zeros
+from polyak.drivers.program import Program, anywhere, at_step_zero, options_for, over_seeds, zeros
 from polyak.envs.environment import Environment
 from polyak.errors import EnvironmentFault
 from polyak.interface import Algorithm, Array, Spec, Transition, Tree, rows_of
@@ -84,7 +84,10 @@ class InGraph:
         self.rows = rows_of(cfg.data, spec.time_limit)
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
-        self.program = {warm: Program(self._chunk(warm), donate=(0,)) for warm in (True, False)}
+        options = options_for(cfg.data)
+        self.program = {
+            warm: Program(self._chunk(warm), donate=(0,), options=options) for warm in (True, False)
+        }
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
         self.initial = initializer(algorithm, cfg, spec)

@@ -16,7 +16,7 @@ from polyak.drivers.act import actors
 from polyak.drivers.keys import Keys
 from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
-from polyak.drivers.program import Program, at_step_zero, over_seeds, zeros
+from polyak.drivers.program import Program, at_step_zero, options_for, over_seeds, zeros
 from polyak.interface import Algorithm, Array, Spec, Tree
 from polyak.pytree import Counter, Record, pytree, strip_weak_types
 
@@ -43,7 +43,7 @@ class Offline:
     def __init__(self, algorithm: Algorithm, cfg: Any, spec: Spec, seeds: Sequence[int]):
         self.algorithm, self.cfg, self.spec, self.seeds = algorithm, cfg, spec, tuple(seeds)
         self.rows = self.env_steps = self.warmup = 0
-        self.program = Program(self._chunk, donate=(0,))
+        self.program = Program(self._chunk, donate=(0,), options=options_for(cfg.data))
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
         self.initial = initializer(algorithm, cfg, spec)

@@ -12,12 +12,23 @@ from polyak.drivers import threefry
 from polyak.interface import Array, Clock, Tree
 from polyak.pytree import Counter, copy
 
-# Without it XLA's CPU backend copies the whole ring at every write (openxla #20440).
-COMPILER_OPTIONS = {"xla_cpu_copy_insertion_use_region_analysis": True}
+# Of every program that a driver compiles.
+COMPILER_OPTIONS: dict[str, Any] = {}
+
+# Of a program that holds a ring, and of no other: without it XLA's CPU backend copies the whole ring at every write
+# (openxla #20440), but with it, it has left out a copy that was needed. OpenAI-ES's key was replaced before the loop
+# that reads it, and its update was wrong.
+WITH_RING = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 # For a program of a few microseconds: its parts one after the other, since handing them to other threads takes
 # longer than they do.
 ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def options_for(data: Any) -> dict[str, Any]:
+    """Options of a program that learns from this kind of data."""
+    return WITH_RING if data.replays else {}
+
 
 SEED = "seed"  # the axis over seeds, known to drivers only
 

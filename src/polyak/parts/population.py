@@ -19,10 +19,13 @@ from polyak.pytree import Record, pytree
 # ---- a policy and its vector
 
 
-def build_network(cfg: Any, spec: Spec, key: Array) -> Tree:
-    """The network that `cfg` names, with an output for each action, or for each number of one."""
+def build_network(cfg: Any, spec: Spec, key: Array, scale: float = 1.0) -> Tree:
+    """The network that `cfg` names, with an output for each action, or for each number of one.
+
+    scale  multiplies the last layer's initial values
+    """
     outputs = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
-    return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation)
+    return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, scale=scale)
 
 
 def flatten(network: Tree) -> Float[Array, " D"]:

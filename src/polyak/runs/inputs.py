@@ -16,7 +16,7 @@ import numpy as np
 
 from polyak.drivers.act import row_shape
 from polyak.drivers.learn import initial_states, learn
-from polyak.drivers.program import Program, at_step_zero, is_shared, map_seeded, over_seeds
+from polyak.drivers.program import WITH_RING, Program, at_step_zero, is_shared, map_seeded, over_seeds
 from polyak.errors import CheckpointError, UserError, brief, nearest
 from polyak.interface import Algorithm, Array, Given, Spec, Tree, rows_of
 from polyak.parts import replay
@@ -246,7 +246,9 @@ def filled(session: Session, carry: Any) -> Any:
     count, each = rollouts_given(session), rows_in_rollout(session)
     rows = rows_from(where, path, ring.rows, count * each, matching(where, RunFolder(path).plan(), plan))
     one = partial(learn, session.algorithm, session.cfg, session.spec, key=jax.random.key(0), warm=True)
-    see = Program(lambda *run: over_seeds(lambda *each: one(*each)[:2], *run), donate=(0, 1))
+    see = Program(
+        lambda *run: over_seeds(lambda *each: one(*each)[:2], *run), donate=(0, 1), options=WITH_RING
+    )
     for number in range(count):
         part = slice(number * each, (number + 1) * each)
         state, ring = see(state, ring, jax.tree.map(lambda x: x[:, part], rows))  # noqa: B023
