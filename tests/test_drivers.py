@@ -110,19 +110,18 @@ as_used = pytest.mark.usefixtures("compiled_as_used")
 # ---- bits
 
 
-TOLD = [("openai_es", "host"), *(each for each in EACH if find_algorithm(each[0]).Config().data.replays)]
+REPLAYED = [each for each in EACH if find_algorithm(each[0]).Config().data.replays]
 
 
 @as_used
 @pytest.mark.parametrize(
-    ("name", "place"), marked(TOLD, lambda name, place: "slow" if name in (*FEW, "openai_es") else "long")
+    ("name", "place"), marked(REPLAYED, lambda name, place: "slow" if name in FEW else "long")
 )
 def test_what_xla_is_told_about_copies_changes_no_bit(name, place, monkeypatch):
-    """A copy that it leaves out and that was needed shows as other numbers, as it once did with OpenAI-ES."""
-    world = find("Pendulum-v1") if name == "openai_es" else None
+    """A copy that it leaves out and that was needed shows as other numbers."""
 
     def arrays():
-        driver = make(name, place, (0,), world)
+        driver = make(name, place, (0,))
         return arrays_of(driver, run(driver, 12))
 
     told = arrays()

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
-from auditing import QUICK
+import pytest
+from auditing import QUICK, drive, state_of
 from oracles import Adam
 from scipy.stats import rankdata
 
-from polyak.algorithms import openai_es
+from polyak.algorithms import find, openai_es
+from polyak.drivers import program
+from polyak.envs.find import find as find_env
 from polyak.interface import Box, Discrete, OnPolicy, Spec
 
 N = 2
@@ -48,6 +51,21 @@ def test_its_updates_are_those_of_algorithm_1():
     update = jax.jit(lambda *args: openai_es.update(CFG, SPEC, *args), compiler_options=QUICK)
     batches = [oracles.generation(CFG, N, rollout) for rollout in range(5)]
     oracles.assert_follows(update, start(), Slow(start()), batches, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled_as_used")
+def test_a_drivers_program_moves_theta_by_the_perturbations_that_were_played(monkeypatch):
+    """XLA once replaced the key before the loop that makes the perturbations again, and left out a copy of it."""
+    cfg = dataclasses.replace(CFG, hidden=(), population=4, data=OnPolicy(episodes=2))
+
+    def moved():
+        driver = drive(find("openai_es"), cfg, find_env("Pendulum-v1"), num_envs=N)
+        return np.asarray(state_of(driver.advance(driver.start(), 1)).params)
+
+    told = moved()
+    for option in program.WITH_RING:
+        monkeypatch.setitem(program.COMPILER_OPTIONS, option, False)
+    np.testing.assert_array_equal(told, moved())
 
 
 def test_candidates_come_in_mirrored_pairs():
