@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import assert_same_bits
+from small_runs import small_ppo
 
 from polyak.drivers import host, program
 from polyak.drivers.keys import Keys, RowKeys
@@ -33,7 +34,7 @@ from polyak.runs.session import Session
 from polyak.show.terminal import Progress, silent
 from polyak.store import checkpoint
 
-PPO = {"data.steps": 8, "hidden": [4], "epochs": 1, "minibatch": 8, "lr": 1e-3}
+PPO = small_ppo(hidden=[4], lr=1e-3)
 SMALL = {"preset": False, "verbose": False, "config": PPO, "eval_episodes": 2}
 
 
