@@ -11,10 +11,12 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from small_runs import small_ppo
+
 from polyak.runs.run import train
 from polyak.store import checkpoint
 
-PPO = {"data.steps": 8, "minibatch": 8, "epochs": 1, "hidden": (4,)}
+PPO = small_ppo(hidden=(4,))
 DQN = {
     **{"data.steps": 2, "data.capacity": 64, "data.batch_size": 4, "data.warmup": 8, "data.updates": 1},
     "hidden": (4,),

@@ -86,6 +86,14 @@ def compiled_as_used(monkeypatch):
         monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
 
 
+@pytest.fixture(scope="module")
+def draws_nothing():
+    """Runs leave out the picture of their curve, where nobody looks at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polyak.runs.execute.draw", lambda folder, terminal: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _keys_are_used_once(request):
     """A key that is used twice is an error; `@pytest.mark.keys_unchecked` where another's code does it."""

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from attacks import Watch, canary, copied, edit_config, edit_manifest, in_graph, on_host
 from misbehaving import GIVES, RAISES, Bad
+from small_runs import small_ppo
 
 from polyak import cli, files
 from polyak.cli import main
@@ -719,7 +720,7 @@ def test_spaces_and_limits_that_cannot_be_meant_are_refused(what, fields, says):
 
 
 def test_evaluation_is_looked_at_like_training(tmp_path):
-    config = {"data.steps": 8, "minibatch": 8, "epochs": 1, "hidden": (4,)}
+    config = small_ppo(hidden=(4,))
     made = train(
         "ppo",
         functools.partial(Bad, length=10),

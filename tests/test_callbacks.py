@@ -6,17 +6,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from small_runs import small_ppo
 
 import polyak
 from polyak.drivers import evaluate
 from polyak.errors import UserError
-from polyak.runs import execute
 from polyak.runs.decide import make_plan
 from polyak.runs.plan import Plan, Settings
 from polyak.store import checkpoint
 
 SMALL = {
-    "config": {"data.steps": 8, "network": "linear", "epochs": 1, "minibatch": 8},
+    "config": small_ppo(),
     "preset": False,
     "num_envs": 1,
     "eval_every": 16,
@@ -24,14 +24,7 @@ SMALL = {
 }
 RUN = {**SMALL, "steps": 64, "verbose": False}
 ENV = "jax:ShortCorridor"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _draw_nothing():
-    """Nobody looks at the curves here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "draw", lambda folder, terminal: None)
-        yield
+pytestmark = pytest.mark.usefixtures("draws_nothing")
 
 
 def weights_of(holder):

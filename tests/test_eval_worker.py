@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import small_ppo
 from troubled_evaluator import TroubledEvaluator
 
 import polyak
 from polyak.drivers import eval_worker
 from polyak.drivers.eval_worker import EvalWorker
 from polyak.errors import EnvironmentFault, UserError
-from polyak.runs import execute
 from polyak.runs import session as sessions
 from polyak.runs.decide import make_plan
 from polyak.runs.loop import Interrupted
@@ -28,7 +28,7 @@ from polyak.runs.session import Session
 from polyak.runs.values import plain
 
 RUN = {
-    "config": {"data.steps": 8, "network": "linear", "epochs": 1, "minibatch": 8},
+    "config": small_ppo(),
     "preset": False,
     "num_envs": 1,
     "steps": 96,
@@ -38,14 +38,7 @@ RUN = {
 }
 ENV = "jax:ShortCorridor"
 LONG = pytest.mark.long
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _draw_nothing():
-    """Nobody looks at the curves here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "draw", lambda folder, terminal: None)
-        yield
+pytestmark = pytest.mark.usefixtures("draws_nothing")
 
 
 def record(run):

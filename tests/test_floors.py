@@ -14,7 +14,7 @@ from polyak.algorithms import names
 ROOT = Path(polyak.__file__).parent
 HOUSE = House(ROOT)
 FILES = HOUSE.paths
-READING = 680  # lines of code to read to understand an algorithm and how it learns, networks of its own aside
+READING = 670  # lines of code to read to understand an algorithm and how it learns, networks of its own aside
 
 name, place, reading = HOUSE.title, HOUSE.place, functools.cache(HOUSE.reading)
 

@@ -13,8 +13,9 @@ from polyak.drivers.check import check_data
 from polyak.envs.adapters.goals import goal_of
 from polyak.envs.worlds.goals import ENVIRONMENTS
 from polyak.errors import UserError
-from polyak.interface import MOST_SLOTS, Box, Goal, Hindsight, Replay, Spec, Transition
+from polyak.interface import Box, Goal, Hindsight, Replay, Spec, Transition
 from polyak.parts.replay import Windows, episodes, index
+from polyak.parts.replay.ring import MOST_SLOTS
 from polyak.pytree import Counter
 from polyak.runs.run import train
 

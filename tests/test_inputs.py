@@ -12,6 +12,7 @@ import optax
 import oracles
 import pytest
 from oracles import Adam
+from small_runs import small_ppo
 
 from polyak import flags
 from polyak.drivers.keys import Keys
@@ -32,7 +33,7 @@ from polyak.store import checkpoint, storage
 from polyak.wrappers.freeze import changed
 
 TD3 = {"hidden": [8, 8], "data.warmup": 20, "data.capacity": 500, "data.batch_size": 8, "delay": 1}
-PPO = {"hidden": [8, 8], "data.steps": 8, "minibatch": 8, "epochs": 1}
+PPO = small_ppo(hidden=[8, 8])
 SMALL = {"preset": False, "verbose": False, "eval_every": 0}
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mistaken
 import numpy as np
 import pytest
+from small_runs import small_ppo
 
 import polyak
 from polyak.cli import main
@@ -164,8 +165,7 @@ def test_in_an_environment_of_ones_own(said, name):
 
 @pytest.fixture(scope="module")
 def agent():
-    config = {"data.steps": 16, "network": "linear", "epochs": 1, "minibatch": 16}
-    agent = polyak.Agent("ppo", mistaken.Right, preset=False, config=config, eval_every=0)
+    agent = polyak.Agent("ppo", mistaken.Right, preset=False, config=small_ppo(16), eval_every=0)
     yield agent
     agent.close()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from auditing import drive
 from counting_gym import CountingGym
+from small_runs import small_ppo
 
 import polyak
 from polyak.algorithms import find as find_algorithm
@@ -26,7 +27,7 @@ from polyak.errors import EnvironmentFault, UserError
 from polyak.interface import Box, Discrete, Spec
 from polyak.pytree import pytree
 
-SMALL = {"data.steps": 8, "minibatch": 8, "epochs": 1, "hidden": [4]}
+SMALL = small_ppo(hidden=[4])
 PLAN = {"config": SMALL, "preset": False, "eval_episodes": 1, "num_envs": 1, "verbose": False}
 
 
@@ -108,10 +109,9 @@ class Kept(CountingGym):
 
 
 def test_one_instance_that_was_evaluated_goes_on_with_its_episode():
-    config = {"data.steps": 16, "network": "linear", "epochs": 1, "minibatch": 16}
 
     def learned(evaluates):
-        agent = polyak.Agent("ppo", mistaken.Right(), preset=False, config=config)
+        agent = polyak.Agent("ppo", mistaken.Right(), preset=False, config=small_ppo(16))
         for _ in range(2):
             agent.learn(16, verbose=False)  # episodes have five steps
             if evaluates:

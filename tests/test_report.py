@@ -20,7 +20,7 @@ from polyak import CheckpointError, Run, UserError, cli
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.report import look, report, verdict
-from polyak.show.comparison import elapsed
+from polyak.show.groups import elapsed
 from polyak.show.page import counts
 from polyak.show.video import write_video
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import QUICK
+from small_runs import small_ppo
 
 from polyak.algorithms import rollout_planning
 from polyak.envs.environment import rules
@@ -110,7 +111,7 @@ def test_a_falling_pole_is_caught():
 
 # ---- the policy of another run as the base
 
-PPO = {"hidden": [8, 8], "data.steps": 8, "minibatch": 8, "epochs": 1}
+PPO = small_ppo(hidden=[8, 8])
 
 ROLLOUTS = {"rollouts": 4, "lookahead": 5, "improve": False}
 

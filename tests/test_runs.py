@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from auditing import assert_same_bits
+from small_runs import small_ppo
 
 from polyak.drivers import host, program
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.envs.environment import Environment, Step
 from polyak.errors import EnvironmentFault, UserError
-from polyak.interface import MOST_SLOTS, WORD, Box, Discrete, Spec, Transition
+from polyak.interface import WORD, Box, Discrete, Spec, Transition
 from polyak.parts import replay
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Counter, pytree
@@ -33,7 +34,7 @@ from polyak.runs.session import Session
 from polyak.show.terminal import Progress, silent
 from polyak.store import checkpoint
 
-PPO = {"data.steps": 8, "hidden": [4], "epochs": 1, "minibatch": 8, "lr": 1e-3}
+PPO = small_ppo(hidden=[4], lr=1e-3)
 SMALL = {"preset": False, "verbose": False, "config": PPO, "eval_episodes": 2}
 
 
@@ -227,7 +228,8 @@ def test_names_that_are_made_in_one_second_differ(tmp_path):
 @pytest.mark.parametrize("env_steps", [0, 2**30 - 8, 2**30, 2**31 - 8, 2**31, 2**32 - 8, 2**32, 10**12])
 def test_a_clock_counts_beyond_32_bits(env_steps):
     rollout = Transition(*(jnp.zeros((2, 4)) for _ in range(6)))
-    after = jax.jit(lambda clock: clock.observed(rollout))(start_clock().at(env_steps))
+    before = start_clock()._replace(low=jnp.int32(env_steps % WORD), high=jnp.int32(env_steps // WORD))
+    after = jax.jit(lambda clock: clock.observed(rollout))(before)
     assert int(after.high) * WORD + int(after.low) == env_steps + 8
     assert 0 <= int(after.low) < WORD
     share = linear_schedule(after.env_steps, 1.0, 0.0, 2.0 * (env_steps + 8))
@@ -247,7 +249,7 @@ def test_keys_of_rows_are_those_of_their_numbers_up_to_2_to_the_32(row):
 
 @pytest.mark.parametrize("slots", [8, 24, 1000, 2**20 + 8])
 def test_a_rings_clock_takes_off_whole_turns_and_nothing_else(slots):
-    limit = 2 * MOST_SLOTS
+    limit = 2 * replay.ring.MOST_SLOTS
     for clock in (limit - 8, limit - 1):
         got = int(replay.ring.folded(Counter(jnp.int32(clock)).plus(8), slots).value)
         assert got % slots == (clock + 8) % slots

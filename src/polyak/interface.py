@@ -102,9 +102,6 @@ def within(default: Any, low: float, high: float = float("inf")) -> Any:
     return field(default=default, metadata={"within": (low, high)})
 
 
-MOST_SLOTS = 2**29  # rows of time that a ring holds at most: with twice as many its clock still fits an int32
-
-
 @dataclass(frozen=True)
 class Hindsight:
     """Goals of replayed windows replaced by achieved ones (Andrychowicz et al. 2017)."""
@@ -293,11 +290,6 @@ class Clock(NamedTuple):
         """Environment steps as a float32 scalar, which is what schedules are drawn over."""
         return self.high.astype("float32") * float(WORD) + self.low.astype("float32")
 
-    def at(self, env_steps: int) -> "Clock":
-        """The same updates, at so many environment steps."""
-        zero = self.low - self.low
-        return self._replace(low=zero + env_steps % WORD, high=zero + env_steps // WORD)
-
     def updated(self) -> "Clock":
         """One update on."""
         return self._replace(updates=self.updates + 1)
@@ -360,17 +352,13 @@ class Algorithm(NamedTuple):
     family: str = ""  # word that lists and pages group by: "value", "policy gradient", ...
     observes: Literal["any", "vector", "discrete"] = "any"  # which observations: one Box, one Discrete
     simulates: bool = False  # `act` can plan with the environment's rules, where `data.simulator` is set
-    plays: bool = (
-        False  # one policy can play both sides of a game without its rules, where `data.self_play` is set
-    )
+    plays: bool = False  # one policy can play both sides of a game, whose rules it is not given
     learns: bool = True  # false: `update` changes nothing that acting needs, since it plans at every decision
     uses: tuple[str, ...] = ()  # names by which it can be given policies of other runs, as "base"
     wrong: Callable = nothing_to_say  # (cfg, spec) -> lines that the ranges of single fields cannot say
     notes: Callable = nothing_to_say  # (cfg, spec) -> lines that a person should read before a run begins
     reward: Callable = reward_as_it_is  # (cfg, spec, actor, reward) -> what learning sees, before any sum
-    value: Callable | None = (
-        None  # (cfg, spec, state, obs, action) -> [N] return that it expects, for people to see
-    )
+    value: Callable | None = None  # (cfg, spec, state, obs, action) -> return expected [N], to show people
     thought: Callable | None = (
-        None  # (memory, extras) of `act` -> shares of the moves [N, A], return expected [N], for people to see
+        None  # (memory, extras) -> shares of moves [N, A], return expected [N], to show
     )

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polyak.errors import UserError, nearest, out_of_range
-from polyak.interface import MOST_SLOTS, Algorithm, Box, Discrete, Space, Spec, rows_of
+from polyak.interface import Algorithm, Box, Discrete, Space, Spec, rows_of
 from polyak.parts.networks import BUILDERS
 from polyak.parts.networks.layers import ACTIVATIONS
+from polyak.parts.replay.ring import MOST_SLOTS
 
 # settings of the data that only some are asked about, and who may be given them
 ASKED = {

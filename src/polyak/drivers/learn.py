@@ -36,25 +36,19 @@ def learn(
     warm     no update yet
     valid    False keeps state from changing, because the rollout holds what no environment may give
     """
-    kind = learn_from_replay if cfg.data.replays else learn_on_policy
-    if cfg.data.replays and cfg.data.indexed:
-        kind = learn_by_index
+    if cfg.data.replays:
+        kind = learn_by_index if cfg.data.indexed else learn_from_replay
+        return kind(algorithm, cfg, spec, state, buffer, rollout, key, warm, valid)
     if cfg.data.plans:
-        kind = learn_from_rules
-    return kind(algorithm, cfg, spec, state, buffer, rollout, key, warm, valid)
+        state, sums = learn_from_rules(algorithm, cfg, spec, state, key, valid)
+    else:
+        state, sums = learn_on_policy(algorithm, cfg, spec, state, rollout, key, valid)
+    return state, buffer, sums
 
 
 def learn_on_policy(
-    algorithm: Algorithm,
-    cfg: Any,
-    spec: Spec,
-    state: Tree,
-    buffer: Any,
-    rollout: Any,
-    key: Array,
-    warm: bool,
-    valid: Array | bool,
-) -> tuple[Tree, Any, Metrics]:
+    algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, rollout: Any, key: Array, valid: Array | bool
+) -> tuple[Tree, Metrics]:
     """Update on the rollout itself, then observe: what `act` remembered belongs to the old statistics."""
     batch = on_policy_batch(rollout, one_step(cfg, spec), cfg.data.clip, played(cfg.data, rollout.last))
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
@@ -64,7 +58,7 @@ def learn_on_policy(
         return made.state, made.metrics
 
     state, sums = update_valid(once, cfg.data.updates, state, key, valid)
-    return observe_valid(algorithm, cfg, spec, state, rollout, valid), buffer, sums
+    return observe_valid(algorithm, cfg, spec, state, rollout, valid), sums
 
 
 def learn_from_replay(
@@ -126,24 +120,15 @@ def learn_by_index(
 
 
 def learn_from_rules(
-    algorithm: Algorithm,
-    cfg: Any,
-    spec: Spec,
-    state: Tree,
-    buffer: Any,
-    rollout: Transition | None,
-    key: Array,
-    warm: bool,
-    valid: Array | bool,
-) -> tuple[Tree, Any, Metrics]:
+    algorithm: Algorithm, cfg: Any, spec: Spec, state: Tree, key: Array, valid: Array | bool
+) -> tuple[Tree, Metrics]:
     """Update by what `spec.model` says alone."""
 
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
         made = algorithm.update(cfg, spec, state, None, key)
         return made.state, made.metrics
 
-    state, sums = update_valid(once, cfg.data.updates, state, key, valid)
-    return state, buffer, sums
+    return update_valid(once, cfg.data.updates, state, key, valid)
 
 
 def one_step(cfg: Any, spec: Spec) -> Any:

@@ -17,9 +17,9 @@ from polyak.files import place
 from polyak.health.environment import check_env
 from polyak.health.finding import Report
 from polyak.interface import Discrete, Spec, rows_of
+from polyak.runs.algorithm import wrapped
 from polyak.runs.policy import Policy
 from polyak.runs.run import Run
-from polyak.runs.session import wrapped
 
 LANES = 8  # episodes that are played side by side
 LONGEST = 500  # steps of them

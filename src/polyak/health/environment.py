@@ -28,7 +28,7 @@ from polyak.health.pool import OnPool
 from polyak.health.trials import try_all
 from polyak.interface import Replay, Transition
 from polyak.parts import replay
-from polyak.runs.session import free_memory, gigabytes
+from polyak.runs.memory import free_memory, gigabytes
 from polyak.runs.setup import set_up_jax
 
 ORDER = [  # of findings of one level

@@ -14,7 +14,7 @@ import jax
 from polyak.errors import UserError, printable
 from polyak.health.finding import Finding, Report, ranked
 from polyak.runs.folder import versions
-from polyak.runs.session import free_memory, gigabytes
+from polyak.runs.memory import free_memory, gigabytes
 from polyak.runs.setup import cache_folder, check_modes, set_up_jax
 
 LEAST_DISK, LEAST_MEMORY = 2 << 30, 1 << 30  # bytes that a run of the usual size wants

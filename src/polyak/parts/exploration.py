@@ -29,19 +29,13 @@ def epsilon_greedy(key: jax.Array, q: Float[Array, "*batch A"], epsilon: ArrayLi
     return jnp.where(explore, anything, q.argmax(-1)).astype(jnp.int32)
 
 
-def gaussian(
-    key: jax.Array,
-    action: Float[Array, "*batch A"],
-    sigma: ArrayLike,
-    low: ArrayLike = -1.0,
-    high: ArrayLike = 1.0,
-) -> Float[Array, "*batch A"]:
-    """The action plus N(0, sigma^2) noise, clipped to [low, high], Fujimoto et al. 2018 (arXiv:1802.09477).
+def gaussian(key: jax.Array, action: Float[Array, "*batch A"], sigma: ArrayLike) -> Float[Array, "*batch A"]:
+    """The action plus N(0, sigma^2) noise, clipped to [-1, 1], Fujimoto et al. 2018 (arXiv:1802.09477).
 
-    action  [..., A]; sigma, low and high are scalars or broadcast to it
+    action  [..., A]; sigma is a scalar or broadcasts to it
     """
     noise = sigma * jax.random.normal(key, action.shape, action.dtype)
-    return jnp.clip(action + noise, low, high).astype(action.dtype)
+    return jnp.clip(action + noise, -1.0, 1.0).astype(action.dtype)
 
 
 def ornstein_uhlenbeck(

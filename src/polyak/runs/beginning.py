@@ -16,9 +16,10 @@ from polyak.interface import rows_of
 from polyak.runs import inputs
 from polyak.runs.decide import make_plan, plain_fields
 from polyak.runs.folder import RunFolder, claimed, versions
+from polyak.runs.memory import gigabytes
 from polyak.runs.plan import Settings
 from polyak.runs.presets import note_of, preset, preset_fields
-from polyak.runs.session import Session, gigabytes
+from polyak.runs.session import Session
 from polyak.runs.spec import show_space
 
 

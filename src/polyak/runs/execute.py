@@ -67,7 +67,7 @@ def _train(
             if resume:
                 terminal.say(f"resumed at {training.place}")
             folder.rewind(training.position, session.plan.seeds)
-            training.evaluations = folder.evaluations(session.plan.seeds)
+            training.evaluation.returns = folder.evaluations(session.plan.seeds)
             schedule, at = training.schedule, training.iteration
             owed = at > 0 and schedule.due(schedule.evaluation, at)
             owed = owed and not folder.evaluated(training.position, session.plan.seeds)
@@ -121,7 +121,7 @@ def save_checkpoint(folder: RunFolder, training: Training) -> None:
         },
         rows=ring.rows if isinstance(ring, Ring) else None,
         clock=training.clock_after(training.iteration) if isinstance(ring, Ring) else 0,
-        also=best_kept(folder, training.evaluations),
+        also=best_kept(folder, training.evaluation.returns),
     )
 
 

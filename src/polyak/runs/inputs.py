@@ -21,10 +21,11 @@ from polyak.errors import CheckpointError, UserError, brief, nearest
 from polyak.interface import Algorithm, Array, Given, Spec, Tree, rows_of
 from polyak.parts import replay
 from polyak.pytree import Counter
+from polyak.runs.algorithm import wrapped
 from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan
 from polyak.runs.reading import STATE, state_shapes
-from polyak.runs.session import Session, wrapped
+from polyak.runs.session import Session
 from polyak.runs.spec import read_spec, shapes, show_space
 from polyak.runs.values import plain
 from polyak.store import checkpoint, storage

@@ -1,19 +1,16 @@
 """The one training loop: advance the driver, log, evaluate, checkpoint; for every driver and every command."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from polyak import files
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import KEPT
-from polyak.drivers.eval_worker import EvalWorker
-from polyak.drivers.evaluate import Played
 from polyak.envs.environment import unscaled
 from polyak.errors import EnvironmentFault, UserError, place_of, said_by
 from polyak.parts.replay import Ring, clock_at
@@ -21,6 +18,7 @@ from polyak.pytree import Counter
 from polyak.runs import inputs
 from polyak.runs.events import Callbacks, Event, ends
 from polyak.runs.packing import beside_rows, declared_frames, unpacked_frames
+from polyak.runs.periodic_evaluation import Due, PeriodicEvaluation
 from polyak.runs.plan import Plan
 from polyak.runs.reading import check_world, read_counts
 from polyak.runs.schedule import Schedule
@@ -44,15 +42,6 @@ class Told(Exception):
         self.error = error
 
 
-class Due(NamedTuple):
-    """Where a run was when an evaluation was due."""
-
-    iteration: int
-    position: int
-    env_steps: int
-    updates: int
-
-
 class Training:
     """A run in progress: its carry, and how far it is. It needs no folder; `save` is called where there is one."""
 
@@ -66,13 +55,7 @@ class Training:
         self.said: set[str] = set()  # the notes that were said since the run began
         self.exact = True  # whether all that was resumed came back bit for bit
         self.last_return: float | None = None
-        self.evaluations: dict[int, list[float]] = {}  # position -> mean return of each seed
-        self.played = False  # whether this process evaluated
-        self.evaluates = True  # until an evaluation fails
-        self.owes = False  # an evaluation that is due has not come to an end
-        self.due = Due(0, 0, 0, 0)  # the place of the last one
-        self.worker: EvalWorker | None = None  # that is playing it
-        self.said_cut = False
+        self.evaluation = PeriodicEvaluation(session, self.stop.is_set)
         self.saved: int | None = None  # the iteration of the newest checkpoint
         self.ended = ""  # why the run ends before its budget is spent
         self.callbacks, self.path = Callbacks(), None
@@ -194,7 +177,7 @@ class Training:
         self.session.replan(plan)
         if anew:
             self.carry = self.session.driver.restart(self.carry)
-            self.evaluations.clear()
+            self.evaluation.returns.clear()
         self.schedule = Schedule(self.session, self.iteration if anew else self.schedule.base)
 
     def compile(self) -> None:
@@ -206,11 +189,6 @@ class Training:
     def compile_next(self) -> None:
         """Compile what the next iteration runs."""
         self.session.driver.compile(self.iteration < self.session.driver.warmup)
-
-    @property
-    def best(self) -> float | None:
-        """The best evaluation so far, mean over seeds."""
-        return max((float(np.mean(values)) for values in self.evaluations.values()), default=None)
 
     def run(
         self,
@@ -235,22 +213,22 @@ class Training:
         total = (schedule.total - schedule.base) * schedule.per
         lines = InOrder(sink)
         with self.terminal.progress(total, self.session.plan.unit) as progress:
-            self.progress, progress.best = progress, self.best
+            self.progress, progress.best = progress, self.evaluation.best
             progress.update(self.position, phase=self._phase())
             try:
                 if owed:
                     self._evaluate(lines, progress)
                 while self.iteration < end and not self.stop.is_set() and not self.ended:
                     self._iterate(lines, save, end, progress)
-                self._finish(lines, progress)
+                self.evaluation.finish(self.iteration, lines, progress)
             except Told as told:
                 self._keep_after(told.error, lines, save, progress)
                 raise told.error from None
             finally:
-                self._let_go(lines)
+                self.evaluation.let_go(lines)
             if self.ended:
                 self._save(lines, save, progress)
-            elif self.stop.is_set() and (self.iteration < end or self.owes):
+            elif self.stop.is_set() and (self.iteration < end or self.evaluation.owed):
                 self._save(lines, save, progress)
                 raise Interrupted
         if self.ended:
@@ -259,8 +237,8 @@ class Training:
     def _iterate(self, sink: InOrder, save: Any, end: int, progress: Progress) -> None:
         """A slice of the run, and what is due after it."""
         schedule, before = self.schedule, self.iteration
-        if self.worker is not None and self.worker.ready:
-            self._finish(sink, progress)
+        if self.evaluation.ready:
+            self.evaluation.finish(self.iteration, sink, progress)
         self._advance(min(schedule.next(self.iteration), end) - self.iteration)
         self.say_notes(self.session.driver.notes)
         if self.iteration == before:
@@ -277,7 +255,7 @@ class Training:
     def _save(self, sink: InOrder, save: Any, progress: Progress) -> None:
         """Write a checkpoint, where there is a folder for it and none of this iteration."""
         if save and self.saved != self.iteration:
-            self._finish(sink, progress)
+            self.evaluation.finish(self.iteration, sink, progress)
             sink.flush()
             save(self)
             self.saved = self.iteration
@@ -362,96 +340,14 @@ class Training:
         self._tell("on_log", lines)
 
     def _evaluate(self, sink: InOrder, progress: Progress) -> None:
-        """Whole episodes without exploration, on environments of their own.
-
-        With a worker that plays them training goes on meanwhile, unless they may end the run.
-        """
-        self._finish(sink, progress)
-        self.owes = True
-        self.due = Due(self.iteration, self.position, self.env_steps, self.updates)
-        may_end = self.session.plan.stop_at is not None or self.callbacks.on_evaluation is not None
-        if not self.evaluates or not self.session.plan.eval_worker or may_end:
-            self._measure(sink, progress)
-            return
-        assert isinstance(self.session.evaluator, EvalWorker)
-        self.worker = self.session.evaluator
-        self.worker.begin(self.session.driver.actor(self.carry))
-        sink.wait()
-
-    def _finish(self, sink: InOrder, progress: Progress) -> None:
-        """Wait for the evaluation that a worker is playing, if there is one."""
-        if self.worker is not None:
-            self._measure(sink, progress)
-            sink.go_on()
-
-    def _let_go(self, sink: InOrder) -> None:
-        """Write what waits for an evaluation that nobody waits for any more."""
-        if self.worker is not None:
-            self.worker.close()
-        self.worker = None
-        sink.go_on()
-
-    def _play(self) -> Played | None:
-        """The evaluation that is due; None where the run was stopped at its place."""
-        worker, self.worker = self.worker, None
-        if worker is None:
-            return self.session.evaluator(self.session.driver.actor(self.carry), self.stop.is_set)
-        here = self.due.iteration == self.iteration
-        if (
-            self.stop.is_set() and not here
-        ):  # no checkpoint has its place, so that a resume would leave it out
-            self.terminal.say("an evaluation is being played, and is waited for (again to stop at once)")
-        return worker.answer(lambda: here and self.stop.is_set())
-
-    def _measure(self, sink: InOrder, progress: Progress) -> None:
-        """A line for each seed of the evaluation that is due."""
-        began, played = time.monotonic(), None
-        if self.evaluates:
-            try:
-                with self.terminal.status("evaluating") if not self.played else contextlib.nullcontext():
-                    played = self._play()
-            except Exception as error:
-                self.terminal.warn(f"evaluation failed, and training goes on without: {said_by(error, 300)}")
-                self.evaluates = False
-        if played is None and self.evaluates:  # it was stopped
-            return
-        self.owes = False
-        self.played = True
-        due = self.due
-        if played is None:
-            for seed in self.session.plan.all_seeds:
-                line = {"env_steps": due.env_steps, "updates": due.updates, "seed": seed}
-                sink.write_first({**line, "eval/episodes": 0})
-            return
-        to_come = -(-(self.schedule.total - due.iteration) // self.schedule.evaluation)
-        progress.log_pause(time.monotonic() - began, to_come)
-        if played.cut and not self.said_cut:
-            self.said_cut = True
-            limit = f"{self.session.evaluator.limit:,}"
-            self.terminal.say(f"evaluation: {played.cut} episodes were cut at {limit} steps (--eval-limit)")
-        lines = [self._line_of(played, index) for index in range(self.session.plan.seeds)]
-        for line in lines:
-            sink.write_first(line)
-        means = played.total.mean(axis=1)
-        self.evaluations[due.position] = means.tolist()
-        samples = (
-            means if len(means) > 1 else played.total[0]
-        )  # over seeds, or over the episodes of the only one
-        progress.log_evaluation(due.position, samples.tolist(), len(means))
+        """Evaluate the run. With a worker that plays training goes on meanwhile, unless this may end the run."""
+        to_come = self.schedule.to_come(self.schedule.evaluation, self.iteration)
+        due = Due(self.iteration, self.position, self.env_steps, self.updates, to_come)
         wanted = self.session.plan.stop_at
-        if wanted is not None and means.mean() >= wanted:
+        may_end = wanted is not None or self.callbacks.on_evaluation is not None
+        result = self.evaluation.begin(due, self.carry, may_end, sink, progress)
+        if result is None:
+            return
+        if wanted is not None and result.mean >= wanted:
             self.ended = f"the evaluation reached {wanted:g} (--stop-at)"
-        self._tell("on_evaluation", lines)
-
-    def _line_of(self, played: Played, index: int) -> dict[str, Any]:
-        """The metric line of an evaluation of one seed."""
-        line = {
-            "env_steps": self.due.env_steps,
-            "updates": self.due.updates,
-            "seed": self.session.plan.all_seeds[index],
-            "eval/return": float(played.total[index].mean()),
-            "eval/return_std": float(played.total[index].std()),
-            "eval/length": float(played.length[index].mean()),
-            "eval/episodes": int(played.total.shape[1]),
-        }
-        return line | {f"eval/{name}": float(value[index].mean()) for name, value in played.measures.items()}
+        self._tell("on_evaluation", result.lines)

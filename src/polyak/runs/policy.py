@@ -11,8 +11,8 @@ from polyak.envs.border import Border
 from polyak.envs.environment import flat_actions
 from polyak.errors import UserError
 from polyak.interface import Spec
+from polyak.runs.algorithm import with_given, wrapped
 from polyak.runs.plan import Plan
-from polyak.runs.session import with_given, wrapped
 from polyak.runs.values import whole
 
 

@@ -19,8 +19,8 @@ from polyak.drivers.learn import initial_states
 from polyak.envs.environment import Rules, Table, flat_actions, rules
 from polyak.errors import CheckpointError, UserError
 from polyak.interface import Algorithm, Goal, Spec
+from polyak.runs.algorithm import with_given, wrapped
 from polyak.runs.plan import Plan
-from polyak.runs.session import with_given, wrapped
 from polyak.runs.spec import read_spec, shapes
 from polyak.store import storage
 from polyak.store.storage import Field

@@ -18,7 +18,8 @@ from polyak.runs.folder import RunFolder
 from polyak.runs.plan import Plan, flattened
 from polyak.runs.values import plain
 from polyak.show.charts import draw_png
-from polyak.show.comparison import Comparison, Trace, compare
+from polyak.show.comparison import Comparison, compare
+from polyak.show.groups import Trace
 from polyak.show.page import GENERATOR, Video, overall_verdict, write_page
 from polyak.show.verdicts import verdicts
 

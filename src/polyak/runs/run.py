@@ -20,6 +20,7 @@ from polyak.envs.border import Border
 from polyak.envs.find import name_of
 from polyak.errors import CheckpointError, UserError, brief
 from polyak.interface import Algorithm, Spec
+from polyak.runs.algorithm import wrapped
 from polyak.runs.beginning import facts, placed, plan_run
 from polyak.runs.decide import settings_of
 from polyak.runs.evaluation import Evaluation, play
@@ -30,7 +31,7 @@ from polyak.runs.folder import RunFolder, check_name, name_run
 from polyak.runs.plan import Plan, Settings, check_stop
 from polyak.runs.policy import Policy
 from polyak.runs.reading import STATE, state_shapes
-from polyak.runs.session import Session, wrapped
+from polyak.runs.session import Session
 from polyak.runs.setup import set_up_jax
 from polyak.runs.spec import read_border, read_spec
 from polyak.runs.values import amend, convert, whole

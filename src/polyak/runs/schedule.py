@@ -29,6 +29,10 @@ class Schedule:
         """Whether something that happens every so many iterations happens after this one."""
         return every != NEVER and ((iteration - self.base) % every == 0 or iteration == self.total)
 
+    def to_come(self, every: int, iteration: int) -> int:
+        """How often something that happens every so many iterations happens after this one."""
+        return -(-(self.total - iteration) // every)
+
     def next(self, iteration: int) -> int:
         """The next iteration after which something happens."""
         stops = (self.log, self.evaluation, self.checkpoint)

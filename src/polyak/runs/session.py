@@ -1,8 +1,6 @@
 """From a plan to what runs: algorithm, environment, driver and evaluator, checked before anything is allocated."""
 
 import dataclasses
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +8,9 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from polyak import algorithms
 from polyak.drivers import check
-from polyak.drivers.act import row_shape
-from polyak.drivers.asynchronous import SYNC
 from polyak.drivers.check import check_data, ignored
 from polyak.drivers.driver import Driver
 from polyak.drivers.eval_worker import EvalWorker
@@ -34,15 +29,15 @@ from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, Rules, flat_actions, rules
 from polyak.envs.find import find
 from polyak.envs.on_host import OnHost
-from polyak.errors import UserError, chosen, printable, said_by
-from polyak.interface import Algorithm, Box, Given, Spec, rows_of
-from polyak.parts import replay
+from polyak.errors import UserError, printable, said_by
+from polyak.interface import Algorithm, Spec, rows_of
 from polyak.parts.networks.noisy import is_noisy
+from polyak.runs.algorithm import with_given, wrapped
 from polyak.runs.decide import cores
+from polyak.runs.memory import check_memory, observation_bytes, replay_bytes
 from polyak.runs.plan import Plan
 from polyak.runs.setup import check_modes, set_up_jax
 from polyak.runs.spec import show_space
-from polyak.wrappers import WRAPPERS, draw_noise, freeze
 
 
 @dataclass
@@ -140,18 +135,7 @@ class Session:
             self._check_one()
         if self.plan.eval_every and self.plan.eval_env_fields is not None:
             self.check_eval_env()
-        planned, free = self.rollout_bytes, free_memory()
-        if planned > free:
-            raise UserError(
-                f"one rollout would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: lower "
-                f"--config.data.steps (now {self.cfg.data.steps:,}), --num-envs or --seeds"
-            )
-        planned = self.planned_bytes
-        if planned > free:
-            raise UserError(
-                f"the replay would take {gigabytes(planned)}, but {gigabytes(free)} of memory are free: "
-                f"lower --config.data.capacity (now {self.cfg.data.capacity:,}) or --seeds"
-            )
+        check_memory(self.rollout_bytes, self.planned_bytes, self.cfg.data)
 
     def check_eval_env(self) -> None:
         """UserError where the evaluation's own environment cannot be made or has other spaces."""
@@ -204,23 +188,12 @@ class Session:
     @cached_property
     def planned_bytes(self) -> int:
         """Bytes that the replay will allocate, for all seeds."""
-        if not self.cfg.data.replays:
-            return 0
-        states = jax.eval_shape(lambda: initial_states(self.algorithm, self.cfg, self.spec, [0]))
-        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states)
-        row = row_shape(self.algorithm, self.cfg, self.spec, state)
-        count, data = self.cfg.data.slots(self.spec.num_envs), self.cfg.data
-        each = replay.planned_bytes(replay.frames.numbered(row, data.frames), count)
-        each += replay.index.planned_bytes(row, count, data) + replay.frames.planned_bytes(row, count, data)
-        return self.plan.seeds * each
+        return self.plan.seeds * replay_bytes(self.algorithm, self.cfg, self.spec)
 
     @property
     def rollout_bytes(self) -> int:
         """Bytes of the observations of one rollout, for all seeds: less than it will allocate."""
-        row = 4 + sum(
-            x.size * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(self.spec.obs) if isinstance(x, Box)
-        )
-        return self.plan.seeds * self.plan.num_envs * self.cfg.data.steps * row
+        return self.plan.seeds * observation_bytes(self.cfg.data, self.spec)
 
     @cached_property
     def driver(self) -> Driver:
@@ -350,54 +323,6 @@ def check_counts(steps: int, spec: Spec, data: Any) -> None:
             )
 
 
-def wrapped(plan: Plan) -> Algorithm:
-    """The plan's algorithm in its wrappers."""
-    algorithm = algorithms.find(plan.algorithm)
-    if plan.sync is not None:
-        check_gradients(plan, algorithm)
-        algorithm = SYNC.get(plan.sync, lambda each, workers: each)(algorithm, plan.workers)
-    algorithm = draw_noise(algorithm)
-    algorithm = freeze(algorithm, plan.freeze) if plan.freeze else algorithm
-    for name in reversed(plan.wrap):
-        algorithm = chosen(WRAPPERS, name, "wrapper")(algorithm)
-    return algorithm
-
-
-def with_given(plan: Plan, spec: Spec) -> Spec:
-    """The spec with the policies of the runs that a plan uses; their actors are NaN."""
-    if not plan.use:
-        return spec
-    return dataclasses.replace(spec, given={name: given(name, said, spec) for name, said in plan.use.items()})
-
-
-def given(name: str, said: Mapping[str, Any], spec: Spec) -> Given:
-    """The policy of one of these: how it acts, from its plan alone."""
-    theirs = Plan.read(said["plan"], f"--use {name}={said['run']}")
-    if theirs.to_trust and ":" in theirs.algorithm:
-        raise UserError(
-            f"--use {name}={said['run']}: names code to import ({theirs.algorithm}), which is not followed"
-        )
-    algorithm = wrapped(theirs)
-    cfg, spec = theirs.settle(algorithm.Config()), with_given(theirs, spec)
-    if cfg.data.simulator:
-        raise UserError(
-            f"--use {name}={said['run']}: plans with the environment's state, which it would not be shown"
-        )
-
-    def memory(env_ids: Any, episode: Any, key: Any) -> Any:
-        return algorithm.memory(cfg, spec, env_ids, episode, key)
-
-    def act(actor: Any, memory: Any, obs: Any, key: Any, explore: bool) -> tuple[Any, Any]:
-        action, memory, _ = algorithm.act(cfg, spec, actor, memory, obs, key, explore)
-        return action, memory
-
-    def unknown(x: Any) -> np.ndarray:
-        return np.full(x.shape, np.nan if np.issubdtype(x.dtype, np.floating) else 0, x.dtype)
-
-    shapes = jax.eval_shape(lambda key: algorithm.actor(algorithm.init(cfg, spec, key)), jax.random.key(0))
-    return Given(jax.tree.map(unknown, shapes), memory, act)
-
-
 def worker_driver(plan: Plan, cfg: Any, worker: int) -> tuple[Algorithm, Driver]:
     """The algorithm and the driver of one worker of a plan, in the process of its own that this is called in."""
     set_up_jax()
@@ -417,37 +342,3 @@ def worker_evaluator(plan: Plan) -> Evaluator:
     set_up_jax()
     session = Session(plan)
     return session.make_evaluator(plan.eval_episodes)
-
-
-def check_gradients(plan: Plan, algorithm: Algorithm) -> None:
-    """UserError where workers are asked for that an algorithm has no gradients for."""
-    if algorithm.gradient is None or algorithm.apply is None:
-        fitting = [name for name in algorithms.names() if algorithms.find(name).gradient]
-        raise UserError(
-            f"--sync {plan.sync}: {plan.algorithm} has no gradient that workers could send: {', '.join(fitting)} "
-            "have one"
-        )
-    if plan.num_envs % plan.workers:
-        raise UserError(f"num_envs is {plan.num_envs}, but must be a multiple of workers, {plan.workers}")
-
-
-def free_memory() -> int:
-    """Bytes that can be allocated: of the accelerator's memory, or of this machine's."""
-    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    if stats:
-        return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return shutil.disk_usage(".").free
-
-
-def gigabytes(count: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

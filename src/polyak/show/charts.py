@@ -25,8 +25,9 @@ from numpy.typing import ArrayLike
 
 from polyak.files import replacing
 from polyak.show import statistics
-from polyak.show.comparison import Comparison, Curve, Group, Overall, Pair, World, drawable
+from polyak.show.comparison import Comparison, Overall, Pair, World
 from polyak.show.curve import INK, PALE, count_label
+from polyak.show.groups import Curve, Group, drawable
 
 LIGHT = (
     "#2563c9",

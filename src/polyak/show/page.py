@@ -19,19 +19,10 @@ import numpy as np
 from polyak import __version__
 from polyak.errors import printable, visible
 from polyak.show import charts, statistics
-from polyak.show.comparison import (
-    EVALUATION,
-    Comparison,
-    Group,
-    Overall,
-    Pair,
-    Trace,
-    World,
-    figure,
-    listed,
-    shown,
-)
+from polyak.show.comparison import Comparison, Overall, Pair, World
+from polyak.show.groups import EVALUATION, Group, Trace
 from polyak.show.verdicts import beside, probability, verdicts
+from polyak.show.words import figure, listed, shown
 
 GENERATOR = "polyak report"  # by which a page is known
 RAW = {"script", "style"}  # whose text HTML does not escape: only constants of ours

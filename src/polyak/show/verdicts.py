@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from polyak.show import statistics
-from polyak.show.comparison import BY_CHANCE, EVALUATION, Group, Pair, World, figure, listed
+from polyak.show.comparison import BY_CHANCE, Pair, World
+from polyak.show.groups import EVALUATION, Group
+from polyak.show.words import figure, listed
 
 MOST_SAID = 4  # groups in a sentence
 

@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polyak.interface import MOST_SLOTS, Array, Transition
+from polyak.interface import Array, Transition
 from polyak.pytree import Counter, Record, pytree
+
+MOST_SLOTS = 2**29  # rows of time that a ring holds at most: with twice as many its clock still fits an int32
 
 
 @pytree
