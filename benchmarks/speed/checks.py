@@ -1,25 +1,27 @@
-"""What the border's checks cost training, each inside the very run that it looks at.
+"""What the border's checks cost training, measured inside the very run that they look at.
 
     python benchmarks/speed/checks.py [SECONDS] [ALGORITHM:ENVIRONMENT ...]
 
 Two runs beside one another cannot tell one per cent: their programs lie differently in memory, and other work on the
-machine moves both by more. Here one run is measured, by pieces of a second:
+machine moves both by more. So there is one run, and it is measured by pieces of half a second:
 
-- on the host, the looks at a rollout, at a reset and at metrics are timed where they happen, with the caches as they
-  find them; a step's own checks are part of its loop, so each step is made with them or without, by lot, and what they
-  cost is the difference;
-- in graph, one compiled program looks at its rollouts or does not, by lot; the cost is the difference of its iterations.
+- on the host, the looks at a rollout, at a first observation and at metrics are timed where they happen, with the
+  caches as they find them. A step's own checks are part of a loop: each step is made with them or without, by lot, and
+  they cost the difference;
+- in graph, the compiled program looks at its rollout LOOKS times or not at all, by lot, and one look costs the LOOKS-th
+  part of the difference. That an update can be left out, which follows from a look, is in both.
 
-Of every duration the lower quartile of a piece is taken, which other work hardly moves. A piece gives one share, the
-checks' time divided by the time of training without them; printed are the median over pieces and its 95 % interval by
-order statistics. SECONDS (60) is the time of each case.
+Of all durations the lower quartile is taken, which other work moves little; of an iteration the time on the clock or
+that of the processor, whichever is less. A piece gives the time of the checks divided by that of training without them.
+Printed are the median over pieces, its 95 % interval by order statistics, and the medians of the parts. SECONDS (30) are
+those of each case.
 """
 
 import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import jax
@@ -30,29 +32,33 @@ from polyak.drivers import validate
 from polyak.envs import spaces
 from polyak.envs.adapters.in_process import GymnasiumSync
 from polyak.envs.environment import HostStep
+from polyak.pytree import strip_weak_types
 from polyak.runs.beginning import plan_run
 from polyak.runs.plan import Settings
 from polyak.runs.setup import set_up_jax
-from polyak.pytree import strip_weak_types
 
-SECONDS = 60.0  # of one case
-PIECE = 1.0  # seconds
-LOOKS = 256
+SECONDS = 30.0  # of one case
+PIECE = 0.5  # seconds, after which a training run looks at the clock too
 FEWEST = 4  # iterations of a piece
-LOTS = np.random.default_rng(0).permuted(np.tile([True, False], (2**15, 1)), axis=1).ravel()  # pairs
-CHECKS = LOTS.astype(int).tolist()
+LOOKS = 256
+LOTS = (
+    np.random.default_rng(0).permuted(np.tile([0, 1], (2**15, 1)), axis=1).ravel()
+)  # one of each in every pair
 CASES = ("ppo:CartPole-v1", "td3:Pendulum-v1", "ppo:HalfCheetah-v5", "dqn:CartPole-v1", "ppo:jax:CartPole-v1")
+
+Parts = dict[str, float]  # seconds of each kind of check in one iteration
 
 
 class Timed:
     """A function that notes when each of its calls began and how long it took."""
 
     def __init__(self, function: Callable):
-        self.function, self.began, self.seconds = function, [], []
+        self.function = function
+        self.forget()
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def __call__(self, *given: Any) -> Any:
         began = perf_counter()
-        result = self.function(*given, **named)
+        result = self.function(*given)
         self.seconds.append(perf_counter() - began)
         self.began.append(began)
         return result
@@ -67,15 +73,18 @@ class Sometimes(GymnasiumSync):
 
     def __init__(self, *given: Any):
         super().__init__(*given)
-        self.lots, self.ways = 0, (Timed(self.blind_step), Timed(super().step))
+        self.ways, self.lots = (Timed(self.blind_step), Timed(super().step)), iter([])
 
     def step(self, action: np.ndarray) -> HostStep:
         """Step every lane."""
-        self.lots += 1
-        return self.ways[CHECKS[self.lots % len(LOTS)]](action)
+        way = next(self.lots, None)
+        if way is None:
+            self.lots = iter(LOTS.tolist())
+            way = next(self.lots)
+        return self.ways[way](action)
 
     def blind_step(self, action: np.ndarray) -> HostStep:
-        """Step every lane and take what it gives as it is."""
+        """Step every lane, and take what it gives as it is."""
         actions = self._actions(action)
         lanes = len(self._envs)
         reward, given = np.empty(lanes), []
@@ -93,20 +102,19 @@ class Sometimes(GymnasiumSync):
         return HostStep(self._obs, reward, terminated, truncated, measures)
 
     def _blind_rows(self, given: list[np.ndarray]) -> np.ndarray:
-        shape, _, ours = self._declared
-        rows = np.empty((len(given), *shape), ours)
+        rows = np.empty((len(given), *self._space.shape), self.spec.obs.dtype)
         for i, obs in enumerate(given):
             rows[i] = obs
         return rows
 
 
 @contextmanager
-def replaced(place: Any, name: str, instead: Any) -> Iterator[Any]:
+def replaced(place: Any, name: str, instead: Any) -> Iterator[None]:
     """Something else under a name while this lasts."""
     before = getattr(place, name)
     setattr(place, name, instead)
     try:
-        yield instead
+        yield
     finally:
         setattr(place, name, before)
 
@@ -116,80 +124,68 @@ def quartile(seconds: Any) -> float:
     return float(np.quantile(seconds, 0.25)) if len(seconds) else 0.0
 
 
-def begun(driver: Any) -> Any:
-    """A run of which everything is compiled and the warm-up is over."""
-    run = driver.start()
-    run = driver.advance(run, driver.warmup + FEWEST)
-    return driver.advance(run, FEWEST)
-
-
-def pieces(advance: Callable, run: Any, seconds: float, forget: Callable, share: Callable) -> list[float]:
-    """The share of each piece of a run, pieces going on for so long."""
-    iterations, spent, found = FEWEST, 0.0, []
-    gc.collect()
+def pieces(
+    driver: Any, advance: Callable, clocks: list[Timed], seconds: float
+) -> Iterator[tuple[int, float]]:
+    """Train after the warm-up, for so long; after each piece its iterations, and what one took of the processor."""
+    run, iterations, spent = advance(driver.start(), driver.warmup + FEWEST), FEWEST, 0.0
     while spent < seconds:
-        forget()
-        began = perf_counter()
+        for clock in clocks:
+            clock.forget()
+        gc.collect()
+        began, work = perf_counter(), process_time()
         run = advance(run, iterations)
-        took = perf_counter() - began
+        took, work = perf_counter() - began, process_time() - work
         if took > PIECE / 2:
-            found.append(share(iterations))
+            yield iterations, work / iterations
             spent += took
-        iterations = max(FEWEST, int(iterations * min(4.0, PIECE / took)))
-    return found
+        iterations = max(FEWEST, int(min(4 * iterations, iterations * PIECE / took)))
 
 
-def on_host(session: Any, seconds: float) -> list[float]:
-    """Shares of a run on the host."""
+def on_host(session: Any, seconds: float) -> Iterator[tuple[Parts, float]]:
+    """The checks of each piece of a run on the host, and how long an iteration took without them."""
     driver: Any = session.driver
     driver.envs.close()
     driver.envs = envs = Sometimes(session.world.make_one, session.plan.num_envs)
     driver._validate = rollouts = Timed(driver._validate)
-    metrics, resets = Timed(validate.check_metrics), Timed(spaces.check_begun)
-
-    def share(iterations: int) -> float:
-        blind, looked = (quartile(way.seconds) for way in envs.ways)
-        steps = driver.rows * (looked - blind)
-        others = sum(quartile(part.seconds) * len(part.seconds) for part in (resets, metrics)) / iterations
-        cost = quartile(rollouts.seconds) + steps + others
-        whole = quartile(np.diff(rollouts.began)) + steps / 2  # half of the steps were without
-        parts.append((quartile(rollouts.seconds) / whole, steps / whole, others / whole, whole))
-        return cost / (whole - cost)
-
-    def forget() -> None:
-        for part in (rollouts, metrics, resets, *envs.ways):
-            part.forget()
-
-    parts = []
-    with replaced(validate, "check_metrics", metrics), replaced(spaces, "check_begun", resets):
-        found = pieces(driver.advance, begun(driver), seconds, forget, share)
-    print(np.median(parts, axis=0))
-    return found
+    metrics, begun = Timed(validate.check_metrics), Timed(spaces.check_begun)
+    clocks, rare, passed = [rollouts, metrics, begun, *envs.ways], {begun: [], metrics: []}, 0
+    with replaced(validate, "check_metrics", metrics), replaced(spaces, "check_begun", begun):
+        for iterations, work in pieces(driver, driver.advance, clocks, seconds):
+            blind, looked = (quartile(way.seconds) for way in envs.ways)
+            passed += iterations
+            for clock, all_of_it in rare.items():  # a piece has few of these
+                all_of_it += clock.seconds
+            seldom = (quartile(all_of_it) * len(all_of_it) / passed for all_of_it in rare.values())
+            parts = [quartile(rollouts.seconds), driver.rows * (looked - blind), *seldom]
+            whole = min(quartile(np.diff(rollouts.began)), work) + parts[1] / 2  # half the steps were without
+            yield (
+                dict(zip(("rollouts", "steps", "resets", "metrics"), parts, strict=True)),
+                whole - sum(parts),
+            )
 
 
-def in_graph(session: Any, seconds: float) -> list[float]:
-    """Shares of a run in graph."""
+def in_graph(session: Any, seconds: float) -> Iterator[tuple[Parts, float]]:
+    """The same of a run in graph."""
     driver: Any = session.driver
-    lots, look, iterate = jnp.asarray(LOTS), validate.look, driver._iterate
+    lots, look, iterate, first = jnp.asarray(LOTS), validate.look, driver._iterate, 0
 
     def sometimes(run: Any, *given: Any) -> Any:
-        """One iteration, of which the look is taken by lot."""
-        looks = lots[run.iteration.value % len(LOTS)]
+        """One iteration, which looks at its rollout often or not at all."""
+        looks = LOOKS * lots[run.iteration.value % len(LOTS)]
 
-        def by_lot(spec: Any, rollout: Any, *more: Any) -> validate.Look:
+        def often(spec: Any, rollout: Any, *more: Any) -> validate.Look:
             def again(_: Any, found: validate.Look) -> validate.Look:
-                sound = found.fault[0] == validate.NOTHING  # as XLA cannot know, which else looks once
+                sound = (
+                    found.fault[0] == validate.NOTHING
+                )  # so it is, which XLA does not know: else it looks once
                 seen = jax.tree.map(lambda x: jnp.where(sound, x, jnp.zeros_like(x)), rollout)
                 return strip_weak_types(look(spec, seen, *more))
 
-            return jax.lax.fori_loop(0, jnp.where(looks, LOOKS, 0), again, validate.nothing(jnp))
+            return jax.lax.fori_loop(0, looks, again, validate.nothing(jnp))
 
-        with replaced(validate, "look", by_lot):
+        with replaced(validate, "look", often):
             return iterate(run, *given)
-
-    driver._iterate = sometimes
-    run = begun(driver)
-    single = Timed(driver.advance)
 
     def advance(run: Any, iterations: int) -> Any:
         nonlocal first
@@ -198,16 +194,19 @@ def in_graph(session: Any, seconds: float) -> list[float]:
             run = single(run, 1)
         return run
 
-    def share(iterations: int) -> float:
-        looked = LOTS[np.arange(first, first + iterations) % len(LOTS)]
-        spent = np.asarray(single.seconds)
-        parts.append(quartile(spent[~looked]))
-        return (quartile(spent[looked]) / quartile(spent[~looked]) - 1) / LOOKS
-
-    first, parts = 0, []
-    found = pieces(advance, run, seconds, single.forget, share)
-    print(np.median(parts))
-    return found
+    driver._iterate = sometimes
+    driver._check = read = Timed(driver._check)
+    single = Timed(driver.advance)
+    for iterations, _ in pieces(driver, advance, [single, read], seconds):
+        spent, looked = np.asarray(single.seconds), LOTS[np.arange(first, first + iterations) % len(LOTS)] > 0
+        whole = quartile(spent[~looked])
+        yield (
+            {
+                "looks": (quartile(spent[looked]) - whole) / LOOKS,
+                "reading": quartile(read.seconds) * whole / PIECE,
+            },
+            whole,
+        )
 
 
 def main() -> int:
@@ -217,10 +216,18 @@ def main() -> int:
     for case in sys.argv[2:] or CASES:
         algorithm, env = case.split(":", 1)
         session, _ = plan_run(algorithm, env, Settings(steps=10_000_000, eval_every=0))
-        found = np.sort((in_graph if session.in_graph else on_host)(session, seconds))
-        reach = max(1, round(len(found) / 2 - 0.98 * len(found) ** 0.5)) - 1  # order statistics around the median
-        said = f"{np.median(found):+.2%} [{found[reach]:+.2%}, {found[-1 - reach]:+.2%}]"
-        print(f"{algorithm:4} {env:16} checks cost {said}, {len(found)} pieces", flush=True)
+        measured = list((in_graph if session.in_graph else on_host)(session, seconds))
+        shares = np.array([[x / whole for x in parts.values()] for parts, whole in measured])
+        total, count = np.sort(shares.sum(axis=1)), len(shares)
+        reach = max(1, round(count / 2 - 0.98 * count**0.5)) - 1  # order statistics around the median
+        each = ", ".join(
+            f"{name} {x:.2%}" for name, x in zip(measured[0][0], np.median(shares, axis=0), strict=True)
+        )
+        time = np.median([whole for _, whole in measured]) * 1e3
+        said = f"{np.median(total):.2%} [{total[reach]:.2%}, {total[-1 - reach]:.2%}]"
+        print(
+            f"{algorithm:3} {env:15} checks cost {said}, {count} pieces of {time:.3g} ms ({each})", flush=True
+        )
     return 0
 
 
