@@ -12,9 +12,9 @@ machine moves both by more. So there is one run, and it is measured by pieces of
   part of the difference. That an update can be left out, which follows from a look, is in both.
 
 Of all durations the lower quartile is taken, which other work moves little; of an iteration the time on the clock or
-that of the processor, whichever is less. A piece gives the time of the checks divided by that of training without them.
-Printed are the median over pieces, its 95 % interval by order statistics, and the medians of the parts. SECONDS (30) are
-those of each case.
+that of the processor, whichever is less. A piece gives the time of the checks divided by that of training without
+them. Printed are the median over pieces, its 95 % interval by order statistics, and the medians of the parts. SECONDS
+(30) are those of each case.
 """
 
 import gc

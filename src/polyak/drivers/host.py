@@ -374,9 +374,7 @@ class Host:
 
     def _validate(self, run: HostRun, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
-        began = (
-            run.iteration <= run.began + 1
-        )  # if not, every observation was looked at as the next one of its row
+        began = run.iteration <= run.began + 1  # else every observation was looked at as its row's next one
         if self._sound(rollout, began):
             return
         seen = rollout if began else rollout._replace(obs=rollout.next_obs)

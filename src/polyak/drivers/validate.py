@@ -107,12 +107,7 @@ class Sound:
     def __init__(self, spec: Spec, rollout: Transition):
         """For rollouts in the shapes of this one."""
         parts = jax.tree.leaves(spec.obs)
-        spaces = [
-            *parts,
-            None,
-            None,
-            *parts,
-        ]  # of the observations, the action, the reward, the next observations
+        spaces = [*parts, None, None, *parts]  # obs, action, reward, next_obs
         given = jax.tree.leaves(rollout)[: len(spaces)]
         self.tests = [
             (leaf, *test)

@@ -127,10 +127,10 @@ class GymnasiumSync:
 
     def _box_rows(self, given: list[np.ndarray], lanes: Sequence[int] | None = None) -> np.ndarray:
         """Observations of a Box as rows of a fresh array, checked where they are not just as declared."""
-        (shape, dtype, ours), array = self._declared, np.ndarray
+        shape, dtype, ours = self._declared
         rows = np.empty((len(given), *shape), ours)
         for i, obs in enumerate(given):
-            if type(obs) is not array or obs.dtype is not dtype or obs.shape != shape:
+            if type(obs) is not np.ndarray or obs.dtype is not dtype or obs.shape != shape:
                 spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
             rows[i] = obs
         return rows
