@@ -149,8 +149,12 @@ def on_host(session: Any, seconds: float) -> Iterator[tuple[Parts, float]]:
     driver.envs = envs = Sometimes(session.world.make_one, session.plan.num_envs)
     driver._validate = rollouts = Timed(driver._validate)
     metrics, begun = Timed(validate.check_metrics), Timed(spaces.check_begun)
+
+    def check_metrics(given: Any, iteration: int) -> None:
+        metrics(jax.block_until_ready(given), iteration)  # to wait for an update is no check
+
     clocks, rare, passed = [rollouts, metrics, begun, *envs.ways], {begun: [], metrics: []}, 0
-    with replaced(validate, "check_metrics", metrics), replaced(spaces, "check_begun", begun):
+    with replaced(validate, "check_metrics", check_metrics), replaced(spaces, "check_begun", begun):
         for iterations, work in pieces(driver, driver.advance, clocks, seconds):
             blind, looked = (quartile(way.seconds) for way in envs.ways)
             passed += iterations

@@ -115,10 +115,11 @@ class Sound:
             for test in tests(space, x.shape, np.dtype(x.dtype))
         ]
         self.after = [test for test in self.tests if test[0] >= len(parts)]
+        self.flat = parts == [spec.obs]  # then the first fields of a rollout are its leaves
 
     def __call__(self, rollout: Transition, began: bool) -> bool:
         """With `began` the first observation of each row is looked at too; else it was as the next one of another."""
-        leaves, count = jax.tree.leaves(rollout), np.count_nonzero
+        leaves, count = rollout if self.flat else jax.tree.leaves(rollout), np.count_nonzero
         for leaf, test, limit in self.tests if began else self.after:
             x = leaves[leaf]
             if count(test(x, *limit)) != x.size:
