@@ -21,7 +21,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter, process_time
+from time import monotonic, perf_counter, process_time
 from typing import Any
 
 import jax
@@ -90,14 +90,18 @@ class Sometimes(GymnasiumSync):
         reward, given = np.empty(lanes), []
         terminated, truncated = np.empty(lanes, bool), np.empty(lanes, bool)
         measures = {name: np.empty(lanes) for name in self._names}
-        for lane, env in enumerate(self._envs):
-            obs, r, ended, cut, info = env.step(actions[lane])
-            given.append(obs)
-            reward[lane] = r
-            terminated[lane] = ended
-            truncated[lane] = cut and not ended
-            for name in self._names:
-                measures[name][lane] = spaces.number(info.get(name))
+        self.asked = monotonic()  # by which a hang is noticed
+        try:
+            for lane, env in enumerate(self._envs):
+                obs, r, ended, cut, info = env.step(actions[lane])
+                given.append(obs)
+                reward[lane] = r
+                terminated[lane] = ended
+                truncated[lane] = cut and not ended
+                for name in self._names:
+                    measures[name][lane] = spaces.number(info.get(name))
+        finally:
+            self.asked = 0.0
         self._obs = self._blind_rows(given)
         return HostStep(self._obs, reward, terminated, truncated, measures)
 
