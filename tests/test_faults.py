@@ -281,22 +281,25 @@ def test_an_integer_that_its_space_does_not_have_is_never_learned_from():
     assert found.fault.tolist() == [0, 0, 2]
 
 
+PARTS = {
+    "number": Discrete(3),
+    "some": Box((2,), (-1.0, -np.inf), (1.0, 5.0)),
+    "all": Box((), -np.inf, np.inf),
+    "whole": Box((2,), 0, 255, "uint8"),
+    "part": Box((2,), 0, 9, "uint8"),
+}
+
+
 @pytest.mark.parametrize("small", [0, validate.SMALL])
+@pytest.mark.parametrize("space", [PARTS, PARTS["some"]], ids=["dict", "flat"])
 @pytest.mark.parametrize("began", [True, False])
-def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(began, small, monkeypatch):
+def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(space, began, small, monkeypatch):
     monkeypatch.setattr(validate, "SMALL", small)
-    space = {
-        "number": Discrete(3),
-        "some": Box((2,), (-1.0, -np.inf), (1.0, 5.0)),
-        "all": Box((), -np.inf, np.inf),
-        "whole": Box((2,), 0, 255, "uint8"),
-        "part": Box((2,), 0, 9, "uint8"),
-    }
     spec = Spec(space, Box((2,), -1.0, 1.0))
 
     def rollout():
         obs, after = (
-            {name: np.zeros((3, 2, *part.shape), part.dtype) for name, part in space.items()} for _ in "12"
+            jax.tree.map(lambda part: np.zeros((3, 2, *part.shape), part.dtype), space) for _ in "12"
         )
         flag = np.zeros((3, 2), bool)
         return Transition(
@@ -307,7 +310,7 @@ def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(bega
     assert sound(rollout(), began)
     worth = {"i": (-1, 2, 3), "u": (9, 10, 255), "f": (np.nan, np.inf, -np.inf, -1.0, 1.0, 5.0, 5.1, -1.1)}
     found = {True: 0, False: 0}
-    for leaf, place in itertools.product(range(2 * len(space) + 2), (0, -1)):
+    for leaf, place in itertools.product(range(2 * len(jax.tree.leaves(space)) + 2), (0, -1)):
         given = rollout()
         x = jax.tree.leaves(given)[leaf]
         for value in worth[x.dtype.kind]:
@@ -317,7 +320,7 @@ def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(bega
             fine = close.fault[0] == validate.NOTHING and not close.count
             assert sound(given, began) == fine, (leaf, value)
             found[bool(fine)] += 1
-    assert min(found.values()) > 20
+    assert min(found.values()) > 10
 
 
 LEAVING = """
