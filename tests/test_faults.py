@@ -1,6 +1,7 @@
 """What an environment may not give: stopped before anything is learned from it, and named in one line."""
 
 import dataclasses
+import itertools
 import re
 import shutil
 import subprocess
@@ -278,6 +279,48 @@ def test_an_integer_that_its_space_does_not_have_is_never_learned_from():
     zero = np.zeros((2, 1), np.int32)
     _, found = looked_at(Discrete(3), zero, zero + 3)
     assert found.fault.tolist() == [0, 0, 2]
+
+
+PARTS = {
+    "number": Discrete(3),
+    "some": Box((2,), (-1.0, -np.inf), (1.0, 5.0)),
+    "all": Box((), -np.inf, np.inf),
+    "whole": Box((2,), 0, 255, "uint8"),
+    "part": Box((2,), 0, 9, "uint8"),
+}
+
+
+@pytest.mark.parametrize("small", [0, validate.SMALL])
+@pytest.mark.parametrize("space", [PARTS, PARTS["some"]], ids=["dict", "flat"])
+@pytest.mark.parametrize("began", [True, False])
+def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(space, began, small, monkeypatch):
+    monkeypatch.setattr(validate, "SMALL", small)
+    spec = Spec(space, Box((2,), -1.0, 1.0))
+
+    def rollout():
+        obs, after = (
+            jax.tree.map(lambda part: np.zeros((3, 2, *part.shape), part.dtype), space) for _ in "12"
+        )
+        flag = np.zeros((3, 2), bool)
+        return Transition(
+            obs, np.zeros((3, 2, 2), np.float32), np.zeros((3, 2), np.float32), after, flag, flag
+        )
+
+    sound = validate.Sound(spec, rollout())
+    assert sound(rollout(), began)
+    worth = {"i": (-1, 2, 3), "u": (9, 10, 255), "f": (np.nan, np.inf, -np.inf, -1.0, 1.0, 5.0, 5.1, -1.1)}
+    found = {True: 0, False: 0}
+    for leaf, place in itertools.product(range(2 * len(jax.tree.leaves(space)) + 2), (0, -1)):
+        given = rollout()
+        x = jax.tree.leaves(given)[leaf]
+        for value in worth[x.dtype.kind]:
+            x.reshape(-1)[place] = value
+            seen = given if began else given._replace(obs=given.next_obs)
+            close = validate.look_closely(spec, seen, np, strict=False)
+            fine = close.fault[0] == validate.NOTHING and not close.count
+            assert sound(given, began) == fine, (leaf, value)
+            found[bool(fine)] += 1
+    assert min(found.values()) > 10
 
 
 LEAVING = """

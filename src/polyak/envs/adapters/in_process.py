@@ -16,6 +16,7 @@ from polyak.interface import Box, Spec, Tree
 Measures = Mapping[str, str] | Iterable[str]
 
 GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an environment with goals shows
+FLOAT64 = np.float64  # as most environments on NumPy give their rewards
 MASK = "action_mask"  # in `info`: which actions are legal
 
 
@@ -59,12 +60,12 @@ class GymnasiumSync:
         self._obs = spaces.zeros(self.spec.obs, lanes)
         flat = isinstance(self.spec.obs, Box) and isinstance(self._space, gymnasium.spaces.Box)
         self._rows = self._box_rows if flat else self._tree_rows
+        narrows = flat and spaces.narrows(self._space)
         self._declared = (
             self._space.shape,
-            self._space.dtype,
+            None if narrows else self._space.dtype,  # None: each observation is checked
             np.dtype(self.spec.obs.dtype) if flat else None,
         )
-        self._narrows = flat and spaces.narrows(self._space)
 
     def reset(self, lanes: Sequence[int], seeds: Sequence[int]) -> Tree:
         """Begin an episode in these lanes, each from its own seed; observations [L, ...] of all lanes."""
@@ -93,7 +94,7 @@ class GymnasiumSync:
         try:
             for lane, env in enumerate(self._envs):
                 obs, r, ended, cut, info = env.step(actions[lane])
-                if type(r) is not float:
+                if (kind := type(r)) is not float and kind is not FLOAT64:
                     spaces.check_reward(r, lane)
                 if type(ended) is not bool or type(cut) is not bool:
                     spaces.check_ends(ended, cut, lane)
@@ -129,7 +130,7 @@ class GymnasiumSync:
         shape, dtype, ours = self._declared
         rows = np.empty((len(given), *shape), ours)
         for i, obs in enumerate(given):
-            if type(obs) is not np.ndarray or obs.shape != shape or obs.dtype != dtype or self._narrows:
+            if type(obs) is not np.ndarray or obs.dtype is not dtype or obs.shape != shape:
                 spaces.check(self._space, obs, lanes[i] if lanes is not None else i)
             rows[i] = obs
         return rows
