@@ -290,6 +290,11 @@ class Clock(NamedTuple):
         """Environment steps as a float32 scalar, which is what schedules are drawn over."""
         return self.high.astype("float32") * float(WORD) + self.low.astype("float32")
 
+    def at(self, env_steps: int) -> "Clock":
+        """The same updates, at so many environment steps."""
+        zero = self.low - self.low
+        return self._replace(low=zero + env_steps % WORD, high=zero + env_steps // WORD)
+
     def updated(self) -> "Clock":
         """One update on."""
         return self._replace(updates=self.updates + 1)

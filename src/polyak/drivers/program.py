@@ -99,11 +99,7 @@ def map_seeded(function: Callable, *trees: Tree) -> Tree:
 def at_step_zero(tree: Tree) -> Tree:
     """A tree whose clocks have counted no environment step: schedules over them begin anew."""
     clock = lambda node: isinstance(node, Clock)  # noqa: E731
-
-    def begin(node: Any) -> Any:
-        return node._replace(low=node.low - node.low, high=node.high - node.high) if clock(node) else node
-
-    return jax.tree.map(begin, tree, is_leaf=clock)
+    return jax.tree.map(lambda x: x.at(0) if clock(x) else x, tree, is_leaf=clock)
 
 
 def seed_axes(tree: Tree) -> Tree:
