@@ -719,6 +719,14 @@ def test_spaces_and_limits_that_cannot_be_meant_are_refused(what, fields, says):
         find("misbehaving:Spaces", {"what": what, **fields})
 
 
+@pytest.mark.parametrize("how", RAISES)
+def test_what_the_first_look_at_an_environment_raises_is_one_line(how):
+    """Its spaces are read from one that is made and closed."""
+    with listening(), pytest.raises(UserError, match="misbehaving:Bad cannot be made: ") as said:
+        _ = find("misbehaving:Bad", {"how": how, "where": "close", "at": 1}).spec
+    assert str(said.value).isprintable()
+
+
 def test_evaluation_is_looked_at_like_training(tmp_path):
     config = small_ppo(hidden=(4,))
     made = train(

@@ -26,6 +26,7 @@ from polyak.envs.worlds.classic_control import CartPole
 from polyak.errors import EnvironmentFault, UserError
 from polyak.interface import Box, Discrete, Spec
 from polyak.pytree import pytree
+from polyak.runs.session import check_alike
 
 SMALL = small_ppo(hidden=[4])
 PLAN = {"config": SMALL, "preset": False, "eval_episodes": 1, "num_envs": 1, "verbose": False}
@@ -335,6 +336,12 @@ def test_an_environment_registered_by_a_script_is_made_in_processes_too():
 class Masked(CountingGym):
     def reset(self, *, seed=None, options=None):
         return super().reset(seed=seed)[0], {"action_mask": np.ones(2, np.int8)}
+
+
+def test_an_environment_of_evaluation_with_numbers_of_another_type_is_named_by_it():
+    words = "dtype='uint8'.*but in training they are .*dtype='float32'"
+    with pytest.raises(UserError, match=words):
+        check_alike("--eval-env", Spec(Box((2,), dtype="uint8"), Discrete(2)), Spec(Box((2,)), Discrete(2)))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

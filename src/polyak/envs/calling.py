@@ -28,7 +28,7 @@ def passes(error: BaseException) -> bool:
 def fault(lane: int, call: str, what: str, error: BaseException) -> EnvironmentFault:
     """The fault of an environment that raised something, SystemExit and KeyboardInterrupt too."""
     hint = "" if place_of(error) or call not in RETURNED else f"; {call} must return {RETURNED[call]}"
-    if call == "reset" and isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+    if call == "reset" and isinstance(error, TypeError) and "unexpected keyword argument" in said_by(error):
         hint = "; it is defined as reset(self, *, seed=None, options=None)"
     return EnvironmentFault(f"{' '.join(f'{call} {what}'.split())} raised {said_by(error)}{hint}", lane=lane)
 

@@ -262,7 +262,7 @@ def formal(world: OnHost) -> None:
                 check(about)
             said = [str(each.message) for each in heard if "gymnasium" in str(each.filename)]
         except Exception as error:
-            said = [str(error)] if "reset-raises" not in world.said else []
+            said = [said_by(error)] if "reset-raises" not in world.said else []
         for text in said[:1]:
             world.find(
                 "warning",

@@ -29,7 +29,7 @@ from polyak.envs.calling import calling
 from polyak.envs.environment import Environment, HostEnvs, Rules, flat_actions, rules
 from polyak.envs.find import find
 from polyak.envs.on_host import OnHost
-from polyak.errors import UserError, printable, said_by
+from polyak.errors import UserError, brief, printable, said_by
 from polyak.interface import Algorithm, Spec, rows_of
 from polyak.parts.networks.noisy import is_noisy
 from polyak.runs.algorithm import with_given, wrapped
@@ -306,9 +306,10 @@ def check_alike(what: str, spec: Spec, trained: Spec) -> None:
         ("actions", flat_actions(spec).action, flat_actions(trained).action),
     ):
         if its != mine:
-            raise UserError(
-                f"{what}: its {name} are {show_space(its)}, but in training they are {show_space(mine)}"
-            )
+            told, wanted = show_space(its), show_space(mine)
+            if told == wanted:  # of one shape: bounds or the type of numbers differ
+                told, wanted = brief(its, 200), brief(mine, 200)
+            raise UserError(f"{what}: its {name} are {told}, but in training they are {wanted}")
 
 
 def check_counts(steps: int, spec: Spec, data: Any) -> None:

@@ -14,7 +14,7 @@ from polyak.envs import spaces
 from polyak.envs.border import Border
 from polyak.envs.decisions import Frames, split_frames
 from polyak.envs.environment import HostStep
-from polyak.errors import EnvironmentFault, UserError, nearest
+from polyak.errors import EnvironmentFault, UserError, nearest, said_by
 from polyak.interface import Spec, Tree
 
 NO_LIMIT = 2**31 - 1
@@ -245,8 +245,7 @@ class EnvPoolFactory:
         except UserError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            raise UserError(f"environment envpool:{self.name} cannot be made: {text}") from error
+            raise UserError(f"environment envpool:{self.name} cannot be made: {said_by(error)}") from error
 
 
 def joined(before: HostStep, after: HostStep, lanes: np.ndarray) -> HostStep:

@@ -194,7 +194,7 @@ class GymnasiumFactory:
             if isinstance(cause, ImportError) and (cause.name or "").split(".")[0] in PACKAGES:
                 return missing(self.name, (cause.name or "").split(".")[0])
             cause = cause.__cause__
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", said_by(error, 1000))
         if isinstance(error, TypeError) and unknown and unknown[1] in self.fields:
             return self._no_field(unknown[1])
         base, _, version = self.name.rpartition("-v")

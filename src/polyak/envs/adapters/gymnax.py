@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.envs.environment import Environment, Step
-from polyak.errors import UserError, nearest
+from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Array, Box, Discrete, Space, Spec, Tree
 from polyak.pytree import pytree, static, strip_weak_types
 
@@ -79,8 +79,7 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Gymnax:
     try:
         params = _built(name, pairs).default_params
     except Exception as error:  # of a constructor, which may also download
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"environment gymnax:{name} cannot be made: {text}") from error
+        raise UserError(f"environment gymnax:{name} cannot be made: {said_by(error)}") from error
     leaves = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
     params = dataclasses.replace(params, **_leaves(leaves))
     return Gymnax(params, name, pairs, int(params.max_steps_in_episode))
