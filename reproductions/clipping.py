@@ -131,10 +131,8 @@ def ordering(steps: int = 100_000, seeds: int = 5) -> Finding:
     )
 
 
-def last_returns(
-    algorithm: str, config: dict[str, Any], task: str, steps: int, seeds: int
-) -> np.ndarray:  # [seeds]
-    """The mean return of each seed's last training episodes."""
+def last_returns(algorithm: str, config: dict[str, Any], task: str, steps: int, seeds: int) -> np.ndarray:
+    """The mean return of the last training episodes of each seed [S]."""
     rest = {"lr_end": 0.0, "max_norm": 1e9, "data.steps": 2048}
     run = train(
         algorithm,

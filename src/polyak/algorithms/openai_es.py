@@ -5,6 +5,8 @@ Salimans, Ho, Chen, Sidor & Sutskever 2017, "Evolution Strategies as a Scalable 
 authors' code. Lecture 1.
 
 Departures: no virtual batch normalisation, and real actions are not made discrete: neither is needed by small networks.
+Real actions are tanh of the outputs. The last layer begins as that of other networks here, times 0.01, where the
+authors' has columns of length 0.01.
 Perturbations are made again from their keys, as in the paper's Algorithm 2, instead of a table of shared noise. Equal
 returns share their rank.
 """

@@ -24,13 +24,12 @@ WITH_RING = {"xla_cpu_copy_insertion_use_region_analysis": True}
 # longer than they do.
 ONE_BY_ONE = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
+SEED = "seed"  # the axis over seeds, known to drivers only
+
 
 def options_for(data: Any) -> dict[str, Any]:
     """Options of a program that learns from this kind of data."""
     return WITH_RING if data.replays else {}
-
-
-SEED = "seed"  # the axis over seeds, known to drivers only
 
 
 class Program:
