@@ -276,6 +276,13 @@ def test_a_mistake_in_the_words_is_one_line(mistake, line, says):
     assert says in mistake(*line.split())
 
 
+def test_the_name_of_a_run_without_its_folder_is_told_where_it_is(mistake, tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "config.json").write_text("{}")
+    assert mistake("resume", "first").rstrip().endswith("did you mean runs/first?")
+    assert "did you mean" not in mistake("resume", "second")
+
+
 def fitting(kind):
     """The advice for a task whose actions are of this kind."""
     records = {name: algorithms.find(name) for name in algorithms.names()}

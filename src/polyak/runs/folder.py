@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from polyak import __version__, files
-from polyak.errors import CheckpointError, UserError, brief
+from polyak.errors import CheckpointError, UserError, brief, printable
 from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
@@ -148,7 +148,9 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """config.json as it is; CheckpointError where it is missing or damaged."""
         if not (self.path / "config.json").is_file():
-            raise CheckpointError(f"{self.path} is not a run folder: it has no config.json")
+            usual = Path("runs") / self.path  # where runs are made: what follows `--name`, typed alone
+            hint = f"; did you mean {printable(str(usual))}?" if (usual / "config.json").is_file() else ""
+            raise CheckpointError(f"{self.path} is not a run folder: it has no config.json{hint}")
         config = files.read_json(self.path / "config.json")
         if config.get("format") != FORMAT:
             raise CheckpointError(
