@@ -692,6 +692,13 @@ def test_workers_say_what_was_raised_and_the_others_are_closed():
     assert [process.exitcode for process in envs._vector.processes] == [0, 0]  # closed, not killed
 
 
+def test_a_reward_that_no_float_can_be_is_a_workers_fault_too():
+    envs = GymnasiumAsync([functools.partial(Bad, "reward of 10^400", at=1)], deadline=30.0)
+    envs.reset([0], [0])
+    with pytest.raises(EnvironmentFault, match=r"environment 0: reward is 1000.*, which no float64 can be"):
+        envs.step(np.zeros(1, int))
+
+
 LATER = ("NaN reward", "NaN observation")  # which is seen when a rollout is looked at
 UNREAD = ("info is no mapping",)  # where no measure asks for it
 

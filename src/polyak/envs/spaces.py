@@ -3,6 +3,7 @@
 Imported in worker processes too, so it knows neither JAX nor, before it is needed, Gymnasium.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -173,12 +174,14 @@ def check_ends(terminated: Any, truncated: Any, lane: int) -> None:
 
 
 def check_reward(reward: Any, lane: int) -> None:
-    """EnvironmentFault with the environment's index, unless the reward is a number."""
+    """EnvironmentFault with the environment's index, unless the reward is a number that a float64 can be."""
     if not isinstance(reward, float | int | np.number | np.bool_) or isinstance(reward, np.complexfloating):
         array = isinstance(reward, np.ndarray)
         if not (array and reward.shape == () and reward.dtype.kind in "fiub"):
             given = f"an array of shape {reward.shape}" if array else brief(reward)
             raise EnvironmentFault(f"reward is {given}, it must be one number", lane=lane)
+    if isinstance(reward, int) and abs(reward) > sys.float_info.max:
+        raise EnvironmentFault(f"reward is {brief(reward)}, which no float64 can be", lane=lane)
 
 
 class Checked:
