@@ -17,7 +17,7 @@ from cases import CASE
 
 from polyak.algorithms import find as find_algorithm
 from polyak.cli import main
-from polyak.drivers import validate
+from polyak.drivers import inspection, validate
 from polyak.drivers.side_by_side import SideBySide
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
 from polyak.envs.environment import Environment, Step
@@ -290,11 +290,11 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("small", [0, validate.SMALL])
+@pytest.mark.parametrize("small", [0, inspection.SMALL])
 @pytest.mark.parametrize("space", [PARTS, PARTS["some"]], ids=["dict", "flat"])
 @pytest.mark.parametrize("began", [True, False])
 def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(space, began, small, monkeypatch):
-    monkeypatch.setattr(validate, "SMALL", small)
+    monkeypatch.setattr(inspection, "SMALL", small)
     spec = Spec(space, Box((2,), -1.0, 1.0))
 
     def rollout():
@@ -306,7 +306,7 @@ def test_the_quick_look_on_the_host_misses_nothing_that_the_close_one_finds(spac
             obs, np.zeros((3, 2, 2), np.float32), np.zeros((3, 2), np.float32), after, flag, flag
         )
 
-    sound = validate.Sound(spec, rollout())
+    sound = inspection.Sound(spec, rollout())
     assert sound(rollout(), began)
     worth = {"i": (-1, 2, 3), "u": (9, 10, 255), "f": (np.nan, np.inf, -np.inf, -1.0, 1.0, 5.0, 5.1, -1.1)}
     found = {True: 0, False: 0}

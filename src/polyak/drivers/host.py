@@ -15,6 +15,7 @@ from polyak.drivers import validate
 from polyak.drivers.act import act_or_warm_up, actors
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
+from polyak.drivers.inspection import Inspection
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initializer, learn
 from polyak.drivers.measures import metric_name
@@ -329,9 +330,7 @@ class Host:
                     break
         self.slow = now() - began > SLOW_SECONDS
         rollout = jax.tree.unflatten(self._rollout.structure, into)
-        if (
-            whole
-        ):  # what an environment played after its last episode, while others were at theirs, is forgotten
+        if whole:  # what an environment played after its last episode is forgotten: others were at theirs
             episodes.begin_at(until)
             self._reset_memory(run, np.arange(self.count), (run.iteration + 1) * self.rows - 1)
         return padded(self.cfg.data, rollout, np)
@@ -387,21 +386,9 @@ class Host:
 
     def _validate(self, run: HostRun, rollout: Transition) -> None:
         """Raise EnvironmentFault where a rollout holds what no environment may give."""
-        began = run.iteration <= run.began + 1  # else every observation was looked at as its row's next one
-        if self._sound(rollout, began):
-            return
-        seen = rollout if began else rollout._replace(obs=rollout.next_obs)
-        found = validate.look_closely(self.spec, seen, np, self.strict)
-        row, slot, field = found.fault.tolist()
-        if row == validate.NOTHING:
-            if found.count:
-                self._note_outside(run, found)
-            return
-        seed, env = divmod(slot, self.spec.num_envs)
-        env += self.first
-        values = [rollout.action, rollout.reward, *jax.tree.leaves(rollout.next_obs)][field][row, slot]
-        step, value = run.iteration * self.rows + row, np.array2string(values, threshold=8)
-        raise validate.error_for(self.spec, step, env, field, self.seeds[seed], value, self.strict)
+        note = self._inspect(rollout, run.iteration, began=run.iteration <= run.began + 1)
+        if note:
+            self.notes.setdefault("outside", note)
 
     def _note_mask(self) -> None:
         """Note that nobody reads which actions are legal."""
@@ -410,17 +397,6 @@ class Host:
                 "this environment says in info['action_mask'] which actions are legal, which nothing reads yet: "
                 "every action may be chosen"
             )
-
-    def _note_outside(self, run: HostRun, found: validate.Look) -> None:
-        """Note the first observation outside its bounds."""
-        if "outside" in self.notes:
-            return
-        before = run.iteration * self.rows
-        seed, env = divmod(int(found.place[1]), self.spec.num_envs)
-        place = np.array([before + found.place[0], self.first + env, *found.place[2:]])
-        rows = (before + self.rows) * self.count
-        note = validate.outside_note(self.spec, found._replace(place=place), self.seeds[seed], rows)
-        self.notes["outside"] = note
 
     # ---- what is compiled
 
@@ -519,8 +495,8 @@ class Host:
         return Flattened(jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.rows, *x.shape), x.dtype), row))
 
     @cached_property
-    def _sound(self) -> validate.Sound:
-        return validate.Sound(self.spec, self._rollout.tree)
+    def _inspect(self) -> Inspection:
+        return Inspection(self.spec, self.seeds, self._rollout.tree, self.strict, self.first)
 
     def _slots_shape(self, space: Tree) -> Tree:
         """The shapes [L, ...] of a point of this space from every slot."""

@@ -12,7 +12,6 @@ from polyak.errors import EnvironmentFault
 from polyak.interface import Array, Box, Space, Spec, Transition
 
 NOTHING = -1
-SMALL = 65_536  # entries of which bounds are kept one by one
 
 
 def fields(spec: Spec) -> list[str]:
@@ -96,48 +95,6 @@ def look_closely(spec: Spec, rollout: Transition, xp: Any, strict: bool) -> Look
     # An observation is the next one of a row and the first of another: it counts once.
     ended, began = (x.any(axis=-1).sum(dtype=xp.int32) for x in (xp.stack(reached, axis=-1), rows))
     return found._replace(count=xp.where(ended > 0, ended, began))
-
-
-class Sound:
-    """Whether all of a rollout on the host is as it must be, as `look` has it, in few and cheap calls of NumPy.
-
-    Between two updates nothing of it is in the processor's caches: a call takes several times as long as in a loop.
-    """
-
-    def __init__(self, spec: Spec, rollout: Transition):
-        """For rollouts in the shapes of this one."""
-        parts = jax.tree.leaves(spec.obs)
-        spaces = [*parts, None, None, *parts]  # obs, action, reward, next_obs
-        given = jax.tree.leaves(rollout)[: len(spaces)]
-        self.tests = [
-            (leaf, *test)
-            for leaf, (space, x) in enumerate(zip(spaces, given, strict=True))
-            for test in tests(space, x.shape, np.dtype(x.dtype))
-        ]
-        self.after = [test for test in self.tests if test[0] >= len(parts)]
-        self.flat = parts == [spec.obs]  # then the first fields of a rollout are its leaves
-
-    def __call__(self, rollout: Transition, began: bool) -> bool:
-        """With `began` the first observation of each row is looked at too; else it was as the next one of another."""
-        leaves, count = rollout if self.flat else jax.tree.leaves(rollout), np.count_nonzero
-        for leaf, test, limit in self.tests if began else self.after:
-            x = leaves[leaf]
-            if count(test(x, *limit)) != x.size:
-                return False
-        return True
-
-
-def tests(space: Space | None, shape: tuple[int, ...], dtype: np.dtype) -> list[tuple[np.ufunc, tuple]]:
-    """Functions that are true of every entry that is as it must be, each with what it takes beside the entries."""
-    real = np.issubdtype(dtype, np.floating)
-    bounds = limits(space, dtype) if space else None
-    if real and (bounds is None or all((np.abs(bound) == np.finfo(dtype).max).all() for bound in bounds)):
-        return [(np.isfinite, ())]
-    if bounds is None:
-        return []
-    if np.prod(shape) <= SMALL:  # NumPy takes a detour where shapes differ
-        bounds = [np.broadcast_to(bound, shape).copy() for bound in bounds]
-    return [(test, (bound,)) for test, bound in zip((np.greater_equal, np.less_equal), bounds, strict=True)]
 
 
 def observed(spec: Spec, rollout: Transition) -> Iterator[tuple[Space, Array, Array]]:

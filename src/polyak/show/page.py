@@ -9,7 +9,7 @@ import base64
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -17,15 +17,15 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from polyak import __version__
-from polyak.errors import printable, visible
+from polyak.errors import printable
 from polyak.show import charts, statistics
 from polyak.show.comparison import Comparison, Overall, Pair, World
 from polyak.show.groups import EVALUATION, Group, Trace
+from polyak.show.html import breakable, folded, h, row, scrolled
 from polyak.show.verdicts import beside, probability, verdicts
 from polyak.show.words import figure, listed, shown
 
 GENERATOR = "polyak report"  # by which a page is known
-RAW = {"script", "style"}  # whose text HTML does not escape: only constants of ours
 MOST_CHARTS = 60  # of update metrics, on the whole page
 MOST_PAIRS = 45  # rows of a table of pairs
 MANY_SEEDS = 60  # from which on single seeds are hidden at first
@@ -48,36 +48,6 @@ class Html(NamedTuple):
         """The number of the next chart."""
         self.chart[0] += 1
         return self.chart[0]
-
-
-def h(tag: str, *children: Any, **attributes: Any) -> Element:
-    """An element; children are elements, texts, lists of these, or None. `class_` is class, `data_x` is data-x."""
-    element = Element(tag)
-    for name, value in attributes.items():
-        if value is not None:
-            name = name.rstrip("_").replace("_", "-")
-            element.set(name, visible(str(value)))
-    last: Element | None = None
-    for child in flat(children):
-        if isinstance(child, Element):
-            element.append(child)
-            last = child
-            continue
-        text = str(child) if tag in RAW else visible(str(child))
-        if last is None:
-            element.text = (element.text or "") + text
-        else:
-            last.tail = (last.tail or "") + text
-    return element
-
-
-def flat(children: Iterable[Any]) -> Iterable[Any]:
-    """What is in lists, without None."""
-    for child in children:
-        if isinstance(child, list | tuple):
-            yield from flat(child)
-        elif child is not None:
-            yield child
 
 
 def write_page(comparison: Comparison, videos: Sequence[Video], left_out: Sequence[str]) -> bytes:
@@ -276,16 +246,6 @@ def finals(world: World) -> Element | None:
     return h("div", h("h3", f"After {world.step:,} steps"), scrolled(h("thead", head), h("tbody", rows)))
 
 
-def row(*cells: Any, cell: str = "td", **attributes: Any) -> Element:
-    """A row of a table."""
-    return h("tr", [h(cell, each) for each in cells], **attributes)
-
-
-def scrolled(*parts: Any, class_: str | None = None) -> Element:
-    """A table that moves sideways by itself where it is too wide."""
-    return h("div", h("table", parts, class_=class_), class_="scroll", tabindex="0")
-
-
 def named(group: Group) -> list[Any]:
     """A group with its line."""
     return [swatch(group.index), " ", group.label]
@@ -472,17 +432,6 @@ def settings(traces: Sequence[Trace]) -> Element:
             scrolled(common, class_="settings"),
         ),
     )
-
-
-def breakable(name: str) -> list[Any]:
-    """The name of a setting, that may go on in another line after a dot."""
-    first, *rest = printable(name, 80).split(".")
-    return [first, [[".", h("wbr"), each] for each in rest]]
-
-
-def folded(summary: str, *children: Any) -> Element:
-    """What opens when its line is touched."""
-    return h("details", h("summary", summary), children)
 
 
 def remarks(notes: Sequence[str], left_out: Sequence[str]) -> Element | None:
