@@ -1,8 +1,11 @@
-"""Does a large replay slow TD3 down? Steps per second with a full ring of 10,000 rows and of 1,000,000, in turn.
+"""Does a large replay slow TD3 down, and do priorities? Steps per second with full rings, in turn.
+
+10,000 rows, 1,000,000, and 1,000,000 that are drawn by priority.
 
     .venv/bin/python benchmarks/speed/ring.py [--steps 300] [--repeats 5]
 
-The rings are filled by hand (the clock is set past their end), so that every write lands over an old row.
+The rings are filled by hand (the clock is set past their end, every priority is 1), so that every write lands over an
+old row.
 """
 
 import argparse
@@ -17,17 +20,36 @@ from polyak.algorithms import td3
 from polyak.drivers.host import Host
 from polyak.envs.find import find
 from polyak.interface import Replay
+from polyak.parts.replay import priority
+from polyak.parts.replay.ring import Ring
 from polyak.pytree import Counter
 
+RINGS = {
+    "10,000 rows": {"capacity": 10_000},
+    "1,000,000 rows": {"capacity": 1_000_000},
+    "1,000,000 rows by priority": {"capacity": 1_000_000, "priority": 0.6},
+}
 
-def driver(capacity: int) -> tuple[Host, object]:
+
+def filled(ring: Ring, capacity: int) -> Ring:
+    """The ring of one seed, full of rows that are as likely as one another."""
+    ring = dataclasses.replace(ring, clock=Counter(jnp.int32(3 * capacity)))
+    if ring.index == ():
+        return ring
+    tree = ring.index.priorities
+    levels = priority.put(tuple(level[0] for level in tree.levels), jnp.arange(capacity), jnp.ones(capacity))
+    tree = tree.replace(levels=tuple(level[None] for level in levels))
+    return ring.replace(index=ring.index.replace(priorities=tree))
+
+
+def driver(asked: dict) -> tuple[Host, object]:
     """A TD3 run on HalfCheetah-v5 whose ring is full."""
     factory = find("HalfCheetah-v5")
-    cfg = td3.Config(data=Replay(capacity=capacity, warmup=0))
+    cfg = td3.Config(data=Replay(warmup=0, **asked))
     spec = dataclasses.replace(factory.spec, num_envs=1)
     host = Host(td3.algorithm, cfg, factory.make(1), spec, [0])
     carry = host.start()
-    full = dataclasses.replace(carry.learner.tree.buffer, clock=Counter(jnp.int32(3 * capacity)))
+    full = filled(carry.learner.tree.buffer, cfg.data.capacity)
     carry.learner.tree = carry.learner.tree.replace(buffer=full)
     return host, host.advance(carry, 50)
 
@@ -42,21 +64,23 @@ def rate(host: Host, carry, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure both in turn and print the ratio of the medians."""
+    """Measure them in turn and print the ratios of the medians."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--steps", type=int, default=300)
     options.add_argument("--repeats", type=int, default=5)
     said = options.parse_args()
-    runs = {capacity: driver(capacity) for capacity in (10_000, 1_000_000)}
-    rates: dict[int, list[float]] = {capacity: [] for capacity in runs}
+    runs = {name: driver(asked) for name, asked in RINGS.items()}
+    rates: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(said.repeats):
-        for capacity, (host, carry) in runs.items():
-            rates[capacity].append(rate(host, carry, said.steps))
-    medians = {capacity: statistics.median(values) for capacity, values in rates.items()}
-    for capacity, values in rates.items():
+        for name, (host, carry) in runs.items():
+            rates[name].append(rate(host, carry, said.steps))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in rates.items():
         listed = " ".join(f"{value:.0f}" for value in values)
-        print(f"{capacity:>9,} rows: {medians[capacity]:.0f} steps/s  ({listed})")
-    print(f"ratio of the medians, 1,000,000 to 10,000 rows: {medians[1_000_000] / medians[10_000]:.3f}")
+        print(f"{name:>26}: {medians[name]:.0f} steps/s  ({listed})")
+    small, large, ordered = medians.values()
+    print(f"ratio of the medians, 1,000,000 rows to 10,000: {large / small:.3f}")
+    print(f"a step by priority costs {large / ordered:.3f} of a uniform one")
 
 
 if __name__ == "__main__":
