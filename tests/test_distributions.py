@@ -6,7 +6,7 @@ from scipy import integrate, stats
 
 from polyak.envs.environment import to_bounds
 from polyak.interface import Box
-from polyak.parts.distributions import Categorical, MultivariateNormal, Normal, TanhNormal, solve_lower
+from polyak.parts.distributions import Beta, Categorical, MultivariateNormal, Normal, TanhNormal, solve_lower
 
 M = 20_000
 RNG = np.random.default_rng(0)
@@ -294,3 +294,59 @@ def test_forward_substitution_solves():
     x = RNG.normal(size=(5, 6))
     want = [np.linalg.solve(a, b) for a, b in zip(factor, x, strict=True)]
     np.testing.assert_allclose(solve_lower(f32(factor), f32(x)), want, rtol=1e-3, atol=1e-3)
+
+
+# ---- beta
+
+ALPHA, BETA = 1 + RNG.exponential(2.0, size=(2, 4, 5, 2))
+
+
+def stretched(alpha, beta):
+    """SciPy's, from -1 to 1."""
+    return stats.beta(alpha, beta, loc=-1, scale=2)
+
+
+def test_beta_agrees_with_scipy():
+    got, want = Beta(f32(ALPHA), f32(BETA)), stretched(ALPHA, BETA)
+    x = RNG.uniform(-0.999, 0.999, size=ALPHA.shape)
+    np.testing.assert_allclose(got.log_prob(f32(x)), want.logpdf(x).sum(-1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got.entropy(), want.entropy().sum(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mode_of_beta_is_its_peak():
+    grid = np.linspace(-1, 1, 4_001)
+    for a, b in [(1.5, 3.0), (4.0, 2.0), (2.0, 2.0)]:
+        peak = grid[stretched(a, b).pdf(grid).argmax()]
+        np.testing.assert_allclose(Beta(f32([a]), f32([b])).mode(), [peak], atol=1e-3)
+
+
+def test_beta_kl_agrees_with_quadrature():
+    def kl(a, b, c, d):
+        p, q = stretched(a, b), stretched(c, d)
+        return integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -1, 1)[0]
+
+    a, b, c, d = np.array([1.5, 4.0]), np.array([3.0, 1.2]), np.array([2.0, 2.0]), np.array([1.1, 6.0])
+    got = Beta(f32(a), f32(b)).kl(Beta(f32(c), f32(d)))
+    np.testing.assert_allclose(got, sum(map(kl, a, b, c, d)), rtol=1e-4)
+    np.testing.assert_allclose(Beta(f32(a), f32(b)).kl(Beta(f32(a), f32(b))), 0.0, atol=1e-6)
+
+
+def test_beta_samples_pass_a_kolmogorov_smirnov_test():
+    x = Beta(jnp.broadcast_to(f32([1.2, 5.0]), (M, 2)), f32([3.0, 1.5])).sample(jax.random.key(0))
+    assert x.shape == (M, 2)
+    assert np.abs(x).max() <= 1
+    assert stats.kstest(x[:, 0], stretched(1.2, 3.0).cdf).pvalue > 1e-3
+    assert stats.kstest(x[:, 1], stretched(5.0, 1.5).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(x[:, 0], x[:, 1])[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("x", [-1.0, 1.0])
+@pytest.mark.parametrize("outputs", [(-30.0, -30.0), (30.0, -30.0), (0.0, 0.0)])
+def test_beta_is_finite_with_its_gradients_at_the_bounds(outputs, x):
+    def value(z):
+        pi = Beta(*(1 + jax.nn.softplus(z))[:, None])
+        return pi.log_prob(f32([x])) + pi.entropy()
+
+    value, gradient = jax.value_and_grad(value)(f32(outputs))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()

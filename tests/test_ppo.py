@@ -73,6 +73,10 @@ def log_pi_and_entropy(cfg, spec, policy, obs, action):
     if isinstance(spec.action, Discrete):
         log_p = out - np.log(np.exp(out).sum())
         return log_p[action], -(np.exp(log_p) * log_p).sum()
+    if cfg.policy == "beta":
+        alpha, beta = 1 + np.log1p(np.exp(out.reshape(2, -1)))
+        pi = stats.beta(alpha, beta, loc=-1, scale=2)
+        return pi.logpdf(np.asarray(action, float)).sum(), pi.entropy().sum()
     if cfg.sigma == "full":
         size = spec.action.size
         factor = np.eye(size)
@@ -96,7 +100,7 @@ def make_rows(spec, seed=0, size=(T, N)):
     if isinstance(spec.action, Discrete):
         action = rng.integers(4, size=size, dtype=np.int32)
     else:
-        action = rng.normal(size=(*size, 2)).astype(np.float32)
+        action = np.tanh(rng.normal(size=(*size, 2))).astype(np.float32)
     normal = [rng.normal(size=size).astype(np.float32) for _ in range(3)]
     obs = rng.normal(size=(*size, 3)).astype(np.float32)
     return Minibatch(obs, action, 0.5 * normal[0] - 2, normal[1], normal[2])
@@ -136,6 +140,7 @@ CASES = [
     (REAL, {"entropy": 0.1, "clip": 0.5}),
     (REAL, {"sigma": "state", "log_sigma": -0.5, "normalize_advantage": False}),
     (REAL, {"sigma": "full", "log_sigma": -0.5, "entropy": 0.01}),
+    (REAL, {"policy": "beta", "entropy": 0.1}),
 ]
 
 

@@ -25,7 +25,7 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, policy_and_value
+from polyak.parts.policies import Family, Sigma, policy_and_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import linear_schedule, start_clock
 from polyak.pytree import Record, pytree
@@ -42,7 +42,8 @@ class Config:
     value_loss: float = within(0.5, 0)  # weight of the squared error of the value function
     entropy: float = within(0.01, 0)  # beta, weight of the policy's entropy in nats
     max_norm: float = within(0.5, 0)  # largest norm of the gradient, which is scaled down to it
-    sigma: Sigma = "parameter"  # of real actions: parameters, one for all, outputs, a whole matrix, or fixed
+    policy: Family = "gaussian"  # of real actions: gaussian, or beta, which ends at their bounds
+    sigma: Sigma = "parameter"  # of a Gaussian: parameters, one for all, outputs, a whole matrix, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
     hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks

@@ -28,7 +28,7 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.optimize import adam, gradient_step
-from polyak.parts.policies import Sigma, policy_and_value
+from polyak.parts.policies import Family, Sigma, policy_and_value
 from polyak.parts.returns import discounted_return
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
@@ -43,7 +43,8 @@ class Config:
     lr: float = within(3e-3, 0)  # Adam's learning rate of the policy
     value_lr: float = within(1e-2, 0)  # Adam's learning rate of the critic
     value_steps: int = within(20, 1)  # steps of the critic on a rollout
-    sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
+    policy: Family = "gaussian"  # of real actions: gaussian, or beta, which ends at their bounds
+    sigma: Sigma = "parameter"  # of a Gaussian: one parameter each, one for all, a network output, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the critic's networks
     hidden: tuple[int, ...] = (64,)  # units of each hidden layer, in both networks

@@ -28,7 +28,7 @@ from polyak.interface import (
     within,
 )
 from polyak.parts.optimize import Rule, gradient_step, rule
-from polyak.parts.policies import Sigma, policy_and_value
+from polyak.parts.policies import Family, Sigma, policy_and_value
 from polyak.parts.returns import discounted_return, time_of
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
@@ -45,7 +45,8 @@ class Config:
     lr: float = within(3e-3, 0)  # alpha_theta, the policy's step size
     value_lr: float = within(1e-2, 0)  # alpha_w, the baseline's step size
     value_steps: int = within(10, 1)  # steps of the baseline after each rollout
-    sigma: Sigma = "parameter"  # of real actions: one parameter each, one for all, a network output, or fixed
+    policy: Family = "gaussian"  # of real actions: gaussian, or beta, which ends at their bounds
+    sigma: Sigma = "parameter"  # of a Gaussian: one parameter each, one for all, a network output, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the baseline's networks
     hidden: tuple[int, ...] = (64,)  # units of each hidden layer, in both networks

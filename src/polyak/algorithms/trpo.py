@@ -27,7 +27,7 @@ from polyak.interface import (
 )
 from polyak.parts.natural import conjugate_gradient, fisher_product, inner, once_differentiable
 from polyak.parts.optimize import adam
-from polyak.parts.policies import Sigma, policy_and_value
+from polyak.parts.policies import Family, Sigma, policy_and_value
 from polyak.parts.regression import fit_value
 from polyak.parts.returns import gae
 from polyak.parts.schedules import start_clock
@@ -48,7 +48,8 @@ class Config:
     value_lr: float = within(1e-3, 0)  # Adam's learning rate of the value function
     value_epochs: int = within(10, 1)  # passes of the value function over a rollout
     value_parts: int = within(8, 1)  # mini-batches of each pass
-    sigma: Sigma = "parameter"  # of real actions: parameters, one for all, outputs, a whole matrix, or fixed
+    policy: Family = "gaussian"  # of real actions: gaussian, or beta, which ends at their bounds
+    sigma: Sigma = "parameter"  # of a Gaussian: parameters, one for all, outputs, a whole matrix, or fixed
     log_sigma: float = 0.0  # where log sigma starts; sigma is in units of half the action range
     network: str = "mlp"  # builder of the policy's and the value function's networks
     hidden: tuple[int, ...] = (64, 64)  # units of each hidden layer, in both networks

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import betaln, digamma
 from jaxtyping import Float, Int
 
 from polyak.interface import Array
@@ -176,3 +177,44 @@ class TanhNormal(Record):
         # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which neither overflows nor rounds to log 0
         log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
         return self._normal.log_prob(u) - log_slope.sum(-1)
+
+
+@pytree
+class Beta(Record):
+    """Independent Betas with one peak each, stretched from [0, 1] to [-1, 1] (Chou et al. 2017, section 4)."""
+
+    alpha: Array  # [..., A], above 1
+    beta: Array  # [..., A], above 1
+
+    def sample(self, key: jax.Array) -> Float[Array, "... A"]:
+        """An action in [-1, 1], [..., A]; it can round to the bound itself."""
+        return 2 * jax.random.beta(key, self.alpha, self.beta) - 1
+
+    def log_prob(self, x: Float[Array, "... A"]) -> Float[Array, "..."]:
+        """The log-density at an action x [..., A] in [-1, 1]; an x at a bound counts as its neighbour inside."""
+        least = jnp.finfo(x.dtype).epsneg
+        share = jnp.clip((x + 1) / 2, least, 1 - least)
+        above, below = self.alpha - 1, self.beta - 1
+        return (above * jnp.log(share) + below * jnp.log1p(-share) - self._log_scale).sum(-1)
+
+    def entropy(self) -> Float[Array, "..."]:
+        """The sum of log B(alpha, beta) - (alpha - 1) psi(alpha) - ... + log 2 in nats, [...]."""
+        above, below = self.alpha - 1, self.beta - 1
+        mean_log = above * digamma(self.alpha) + below * digamma(self.beta)
+        return (self._log_scale - mean_log + (above + below) * digamma(self.alpha + self.beta)).sum(-1)
+
+    def mode(self) -> Float[Array, "... A"]:
+        """The peak, [..., A]; the middle where all actions are alike."""
+        above, below = self.alpha - 1, self.beta - 1
+        return (above - below) / jnp.maximum(above + below, jnp.finfo(above.dtype).tiny)
+
+    def kl(self, other: "Beta") -> Float[Array, "..."]:
+        """KL(self || other) in nats, [...]."""
+        alpha, beta = self.alpha - other.alpha, self.beta - other.beta
+        mean_log = alpha * digamma(self.alpha) + beta * digamma(self.beta)
+        mean_log -= (alpha + beta) * digamma(self.alpha + self.beta)
+        return (other._log_scale - self._log_scale + mean_log).sum(-1)
+
+    @property
+    def _log_scale(self) -> Array:
+        return betaln(self.alpha, self.beta) + math.log(2)

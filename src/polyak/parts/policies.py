@@ -9,13 +9,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from polyak.interface import Array, Discrete, Space, Spec, Tree
-from polyak.parts.distributions import Categorical, MultivariateNormal, Normal, TanhNormal
+from polyak.parts.distributions import Beta, Categorical, MultivariateNormal, Normal, TanhNormal
 from polyak.parts.networks import build
 from polyak.pytree import Record, pytree, static
 
 # sigma of a Gaussian policy: the same for ever; one number that is learned; one for each action; an output for each;
 # outputs for a whole covariance matrix
 Sigma = Literal["fixed", "isotropic", "parameter", "state", "full"]
+Family = Literal["gaussian", "beta"]  # of distributions over real actions
 LOG_SIGMA_RANGE = -5.0, 2.0  # of the output of a network
 
 
@@ -67,6 +68,22 @@ class FullGaussian(Record):
 
 
 @pytree
+class BetaPolicy(Record):
+    """pi(a|s) = Beta(alpha(s), beta(s)) with independent actions inside [-1, 1] (Chou et al. 2017, section 4).
+
+    "Improving Stochastic Policy Gradients in Continuous Control with Deep Reinforcement Learning using the Beta
+    Distribution": no probability is beyond the bounds of the actions, where a Gaussian's is cut off and its gradient
+    biased. Both parameters are 1 + softplus, so that there is one peak.
+    """
+
+    net: Tree  # outputs what alpha and beta are made of
+
+    def __call__(self, obs: Tree) -> Beta:
+        """pi(.|s) for observations [..., *obs]."""
+        return Beta(*jnp.split(1 + jax.nn.softplus(self.net(obs)), 2, axis=-1))
+
+
+@pytree
 class TanhGaussian(Record):
     """pi(a|s) = tanh of N(mu(s), sigma(s)^2), inside [-1, 1] (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
 
@@ -82,7 +99,11 @@ GAUSSIANS = {"full": FullGaussian}  # by sigma; any other is a Gaussian with ind
 
 
 def build_policy(
-    network: Callable[[int], Tree], action: Space, sigma: Sigma = "parameter", log_sigma: ArrayLike = 0.0
+    network: Callable[[int], Tree],
+    action: Space,
+    sigma: Sigma = "parameter",
+    log_sigma: ArrayLike = 0.0,
+    family: Family = "gaussian",
 ) -> Tree:
     """The policy that fits a space of actions.
 
@@ -92,6 +113,8 @@ def build_policy(
     if isinstance(action, Discrete):
         return Softmax(network(action.n))
     size = action.size
+    if family == "beta":
+        return BetaPolicy(network(2 * size))
     outputs = {"state": 2 * size, "full": size * (size + 3) // 2}.get(sigma, size)
     start = jnp.full(1 if sigma == "isotropic" else size, log_sigma, jnp.float32)
     return GAUSSIANS.get(sigma, Gaussian)(network(outputs), start, sigma)
@@ -100,12 +123,13 @@ def build_policy(
 def policy_and_value(cfg: Any, spec: Spec, key: Array) -> tuple[Tree, Tree]:
     """Networks of an actor-critic: orthogonal; the first policy is nearly uniform, or N(0, sigma).
 
-    cfg  says `network`, `hidden`, `activation`, `sigma` and `log_sigma`
+    cfg  says `network`, `hidden`, `activation`, `policy`, `sigma` and `log_sigma`
     """
     key_policy, key_value = jax.random.split(key)
 
     def network(key: Array, outputs: int, scale: float) -> Tree:
         return build(cfg.network)(key, spec.obs, outputs, cfg.hidden, cfg.activation, "orthogonal", scale)
 
-    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, cfg.sigma, cfg.log_sigma)
+    said = cfg.sigma, cfg.log_sigma, cfg.policy
+    policy = build_policy(lambda n: network(key_policy, n, 0.01), spec.action, *said)
     return policy, network(key_value, 1, 1.0)
