@@ -19,8 +19,12 @@ from reproductions.hindsight import flipped
 from reproductions.reinforce import BEST, CORRIDOR, learned
 
 EPISODES, SEEDS, OPTIMUM = 50, 30, 14
-PICTURE = Path("runs") / "dyna_maze.png"
+PICTURE, CHANGING = Path("runs") / "dyna_maze.png", Path("runs") / "changing_mazes.png"
 STEPS = {0: 40_000, 5: 20_000, 50: 12_000}  # real steps: 50 episodes of the slowest seed, and some more
+
+BINS, EVERY = 300, 20  # goals are counted in so many parts of the run, of so many steps each
+# mazes that change: the bonus of Dyna-Q+, real steps, and the step of the change
+CHANGES = {"BlockingMaze-v0": (1e-4, 3_000, 1_000), "ShortcutMaze-v0": (1e-3, 6_000, 3_000)}
 
 # worlds that stay as they are, the steps of their shortest ways, and how Dyna-Q is trained there
 SHORTEST: list[tuple[str, int, dict[str, Any]]] = [
@@ -33,16 +37,18 @@ BITS, BIT_STEPS, BIT_EPISODES = 8, 20_000, 1_000
 
 @pytree
 class Recorded(Record):
-    """Dyna-Q's state, and how many steps each of the first episodes took."""
+    """Dyna-Q's state, how many steps each of the first episodes took, and what was earned when."""
 
     inner: dyna_q.State
     lengths: Array  # [EPISODES] int32
     episode: Array
+    earned: Array  # [BINS] rewards of EVERY steps each
 
 
 def init(cfg: Any, spec: Spec, key: Array) -> Recorded:
     """No episode has begun."""
-    return Recorded(dyna_q.init(cfg, spec, key), jnp.zeros(EPISODES, jnp.int32), jnp.zeros((), jnp.int32))
+    lengths, episode = jnp.zeros(EPISODES, jnp.int32), jnp.zeros((), jnp.int32)
+    return Recorded(dyna_q.init(cfg, spec, key), lengths, episode, jnp.zeros(BINS))
 
 
 def update(cfg: Any, spec: Spec, state: Recorded, batch: Any, key: Array) -> Any:
@@ -52,9 +58,11 @@ def update(cfg: Any, spec: Spec, state: Recorded, batch: Any, key: Array) -> Any
 
 
 def observe(cfg: Any, spec: Spec, state: Recorded, rollout: Transition) -> Recorded:
-    """Count a step; beyond the last episode nothing is written."""
+    """Count a step and its reward; beyond the last episode, or the last part, nothing is written."""
     lengths = state.lengths.at[state.episode].add(1, mode="drop")
-    return state.replace(lengths=lengths, episode=state.episode + rollout.last.sum(dtype=jnp.int32))
+    earned = state.earned.at[state.inner.steps // EVERY].add(rollout.reward.sum(), mode="drop")
+    episode = state.episode + rollout.last.sum(dtype=jnp.int32)
+    return state.replace(lengths=lengths, episode=episode, earned=earned)
 
 
 recorded = dyna_q.algorithm._replace(
@@ -139,10 +147,34 @@ def draw_figure(means: dict[int, np.ndarray]) -> None:
     plt.close(figure)
 
 
-def goals(env: str, kappa: float) -> float:
-    """Goals reached in one experiment, mean of ten seeds."""
-    run = train("dyna_q", env, seeds=10, eval_every=0, config={"kappa": kappa, "planning": 50, "lr": 0.5})
-    return float(np.mean([line["episode/return"] for line in run.metrics if "episode/return" in line]))
+def goals(name: str, kappa: float) -> np.ndarray:
+    """Goals reached by the end of each part of an experiment, mean of ten seeds."""
+    steps = CHANGES[name][1]
+    run = train(
+        "reproductions.mazes:recorded",
+        f"jax:{name}",
+        steps=steps,
+        seeds=10,
+        eval_every=0,
+        config={"kappa": kappa, "planning": 50, "lr": 0.5},
+    )
+    return np.asarray(run.state().earned).mean(axis=0).cumsum()[: steps // EVERY]
+
+
+def draw_changes(found: dict[str, dict[str, np.ndarray]]) -> None:
+    """The book's figures 8.4 and 8.5, beside the runs."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(found), figsize=(10, 4), layout="constrained")
+    for axes, (name, curves) in zip(panels, found.items(), strict=True):
+        for label, each in curves.items():
+            axes.plot(EVERY * np.arange(1, len(each) + 1), each, label=label)
+        axes.axvline(CHANGES[name][2], color="grey", linestyle=":", label="the maze changes")
+        axes.set(xlabel="steps", ylabel="goals reached", title=name)
+        axes.legend()
+    CHANGING.parent.mkdir(exist_ok=True)
+    figure.savefig(CHANGING)
+    plt.close(figure)
 
 
 def worlds() -> Finding:
@@ -169,13 +201,15 @@ def shortest_ways() -> tuple[dict[str, bool], str]:
 
 def changes() -> tuple[dict[str, bool], str]:
     """Mazes that change: who looks at what was not tried for long finds the new way."""
-    claims, said = {}, []
-    for env, kappa in (("jax:BlockingMaze-v0", 1e-4), ("jax:ShortcutMaze-v0", 1e-3)):
-        plain, plus = goals(env, 0.0), goals(env, kappa)
-        claims[f"{env}: Dyna-Q+ reaches more goals than Dyna-Q ({plus:.0f} beside {plain:.0f})"] = (
+    claims, said, found = {}, [], {}
+    for name, (kappa, *_) in CHANGES.items():
+        found[name] = {"Dyna-Q": goals(name, 0.0), "Dyna-Q+": goals(name, kappa)}
+        plain, plus = (each[-1] for each in found[name].values())
+        claims[f"{name}: Dyna-Q+ reaches more goals than Dyna-Q ({plus:.0f} beside {plain:.0f})"] = (
             plus > plain
         )
-        said.append(f"{env.removeprefix('jax:')} {plus:.0f} goals with the bonus, {plain:.0f} without")
+        said.append(f"{name} {plus:.0f} goals with the bonus, {plain:.0f} without")
+    draw_changes(found)
     return claims, ", ".join(said)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,9 @@ from polyak.envs.worlds.linear import LinearSystem
 from polyak.interface import Array, Shown, Spec, Update
 from polyak.lab import games
 from reproductions.finding import Finding, main, train
+
+PICTURE = Path("runs") / "mcts_elo.png"
+
 
 # ---- G5: collect, fit, plan, again
 
@@ -198,6 +202,7 @@ def tree() -> Finding:
         ),
         "more simulations, fewer mistakes": all(a > b for a, b in pairwise([*mistakes.values(), wrong])),
     }
+    draw_ratings(ratings)
     said = ", ".join(f"{count:g} with {simulations}" for simulations, count in mistakes.items())
     rated = ", ".join(f"{rating:.0f}" for rating in ratings)
     return Finding(
@@ -205,6 +210,20 @@ def tree() -> Finding:
         f"given away of {len(best):,} positions: {wrong} with {ENOUGH:,} simulations, {said}; losses {lost}; "
         f"Elo {rated}; {rate:,.0f} simulations/s",
     )
+
+
+def draw_ratings(ratings: np.ndarray) -> None:
+    """Elo against simulations, beside the runs."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    axes.plot(LADDER, ratings, marker="o")
+    axes.set(xlabel="simulations before a move", ylabel="Elo", xscale="log", title="MCTS on tic-tac-toe")
+    axes.set_xticks(LADDER, [str(simulations) for simulations in LADDER])
+    axes.minorticks_off()
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
+    plt.close(figure)
 
 
 ENOUGH = 2_000  # simulations before a move
