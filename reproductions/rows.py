@@ -373,4 +373,5 @@ def main(argv: Sequence[str] | None = None, rows_path: Path = ROWS, notes_path: 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as by Ctrl-C, with what it started
     sys.exit(main())
