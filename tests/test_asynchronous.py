@@ -182,6 +182,57 @@ def test_the_histogram_has_an_end():
         done = update(state, rollout(K, 1, np.ones(K), 0), jax.random.key(round))
         state = done.state
     bins = [float(done.metrics[f"actor/staleness_{age}"]) for age in range(MOST_BINS)]
-    assert len(done.metrics) == MOST_BINS + 5
+    assert len(done.metrics) == MOST_BINS + 6
     np.testing.assert_allclose(sum(bins), 1, rtol=1e-5)
     assert bins[-1] > 0
+
+
+def exploring(cfg, spec, actor, memory, obs, key, explore):
+    """What worker and state say, and a random number that is everybody's."""
+    bounds = (actor[0] * 2.0 + memory + obs[:, 0]) % 4.0
+    numbers = jax.random.randint(key, (len(obs),), 0, 2)
+    if isinstance(spec.action, Discrete):
+        return (bounds + numbers).astype(jnp.int32), memory, {}
+    return jnp.stack([bounds + numbers, 3.0 * bounds], axis=-1), memory, {}
+
+
+@pytest.mark.parametrize("action", [Discrete(6), Box((2,))])
+@pytest.mark.parametrize("arranged", [in_step, out_of_step])
+def test_diversity_is_how_far_actions_in_the_same_states_are_apart(arranged, action):
+    """Beside loops over pairs; workers have numbers of their own, and out of step weights of their own."""
+    K, n = 3, 2
+    spec = Spec(Box((1,)), action, num_envs=K * n)
+    toy = TOY._replace(
+        act=exploring, memory=lambda cfg, spec, env_ids, episode, key: (env_ids // n) % 2 * 1.0
+    )
+    made = arranged(toy, K)
+    state, read = made.init(CFG, spec, jax.random.key(0)), np.ones(K)
+    if arranged is out_of_step:
+        read = np.array([1.0, 0.25, 2.0])
+        state = state.replace(read=(jnp.asarray(read, jnp.float32),))
+    batch = rollout(K, n, read, 0)
+    batch = batch._replace(obs=np.random.default_rng(1).integers(4, size=batch.obs.shape).astype(np.float32))
+    done = jax.jit(lambda *args: made.update(CFG, spec, *args))(state, batch, jax.random.key(0))
+    states = batch.obs[0, ::K, 0]
+    assert len(states) == n
+    total = 0.0
+    for v in range(K):
+        for w in range(v):
+            for x in states:
+                one, other = ((read[i] * 2 + i % 2 + x) % 4 for i in (v, w))
+                same = int(one) == int(other)
+                total += float(not same) if isinstance(action, Discrete) else abs(one - other) * 2
+    np.testing.assert_allclose(done.metrics["actor/diversity"], total / (K * (K - 1) / 2) / n, rtol=1e-5)
+    assert total > 0
+
+
+def test_workers_that_explore_alike_have_no_diversity_and_one_has_none_to_measure():
+    spec, key = Spec(Box((1,)), Discrete(6), num_envs=4), jax.random.key(0)
+    toy = TOY._replace(act=exploring, memory=lambda cfg, spec, env_ids, episode, key: jnp.zeros(len(env_ids)))
+    for workers in (2, 1):
+        made = out_of_step(toy, workers)
+        batch = rollout(workers, 4 // workers, np.ones(workers), 0)
+        metrics = jax.jit(lambda *args, made=made: made.update(CFG, spec, *args))(
+            made.init(CFG, spec, key), batch, jax.random.key(0)
+        ).metrics
+        assert metrics["actor/diversity"] == 0 if workers == 2 else "actor/diversity" not in metrics

@@ -6,6 +6,7 @@ One Ray serves the quick tests. What begins one of its own takes twelve seconds,
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -556,6 +557,41 @@ def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_twenty_kills_of_the_driver_leave_no_orphan_and_change_no_bit(tmp_path, monkeypatch):
+    """Killed at any moment: while Ray starts, while environments come back, in a rollout, at the end."""
+    before, place, rng = rays(), TemporaryFolder(), np.random.default_rng(0)
+    monkeypatch.setenv("TMPDIR", place.path)
+
+    def train(steps):
+        return ["train", "ppo", "CartPole-v1", *[str(steps) if word == "16384" else word for word in RUN]]
+
+    going = polyak(tmp_path, *train(1 << 20), "--name", "stopped", wait=False)
+    wait_for(lambda: len(lines_of(tmp_path)) > 1, 120)
+    for _ in range(20):
+        time.sleep(rng.uniform(0.0, 3.0))
+        assert going.poll() is None, going.communicate()[1]
+        going.kill()
+        going.communicate()
+        reached = len(lines_of(tmp_path))
+        wait_for(lambda: rays() <= before, 90)
+        going = polyak(tmp_path, "resume", "runs/stopped", wait=False)
+        if rng.random() < 0.5:  # else it is killed while it begins
+            wait_for(lambda reached=reached: len(lines_of(tmp_path)) > reached + 1, 120)
+    going.send_signal(signal.SIGTERM)
+    going.communicate(timeout=120)
+    assert going.returncode == 130
+    wait_for(lambda: rays() <= before, 90)
+    assert list(Path(place.path).glob("polyak-*")) == []
+    steps = json.loads(lines_of(tmp_path)[-1])["env_steps"]
+    _, err, code = polyak(tmp_path, *train(steps), "--name", "whole")
+    assert code == 0, err
+    digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
+    assert digests[0] == digests[1]
+    place.close()
+
+
+@pytest.mark.long
 def test_twenty_workers_killed_from_outside_change_no_bit(cluster, tmp_path):
     algorithm, cfg = find_algorithm("ppo"), config("ppo")
     world = counting()
@@ -661,13 +697,69 @@ def test_rollouts_that_the_object_store_has_no_room_for_pass_by_the_disk():
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-HEAD = "127.0.0.1:6398"
+PORT = "6398"
 
 
-def start_node(env, *words):
+def start_node(env, host, *words, inside=()):
     """A node of a cluster, which is more processes than the one that begins it."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--node-ip-address", "127.0.0.1", *words]
+    command = [
+        *inside,
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--node-ip-address",
+        host,
+        *words,
+    ]
     subprocess.run([*command, "--num-cpus", "1"], env=env, check=True, stdout=subprocess.DEVNULL, timeout=120)
+
+
+class OneHost:
+    """Both nodes are on this machine's loopback; the second is lost to a signal."""
+
+    here = there = "127.0.0.1"
+    inside = ()
+
+    def __init__(self, how):
+        self.how = how
+
+    def lose(self, processes):
+        for pid in processes:
+            os.kill(pid, self.how)
+
+    def close(self):
+        pass
+
+
+class TwoHosts:
+    """The second node is in a network of its own, with a cable to this one; it is lost when that is cut."""
+
+    here, there = "10.231.77.1", "10.231.77.2"
+
+    def __init__(self):
+        self.name = f"polyak-{os.getpid()}"
+        near, far = f"pk{os.getpid()}n", f"pk{os.getpid()}f"
+        self.inside, self.far = ["ip", "netns", "exec", self.name], far
+        made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"networks of one's own are for root: {made.stderr.strip()}")
+        for words in (
+            ["link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name],
+            ["address", "add", f"{self.here}/30", "dev", near],
+            ["link", "set", near, "up"],
+            ["-n", self.name, "address", "add", f"{self.there}/30", "dev", far],
+            ["-n", self.name, "link", "set", far, "up"],
+            ["-n", self.name, "link", "set", "lo", "up"],
+        ):
+            subprocess.run(["ip", *words], check=True)
+
+    def lose(self, processes):
+        subprocess.run(["ip", "-n", self.name, "link", "set", self.far, "down"], check=True)
+        assert all(Path(f"/proc/{pid}").exists() for pid in processes)  # they live, and nobody hears them
+
+    def close(self):
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)
 
 
 def named(place):
@@ -698,10 +790,11 @@ def family(pid):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, "cut off"])
 def test_a_node_that_dies_or_falls_silent_changes_no_bit(tmp_path, how):
-    """Its worker goes on in a node that comes later. One that is stopped answers nobody, as one that is cut off."""
-    place = TemporaryFolder()
+    """Its worker goes on in a node that comes later."""
+    place, network = TemporaryFolder(), TwoHosts() if how == "cut off" else OneHost(how)
+    address = f"{network.here}:{PORT}"
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
     env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "TMPDIR": place.path}  # with 0 it has one node
     train = ["train", "ppo", "CartPole-v1", *RUN, "--deadline", "5"]
@@ -717,19 +810,18 @@ def test_a_node_that_dies_or_falls_silent_changes_no_bit(tmp_path, how):
     try:
         done = subprocess.run([*command, "--name", "whole"], timeout=180, **quiet)
         assert done.returncode == 0, done.stderr
-        head = ["--head", "--port", HEAD.rpartition(":")[2], "--include-dashboard", "false"]
-        start_node(env, *head, "--temp-dir", f"{place.path}/c")
+        head = ["--head", "--port", PORT, "--include-dashboard", "false"]
+        start_node(env, network.here, *head, "--temp-dir", f"{place.path}/c")
         first = raylets(place.path)
-        start_node(env, "--address", HEAD)
+        start_node(env, network.there, "--address", address, inside=network.inside)
         (second,) = set(raylets(place.path)) - set(first)
-        going = subprocess.Popen([*command, "--name", "stopped", "--address", HEAD], **quiet)
+        going = subprocess.Popen([*command, "--name", "stopped", "--address", address], **quiet)
         wait_for(lambda: len(lines_of(tmp_path)) > 3, 120)
         lost = family(second)
         assert any(b"ray::Worker" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in lost)
-        for pid in lost:
-            os.kill(pid, how)
+        network.lose(lost)
         assert len(lines_of(tmp_path)) < 150, "it was through before the node was lost"
-        start_node(env, "--address", HEAD)
+        start_node(env, network.here, "--address", address)
         _, err = going.communicate(timeout=240)
         assert going.returncode == 0, err
         assert "was lost, and another is in its place" in err
@@ -743,4 +835,5 @@ def test_a_node_that_dies_or_falls_silent_changes_no_bit(tmp_path, how):
         if going is not None:
             going.kill()
             going.communicate()
+        network.close()
         place.close()

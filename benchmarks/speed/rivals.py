@@ -49,7 +49,8 @@ def arguments(name: str, workload: Workload) -> dict:
             "exploration_final_eps": c["epsilon_end"],
         }
         return {**common, **net, **replay, **target, "learning_rate": c["lr"]}
-    return {**common, **net, **replay, "learning_rate": 3e-4, "tau": 0.005, "policy_delay": 2}
+    actor_critic = {**common, **net, **replay, "learning_rate": 3e-4, "tau": 0.005}
+    return actor_critic | ({"policy_delay": 2} if workload.algorithm == "td3" else {})
 
 
 def baselines(rival: str, workload: Workload) -> dict:

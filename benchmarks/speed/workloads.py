@@ -1,7 +1,7 @@
 """Workloads: the same settings for polyak and its rivals, written down once. Imports nothing heavy.
 
-TD3, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX and AlphaZero on a board of pgx in
-one compiled graph.
+TD3, SAC, DQN and PPO on Gymnasium environments run on the host, PPO on CartPole in JAX and AlphaZero on a board of
+pgx in one compiled graph.
 """
 
 import dataclasses
@@ -50,6 +50,15 @@ WORKLOADS = {
         end=5_500,
         config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
         goals={"sbx": 2.0, "sb3": 4.0, "tianshou": 1.0},
+    ),
+    "sac-halfcheetah": Workload(
+        title="SAC HalfCheetah-v5",
+        algorithm="sac",
+        env="HalfCheetah-v5",
+        begin=1_500,
+        end=5_500,
+        config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
+        goals={"sbx": 2.0, "sb3": 4.0},
     ),
     "ppo-halfcheetah": Workload(
         title="PPO HalfCheetah-v5",

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from polyak.drivers.program import is_shared
-from polyak.interface import Algorithm, Array, Batch, Spec, Transition, Tree, Update
+from polyak.interface import Algorithm, Array, Batch, Discrete, Spec, Transition, Tree, Update
 from polyak.pytree import Record, pytree
 
 MOST_BINS = 32  # of the histogram of staleness; the last holds what is older too
@@ -49,7 +49,9 @@ def in_step(algorithm: Algorithm, workers: int) -> Algorithm:
 
         grads, metrics = over_workers(of_one, split_rows(batch, workers), split_key(key, workers))
         mean = jax.tree.map(lambda x: x.mean(axis=0), (grads, metrics))
-        return Update(apply(cfg, spec, state, mean[0]), mean[1] | staleness(jnp.zeros(workers, jnp.int32), 1))
+        more = staleness(jnp.zeros(workers, jnp.int32), 1)
+        more |= diversity(algorithm, cfg, share, actor, stacked(actor, workers), batch, key)
+        return Update(apply(cfg, spec, state, mean[0]), mean[1] | more)
 
     return algorithm._replace(update=update, gradient=None, apply=None)
 
@@ -60,8 +62,7 @@ def out_of_step(algorithm: Algorithm, workers: int) -> Algorithm:
 
     def init(cfg: Any, spec: Spec, key: Array) -> Workers:
         state, none = algorithm.init(cfg, spec, key), jnp.zeros((), jnp.int32)
-        read = tuple(jnp.stack([x] * workers) for x in own(algorithm.actor(state)))
-        return Workers(state, read, jnp.zeros(workers, jnp.int32), none)
+        return Workers(state, stacked(algorithm.actor(state), workers), jnp.zeros(workers, jnp.int32), none)
 
     def actor(state: Workers) -> tuple[Tree, tuple[Array, ...]]:
         return algorithm.actor(state.newest), state.read
@@ -103,7 +104,9 @@ def out_of_step(algorithm: Algorithm, workers: int) -> Algorithm:
         else:
             after, age = jax.lax.scan(arrive, state, jax.random.permutation(key_order, workers))
         means = jax.tree.map(lambda x: x.mean(axis=0), metrics)
-        return Update(after, means | staleness(jnp.atleast_1d(age), 2 * workers - 1))
+        more = staleness(jnp.atleast_1d(age), 2 * workers - 1)
+        more |= diversity(algorithm, cfg, share, newest, state.read, batch, key)
+        return Update(after, means | more)
 
     def observe(cfg: Any, spec: Spec, state: Workers, rollout: Transition) -> Workers:
         return state.replace(newest=algorithm.observe(cfg, spec, state.newest, rollout))
@@ -142,6 +145,40 @@ def staleness(age: Array, bins: int) -> dict[str, Array]:
     bins = min(bins, MOST_BINS)
     shares = {f"actor/staleness_{b}": (jnp.minimum(age, bins - 1) == b).mean() for b in range(bins)}
     return {"actor/staleness": age.mean(dtype=jnp.float32), **shares}
+
+
+def diversity(
+    algorithm: Algorithm,
+    cfg: Any,
+    share: Spec,
+    newest: Tree,
+    read: tuple[Array, ...],
+    batch: Batch,
+    key: Array,
+) -> dict[str, Array]:
+    """A metric of how differently workers explore: what they would do in the same states, by the same random numbers.
+
+    The mean over pairs of workers, over n of the states that the rollout began in, and over the parts of an action: 1
+    where two discrete actions differ, the distance of continuous ones. Equal policies have 0. What an algorithm
+    remembers in an episode is as at its beginning.
+
+    read  [K, ...] what each worker acts with, leaf by leaf
+    """
+    workers = len(read[0])
+    if workers == 1:
+        return {}
+    key_memory, key_act = jax.random.split(jax.random.fold_in(key, workers))
+    numbers = jnp.arange(workers * share.num_envs, dtype=jnp.int32).reshape(workers, -1)
+    obs = jax.tree.map(lambda x: x[0, ::workers], batch.obs)
+
+    def of_one(mine: tuple[Array, ...], env_ids: Array) -> Array:
+        memory = algorithm.memory(cfg, share, env_ids, jnp.zeros_like(env_ids), key_memory)
+        return algorithm.act(cfg, share, replaced(newest, mine), memory, obs, key_act, True)[0]
+
+    action = jax.vmap(of_one)(read, numbers)
+    one, other = action[:, None], action[None]
+    apart = (one != other).astype(jnp.float32) if isinstance(share.action, Discrete) else jnp.abs(one - other)
+    return {"actor/diversity": apart.mean() * workers / (workers - 1)}  # the pairs of one with itself have 0
 
 
 # ---- what belongs to whom
@@ -187,6 +224,11 @@ def over_workers(function: Callable, *args: Tree) -> Tree:
 def own(actor: Tree) -> tuple[Array, ...]:
     """The leaves that a worker has a copy of: all but counters, which everybody reads afresh."""
     return tuple(x for x in jax.tree.leaves(actor, is_leaf=is_shared) if not is_shared(x))
+
+
+def stacked(actor: Tree, workers: int) -> tuple[Array, ...]:
+    """These leaves for each of so many workers, [K, ...]."""
+    return tuple(jnp.stack([x] * workers) for x in own(actor))
 
 
 def replaced(newest: Tree, mine: tuple[Array, ...]) -> Tree:

@@ -26,6 +26,7 @@ import numpy as np
 
 from polyak.drivers import program
 from polyak.drivers.cluster import Cluster, undisturbed
+from polyak.drivers.devices import Devices
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import HostEpisodes, word
 from polyak.drivers.host import LOOK_SECONDS, ActInput, ActState, Host, HostRun, Learner
@@ -156,9 +157,11 @@ class Distributed(Host):
         lag: int = 0,
         deadline: float = 60.0,
         address: str | None = None,
+        devices: Devices | None = None,
     ):
         elsewhere: Any = SimpleNamespace(exact_reset=True, masked=False, close=lambda: None)
-        super().__init__(algorithm, *self.of_rollout(cfg, spec, workers, elsewhere), seeds, strict)
+        rollout = self.of_rollout(cfg, spec, workers, elsewhere)
+        super().__init__(algorithm, *rollout, seeds, strict, devices=devices)
         self.all, self.world, self.workers, self.lag = spec, world, workers, lag
         self.deadline, self.address = deadline, address
         self.places = places(spec.num_envs, workers)

@@ -13,6 +13,7 @@ import numpy as np
 
 from polyak.drivers import validate
 from polyak.drivers.act import act_or_warm_up, actors
+from polyak.drivers.devices import Devices, Where
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import Ended, HostEpisodes, HostMemory, word
 from polyak.drivers.inspection import Inspection
@@ -94,7 +95,8 @@ class Host:
     """Advances S runs together: S x N environments on the host, parameters and replay on the device.
 
     See `Driver` for its promises. Where other processes have environments of the same run, this one is `worker` of
-    them, and its first environment has the number `first`.
+    them, and its first environment has the number `first`. Of several devices each learns from its share of a rollout
+    or a batch; the first one acts.
     """
 
     learn_from: Callable = staticmethod(learn)  # a rollout is learned from in this way
@@ -109,7 +111,9 @@ class Host:
         strict: bool = False,
         worker: int = 0,
         first: int = 0,
+        devices: Devices | None = None,
     ):
+        self.devices = devices
         self.algorithm, self.cfg, self.envs, self.spec, self.seeds = algorithm, cfg, envs, spec, tuple(seeds)
         self.strict, self.worker, self.first = strict, worker, first
         if cfg.data.common and not envs.exact_reset:
@@ -121,9 +125,10 @@ class Host:
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        options = options_for(cfg.data)
+        options, several = options_for(cfg.data), {} if devices is None else {"where": self._where}
         self.learn = {
-            warm: Program(self._learn(warm), donate=(0, 2), options=options) for warm in (True, False)
+            warm: Program(self._learn(warm), donate=(0, 2), options=options, **several)
+            for warm in (True, False)
         }
         self.begin = Program(self._begin)
         self.row_keys = Program(self._row_keys)
@@ -177,8 +182,11 @@ class Host:
                 raise
             except Left as left:
                 raise Left(run, passed) from left
-            run.learner.leaves, run.act_input.leaves, run.act_state.leaves = self.learn[warm](
+            run.learner.leaves, *acting = self.learn[warm](
                 run.learner.leaves, run.act_input.leaves, run.act_state.leaves, rollout, self.seed_array
+            )
+            run.act_input.leaves, run.act_state.leaves = (
+                acting if self.devices is None else self.devices.first(acting)
             )
             run.iteration += 1
         validate.check_metrics(run.learner.tree.metrics, run.iteration)
@@ -280,7 +288,8 @@ class Host:
 
     def learned(self, run: HostRun) -> Tree:
         """The algorithm's state, [S, ...]."""
-        return run.learner.tree.state
+        state = run.learner.tree.state
+        return state if self.devices is None else self.devices.first(state)
 
     def with_learned(self, run: HostRun, state: Tree) -> HostRun:
         """The run with another state, which its next rollout is acted with."""
@@ -399,6 +408,26 @@ class Host:
             )
 
     # ---- what is compiled
+
+    def _where(self) -> Where:
+        return self._places
+
+    @cached_property
+    def _places(self) -> Where:
+        """Where what is learned from lies on several devices."""
+        devices, shapes = self.devices, self._shapes
+        assert devices is not None
+        learner = devices.share_out(shapes.learner, None).replace(buffer=devices.ring(shapes.learner.buffer))
+        act_state = devices.share_out(shapes.act_state, None).replace(
+            memory=devices.share_out(shapes.act_state.memory, 1),
+            extras=devices.share_out(shapes.act_state.extras, 2),
+        )
+        made = tuple(map(flat, (learner, devices.share_out(shapes.act_input, None), act_state)))
+        by_env = (
+            1 if len(self.seeds) == 1 else None
+        )  # [T, L, ...] has the seeds' environments one after another
+        rollout = devices.share_out(self._rollout.tree, by_env)
+        return Where(devices, (*made, rollout, devices.along(None)), made)
 
     @cached_property
     def _shapes(self) -> OnDevice:

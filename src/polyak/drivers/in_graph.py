@@ -11,6 +11,7 @@ import numpy as np
 
 from polyak.drivers import validate
 from polyak.drivers.act import act_or_warm_up, actors, seen
+from polyak.drivers.devices import Devices, Where
 from polyak.drivers.episodes_graph import Episodes, Player, check_environment
 from polyak.drivers.keys import Keys, RowKeys
 from polyak.drivers.learn import initial_row, initializer, learn
@@ -67,7 +68,10 @@ def packed(run: GraphRun) -> dict[str, Any]:
 
 
 class InGraph:
-    """Advances S runs together. See `Driver` for its promises."""
+    """Advances S runs together. See `Driver` for its promises.
+
+    devices  several that the environments of each seed, and every batch, are shared out among
+    """
 
     def __init__(
         self,
@@ -77,7 +81,9 @@ class InGraph:
         spec: Spec,
         seeds: Sequence[int],
         strict: bool = False,
+        devices: Devices | None = None,
     ):
+        self.devices = devices
         self.algorithm, self.cfg, self.env, self.spec, self.seeds = algorithm, cfg, env, spec, tuple(seeds)
         self.strict = strict
         self.action = env.spec.action  # in the environment's own shape
@@ -85,8 +91,10 @@ class InGraph:
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         options = options_for(cfg.data)
+        several = {} if devices is None else {"where": self._where}
         self.program = {
-            warm: Program(self._chunk(warm), donate=(0,), options=options) for warm in (True, False)
+            warm: Program(self._chunk(warm), donate=(0,), options=options, **several)
+            for warm in (True, False)
         }
         self.begin = Program(self._begin)
         self.read = actors(algorithm)
@@ -180,11 +188,11 @@ class InGraph:
 
     def actor(self, run: GraphRun) -> Tree:
         """The newest actor, [S, ...]."""
-        return self.read(run.state)
+        return self.read(self.learned(run))
 
     def learned(self, run: GraphRun) -> Tree:
         """The algorithm's state, [S, ...]."""
-        return run.state
+        return run.state if self.devices is None else self.devices.first(run.state)
 
     def with_learned(self, run: GraphRun, state: Tree) -> GraphRun:
         """The run with another state, which its next rollout is acted with."""
@@ -206,6 +214,19 @@ class InGraph:
         return run.replace(outside=zeros(run.outside))
 
     # ---- what is compiled
+
+    def _where(self) -> Where:
+        return self._places
+
+    @cached_property
+    def _places(self) -> Where:
+        """Where a run lies on several devices."""
+        assert self.devices is not None
+        shapes, everywhere = self._shapes, self.devices.along(None)
+        run = self.devices.share_out(shapes, None).replace(
+            episodes=self.devices.share_out(shapes.episodes, 1), buffer=self.devices.ring(shapes.buffer)
+        )
+        return Where(self.devices, (run, everywhere, everywhere), run)
 
     @cached_property
     def _shapes(self) -> GraphRun:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from polyak.drivers.act import row_shape
+from polyak.drivers.devices import shared_out
 from polyak.drivers.keys import Keys
 from polyak.drivers.program import stack_seeds
 from polyak.errors import UserError
@@ -54,7 +55,7 @@ def learn_on_policy(
     batch = batch._replace(reward=algorithm.reward(cfg, spec, algorithm.actor(state), batch.reward))
 
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
-        made = algorithm.update(cfg, spec, state, batch, key)
+        made = algorithm.update(cfg, spec, state, shared_out(batch, 1), key)
         return made.state, made.metrics
 
     state, sums = update_valid(once, cfg.data.updates, state, key, valid)
@@ -82,7 +83,7 @@ def learn_from_replay(
     def once(state: Tree, key_draw: Array, key: Array) -> tuple[Tree, Metrics]:
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
         batch = replay.sample(buffer, key_draw, cfg.data, one_step(cfg, spec), seen)
-        made = algorithm.update(cfg, spec, state, batch, key)
+        made = algorithm.update(cfg, spec, state, shared_out(batch, 0), key)
         return made.state, made.metrics
 
     state, sums = update_valid(once, cfg.data.updates, state, key, valid)
@@ -112,7 +113,7 @@ def learn_by_index(
         state, index = both
         seen = partial(algorithm.reward, cfg, spec, algorithm.actor(state))
         batch, leaf = replay.index.sample(buffer, index, key_draw, data, one_step(cfg, spec), seen, spec.goal)
-        made = algorithm.update(cfg, spec, state, batch, key)
+        made = algorithm.update(cfg, spec, state, shared_out(batch, 0), key)
         return (made.state, replay.index.write_back(index, leaf, made.priority, data)), made.metrics
 
     (state, index), sums = update_valid(once, data.updates, (state, buffer.index), key, valid)
@@ -173,8 +174,7 @@ def update_valid(
     """
 
     def update(carry: Tree, index: Array | int) -> tuple[Tree, Metrics]:
-        key_draw, key_update = jax.random.split(jax.random.fold_in(key, index))
-        return strip_weak_types(once(carry, key_draw, key_update))
+        return strip_weak_types(once(carry, *jax.random.split(jax.random.fold_in(key, index))))
 
     def accumulate(index: Array, both: tuple[Tree, Metrics]) -> tuple[Tree, Metrics]:
         carry, sums = both

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.drivers import threefry
+from polyak.drivers.devices import Where
 from polyak.interface import Array, Clock, Tree
 from polyak.pytree import Counter, copy
 
@@ -33,11 +34,19 @@ def options_for(data: Any) -> dict[str, Any]:
 
 
 class Program:
-    """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program."""
+    """A function compiled once, at its first call or by `compile`; other shapes are an error, never a new program.
+
+    where  asked once it is compiled: where its arrays lie on several devices
+    """
 
     def __init__(
-        self, function: Callable, donate: tuple[int, ...] = (), options: dict[str, Any] | None = None
+        self,
+        function: Callable,
+        donate: tuple[int, ...] = (),
+        options: dict[str, Any] | None = None,
+        where: Callable[[], Where] | None = None,
     ):
+        self.function, self.where = function, where
         self.options = {"donate_argnums": donate, "compiler_options": COMPILER_OPTIONS | (options or {})}
         self.jitted = jax.jit(function, **self.options)
         self.lowered: Any = None
@@ -52,6 +61,7 @@ class Program:
         """
         if self.compiled is not None:
             self.before = self.lowered, self.compiled
+        self.function = function
         self.jitted, self.lowered, self.compiled = jax.jit(function, **self.options), None, None
 
     def compile(self, *args: Any) -> Any:
@@ -59,7 +69,7 @@ class Program:
         with self.compiling:
             if self.compiled is None:
                 with threefry.written_out():
-                    self.lowered = self.jitted.lower(*args)
+                    self.lowered = self._lower(*args)
                 if self.before and self.before[0].as_text() == self.lowered.as_text():
                     self.lowered, self.compiled = self.before
                 else:
@@ -67,12 +77,22 @@ class Program:
                 self.before = None
         return self.compiled
 
+    def _lower(self, *args: Any) -> Any:
+        if self.where is None:
+            return self.jitted.lower(*args)
+        where = self.where()
+        places = {"in_shardings": where.given, "out_shardings": where.made}
+        with where.devices.in_use():
+            return jax.jit(self.function, **places, **self.options).lower(*args)
+
     def shapes(self, *args: Any) -> Any:
         """The shapes of what it gives for arguments like these; what was traced for it serves `compile` too."""
         return self.jitted.eval_shape(*args)
 
     def __call__(self, *args: Any) -> Any:
         """Run it."""
+        if self.where is not None:
+            args = self.where().put(args)
         return (self.compiled or self.compile(*args))(*args)
 
     def text(self) -> str:

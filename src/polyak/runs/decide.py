@@ -9,7 +9,15 @@ from typing import Any
 from polyak.envs.fields import override
 from polyak.errors import UserError, also_called, brief, nearest
 from polyak.interface import Hindsight
-from polyak.runs.plan import Plan, Settings, check_budget, check_eval_worker, check_ranges, check_stop
+from polyak.runs.plan import (
+    Plan,
+    Settings,
+    check_budget,
+    check_devices,
+    check_eval_worker,
+    check_ranges,
+    check_stop,
+)
 from polyak.runs.presets import STEPS, UPDATES, default_config, preset, usual_config
 from polyak.runs.values import amend, plain
 
@@ -215,6 +223,7 @@ def make_plan(
         workers=workers,
         lockstep=settings.lockstep,
         lag=settings.lag,
+        devices=settings.devices,
         vectorization=settings.vectorization,
         sync=sync,
         eval_every=eval_every,
@@ -236,4 +245,5 @@ def make_plan(
         eval_env_fields=None if eval_env_fields is None else override(fields, own),
     )
     check_ranges(plan)
+    check_devices(plan)
     return plan

@@ -36,6 +36,9 @@ class Settings:
     lockstep: bool = True  # wait for a rollout of every worker before learning; a replay can do without
     lag: int = within(0, 0, 1)  # rollouts that workers play ahead of what is learned: 0 waits for it
     address: str | None = None  # HOST:PORT of a Ray cluster that is there; usually one is begun for the run
+    devices: int = within(
+        1, 1
+    )  # accelerators that share out every seed's environments and batches: parameters are on each
     vectorization: Literal["sync", "async"] = (
         "sync"  # step host environments in this process, or each in its own
     )
@@ -93,6 +96,7 @@ class Plan:
     workers: int = within(1, 1)
     lockstep: bool = True
     lag: int = within(0, 0, 1)
+    devices: int = within(1, 1)
     vectorization: Literal["sync", "async"] = "sync"
     sync: Literal["lockstep", "async", "hogwild"] | None = None
     eval_every: int = within(5_000, 0)
@@ -241,6 +245,7 @@ LATER = {
     "updates",
     "stop_at",
     "eval_worker",
+    "devices",
 }  # settings that a plan may be without, from before there were such
 
 # The most that makes sense, so that a settings file from a stranger cannot ask for all of a machine.
@@ -252,6 +257,7 @@ MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
     "workers": 4_096,
+    "devices": 4_096,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,
@@ -266,6 +272,20 @@ def check_stop(stop_at: float | None, eval_every: int) -> None:
     if stop_at is not None and not eval_every:
         raise UserError(
             f"--stop-at {stop_at:g} waits for an evaluation to reach it, but there is none: give --eval-every"
+        )
+
+
+def check_devices(plan: Plan) -> None:
+    """UserError for what several devices cannot do."""
+    alone = {
+        "--updates": bool(plan.updates),
+        "--sync hogwild": plan.sync == "hogwild",
+        "--no-lockstep": not plan.lockstep,
+    }
+    if plan.devices > 1 and any(alone.values()):
+        said = next(name for name, chosen in alone.items() if chosen)
+        raise UserError(
+            f"--devices {plan.devices} is not for {said}, which learns on one: leave one of them out"
         )
 
 

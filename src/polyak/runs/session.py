@@ -12,6 +12,7 @@ import jax
 from polyak import algorithms
 from polyak.drivers import check
 from polyak.drivers.check import check_data, ignored
+from polyak.drivers.devices import Devices, have
 from polyak.drivers.driver import Driver
 from polyak.drivers.eval_worker import EvalWorker
 from polyak.drivers.evaluate import Evaluator, width_for
@@ -56,6 +57,8 @@ class Session:
 
     def __post_init__(self) -> None:
         check_modes()
+        if self.plan.devices > 1:
+            have(self.plan.devices)
 
     @cached_property
     def world(self) -> Any:
@@ -118,6 +121,8 @@ class Session:
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
+        if self.plan.devices > 1:
+            Devices(self.plan.devices, self.plan.num_envs)
         if self.plan.driver == "ray":
             from polyak.drivers.cluster import check_ray
 
@@ -196,6 +201,11 @@ class Session:
         return self.plan.seeds * observation_bytes(self.cfg.data, self.spec)
 
     @cached_property
+    def devices(self) -> Devices | None:
+        """Those that learning is shared out among; None for one."""
+        return Devices(self.plan.devices, self.plan.num_envs) if self.plan.devices > 1 else None
+
+    @cached_property
     def driver(self) -> Driver:
         """The driver that advances the run."""
         if self.plan.updates:
@@ -209,13 +219,15 @@ class Session:
         if self.in_graph:
             given = self.algorithm, self.cfg, self.world, self.spec, self.plan.all_seeds
             strict = self.plan.strict_spaces
+            if self.devices is not None:
+                return InGraph(*given, strict, self.devices)
             if self.plan.seeds == 1 or jax.default_backend() != "cpu":
                 return InGraph(*given, strict)
             return SideBySide(*given, min(self.plan.seeds, cores()), strict)
         slots = self.plan.seeds * self.plan.num_envs
         envs = self.make_envs(self.world, slots)
         given = self.algorithm, self.cfg, envs, self.spec, self.plan.all_seeds
-        return Host(*given, self.plan.strict_spaces)
+        return Host(*given, self.plan.strict_spaces, devices=self.devices)
 
     def _distributed(self) -> Driver:
         from polyak.drivers.arrival import Arrival
@@ -224,7 +236,8 @@ class Session:
         world = OnHost(self.world) if self.in_graph else self.world
         plan, given = self.plan, (self.algorithm, self.cfg, world, self.spec, self.plan.all_seeds)
         driver = Distributed if self.plan.lockstep else Arrival
-        return driver(*given, plan.strict_spaces, plan.workers, plan.lag, plan.deadline, address=self.address)
+        how = plan.strict_spaces, plan.workers, plan.lag, plan.deadline, self.address
+        return driver(*given, *how, devices=self.devices)
 
     def _check_processes(self) -> None:
         """UserError for what workers that are processes cannot do."""

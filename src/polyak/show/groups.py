@@ -26,7 +26,7 @@ DRAWN = 60  # points of a line in a chart
 # What two runs of one group may differ in: where they run and how they are looked at, not what they learn from.
 APART = {
     *("env", "seed", "seeds", "eval_every", "eval_episodes", "eval_limit", "checkpoint_every", "deadline"),
-    *("vectorization", "strict_spaces", "measures", "eval_worker"),
+    *("vectorization", "strict_spaces", "measures", "eval_worker", "devices"),
 }
 WORLD = ("env_fields.", "eval_env_fields")  # prefixes of settings that make another environment
 
