@@ -368,6 +368,13 @@ def test_pictures_and_goals_that_are_read_as_vectors_are_noted():
     assert ignored(Spec({"observation": Box((2,)), "desired_goal": Box((2,))}, Discrete(2)), cfg) == {}
 
 
+def test_a_sigma_that_a_beta_policy_does_not_read_is_noted():
+    config, spec = find_algorithm("ppo").Config, Spec(Box((3,)), Box((2,)))
+    said = ignored(spec, config(policy="beta", sigma="state", log_sigma=-1.0))["sigma"]
+    assert said.startswith("sigma and log_sigma of a Gaussian")
+    assert ignored(spec, config(policy="beta")) == ignored(spec, config(sigma="state")) == {}
+
+
 # ---- episodes without an end
 
 

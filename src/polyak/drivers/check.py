@@ -255,8 +255,13 @@ GOAL = {"observation", "achieved_goal", "desired_goal"}  # parts of what an envi
 
 
 def ignored(spec: Spec, cfg: Any) -> dict[str, str]:
-    """Lines, by what they are about, on what a task offers and nothing here uses yet."""
-    notes = {}
+    """Lines, by what they are about, on what a task offers, or settings say, and nothing here uses."""
+    notes, usual = {}, type(cfg)()
+    said = [name for name in ("sigma", "log_sigma") if getattr(cfg, name, None) != getattr(usual, name, None)]
+    if getattr(cfg, "policy", None) == "beta" and said:
+        notes["sigma"] = (
+            f"{' and '.join(said)} of a Gaussian: not read with --config.policy beta, which has none"
+        )
     if spec.goal is not None and cfg.data.replays and cfg.data.hindsight is not None and spec.goal.note:
         notes["goal"] = spec.goal.note
     elif isinstance(spec.obs, dict) and set(spec.obs) == GOAL and spec.goal is None:

@@ -1,0 +1,140 @@
+"""Environments in workers of Ray: polyak beside RLlib's PPO, with the same settings; `python benchmarks/speed/workers.py`.
+
+Each training is a process of its own that begins a Ray, and whole trainings take turns: Ray's workers are not children
+of who began them, so that they would go on while one side of interleave.py stands still. What is timed is environment
+steps per second, learning included, after the first rollouts. RLlib is looked for in benchmarks/.venv, where
+`make bench` installs what rivals.txt names.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from measure import versions
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RIVALS = HERE.parent / ".venv" / "bin" / "python"
+
+ENV, WORKERS, LANES, ROWS = "CartPole-v1", 2, 8, 512  # lanes of all workers together
+FIRST, LAST = 2, 12  # rollouts: what is timed lies between the ends of these two
+PPO = {
+    **{"gamma": 0.99, "lam": 0.95, "lr": 3e-4, "clip": 0.2, "epochs": 10, "minibatch": 256, "entropy": 0.0},
+    **{"hidden": [64, 64], "data": {"steps": ROWS}},
+}
+
+
+def with_polyak(driver: str) -> dict[str, Any]:
+    """polyak's PPO, with workers or ("host") in one process."""
+    from polyak_side import Lines
+
+    from polyak.runs.decide import make_plan
+    from polyak.runs.loop import Training
+    from polyak.runs.plan import Settings
+    from polyak.runs.session import Session
+    from polyak.runs.setup import set_up_jax
+    from polyak.show.terminal import silent
+
+    set_up_jax()
+    workers = {"driver": "ray", "workers": WORKERS} if driver == "polyak" else {}
+    steps = 10 * LAST * LANES * ROWS
+    settings = Settings(steps=steps, num_envs=LANES, eval_every=0, preset=False, **workers)
+    training = Training(Session(make_plan("ppo", ENV, settings, PPO)), silent())
+    training.schedule.checkpoint = training.schedule.total + 1
+    training.start()
+    training.compile()
+    lines = Lines()
+    training.run(lines, until=FIRST)
+    began = time.perf_counter()
+    training.run(lines, until=LAST)
+    seconds = time.perf_counter() - began
+    training.session.close()
+    return {
+        "steps_per_s": (LAST - FIRST) * LANES * ROWS / seconds,
+        "versions": versions("polyak", "jax", "ray"),
+    }
+
+
+def with_rllib() -> dict[str, Any]:
+    """RLlib's PPO, its new API stack, with as many workers."""
+    import logging
+
+    import ray
+    from ray.rllib.algorithms.ppo import PPOConfig  # pyright: ignore[reportMissingImports]
+
+    logging.disable(logging.CRITICAL)
+    ray.init(num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    config = (
+        PPOConfig()
+        .environment(ENV)
+        .env_runners(
+            num_env_runners=WORKERS, num_envs_per_env_runner=LANES // WORKERS, rollout_fragment_length=ROWS
+        )
+        .training(
+            train_batch_size_per_learner=LANES * ROWS,
+            minibatch_size=PPO["minibatch"],
+            num_epochs=PPO["epochs"],
+            gamma=PPO["gamma"],
+            lambda_=PPO["lam"],
+            lr=PPO["lr"],
+            clip_param=PPO["clip"],
+            entropy_coeff=PPO["entropy"],
+            use_kl_loss=False,
+            grad_clip=0.5,
+        )
+        .rl_module(model_config={"fcnet_hiddens": PPO["hidden"], "fcnet_activation": "tanh"})
+    )
+    algorithm = config.build_algo()
+    for _ in range(FIRST):
+        found = algorithm.train()
+    before, began = steps_of(found), time.perf_counter()
+    for _ in range(LAST - FIRST):
+        found = algorithm.train()
+    rate = (steps_of(found) - before) / (time.perf_counter() - began)
+    algorithm.stop()
+    ray.shutdown()
+    return {"steps_per_s": rate, "versions": versions("ray", "torch")}
+
+
+def steps_of(found: dict[str, Any]) -> float:
+    """Environment steps that RLlib has sampled."""
+    return found["env_runners"]["num_env_steps_sampled_lifetime"]
+
+
+def main() -> None:
+    """One side, or all of them in turns."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--side", choices=["polyak", "host", "rllib"])
+    options.add_argument("--rivals", type=Path, default=RIVALS, help="Python that has RLlib")
+    said = options.parse_args()
+    if said.side:
+        print(json.dumps(with_rllib() if said.side == "rllib" else with_polyak(said.side)))
+        return
+    found: dict[str, list[float]] = {"polyak": [], "host": [], "rllib": []}
+    for _ in range(said.repeats):
+        for side, rates in found.items():
+            python = said.rivals if side == "rllib" else sys.executable
+            done = subprocess.run(
+                [str(python), __file__, "--side", side], cwd=ROOT, env={**os.environ, "POLYAK_CACHE": "off"},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                sys.exit(f"{side}: {done.stderr.strip().splitlines()[-1]}")
+            rates.append(json.loads(done.stdout.splitlines()[-1])["steps_per_s"])
+            print(f"{side}: {rates[-1]:,.0f} steps/s", flush=True)
+    for side, rates in found.items():
+        print(f"{side}: {statistics.median(rates):,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})")
+    for side in ("host", "rllib"):
+        ratios = [ours / theirs for ours, theirs in zip(found["polyak"], found[side], strict=True)]
+        print(f"polyak with {WORKERS} workers / {side}: {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
