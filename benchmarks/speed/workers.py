@@ -1,4 +1,4 @@
-"""Environments in workers of Ray: polyak beside RLlib's PPO, with the same settings; `python benchmarks/speed/workers.py`.
+"""Environments in workers of Ray, beside RLlib's PPO with the same settings: `python benchmarks/speed/workers.py`.
 
 Each training is a process of its own that begins a Ray, and whole trainings take turns: Ray's workers are not children
 of who began them, so that they would go on while one side of interleave.py stands still. What is timed is environment
@@ -121,10 +121,9 @@ def main() -> None:
     for _ in range(said.repeats):
         for side, rates in found.items():
             python = said.rivals if side == "rllib" else sys.executable
-            done = subprocess.run(
-                [str(python), __file__, "--side", side], cwd=ROOT, env={**os.environ, "POLYAK_CACHE": "off"},
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+            command = [str(python), __file__, "--side", side]
+            environment = {**os.environ, "POLYAK_CACHE": "off"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{side}: {done.stderr.strip().splitlines()[-1]}")
             rates.append(json.loads(done.stdout.splitlines()[-1])["steps_per_s"])
