@@ -101,11 +101,20 @@ def test_environments_rows_and_batches_are_shared_out_and_parameters_are_everywh
             {"devices": 2, "num_envs": 3},
             "cannot share out 3 environments equally: give a multiple by --num-envs",
         ),
+        (
+            {
+                "devices": 2,
+                "num_envs": 4,
+                "algorithm": "dqn",
+                "config": {"data": {"batch_size": 7, "warmup": 8}},
+            },
+            "cannot share out batches of 7 equally: give a multiple by --config.data.batch_size",
+        ),
     ],
 )
 def test_devices_that_are_not_there_or_do_not_divide_are_one_line(plan, expected):
     with pytest.raises(UserError) as error:
-        Session(Plan("ppo", "jax:CartPole-v1", **plan)).check()
+        Session(Plan(**{"algorithm": "ppo", "env": "jax:CartPole-v1", **plan})).check()
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -126,7 +135,7 @@ def test_what_learns_on_one_device_is_refused(more, said):
 @pytest.mark.long
 def test_a_cpu_becomes_as_many_devices_as_a_command_asks_for(tmp_path):
     command = [sys.executable, "-m", "polyak", "train", "ppo", "jax:CartPole-v1", "--devices", "4"]
-    command += ["--num-envs", "4", "--steps", "64", "--eval-every", "0", "--no-preset", "--name", "four"]
+    command += ["--num-envs", "4", "--steps", "64", "--eval-every", "32", "--no-preset", "--name", "four"]
     command += ["--config.data.steps", "8", "--config.minibatch", "16"]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)

@@ -6,8 +6,8 @@ One Ray serves the quick tests. What begins one of its own takes twelve seconds,
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, state_of
+from auditing import COUNTING, arrays_of, assert_same_bits, auditor, drive, saved_and_loaded, state_of
 from auditing import Config as AuditConfig
 from cases import CASE
 from counting_gym import CountingGym
@@ -28,9 +28,11 @@ from polyak.cli import main
 from polyak.drivers import distributed
 from polyak.drivers.arrival import Arrival
 from polyak.drivers.cluster import LOCAL, SILENT, Cluster
+from polyak.drivers.devices import Devices
 from polyak.drivers.distributed import Distributed
 from polyak.drivers.lanes import Rollout, joined, places, slots_of
 from polyak.envs.adapters.gymnasium import GymnasiumFactory
+from polyak.envs.find import find
 from polyak.envs.on_host import OnHost
 from polyak.envs.worlds.counting import Counting
 from polyak.errors import EnvironmentFault
@@ -557,16 +559,31 @@ def test_a_stopped_driver_leaves_nothing_and_goes_on_to_the_same_digest(tmp_path
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["ppo", "td3"])
+def test_what_workers_play_is_learned_from_on_two_devices(cluster, name, tmp_path):
+    algorithm, cfg = find_algorithm(name), config(name)
+    world = find(CASE[name].world)
+    one, two = (crew(algorithm, cfg, world, devices=each) for each in (None, Devices(2, LANES)))
+    want = one.advance(one.start(), 8)
+    got = saved_and_loaded(two, two.advance(two.start(), 5), tmp_path)
+    got = two.advance(got, 3)
+    for mine, theirs in zip(
+        *(jax.tree.leaves(d.learned(run)) for d, run in ((two, got), (one, want))), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    one.close()
+    two.close()
+
+
+@pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_twenty_kills_of_the_driver_leave_no_orphan_and_change_no_bit(tmp_path, monkeypatch):
-    """Killed at any moment: while Ray starts, while environments come back, in a rollout, at the end."""
+    """Killed at any moment: while Ray starts, while environments come back, in a rollout."""
     before, place, rng = rays(), TemporaryFolder(), np.random.default_rng(0)
     monkeypatch.setenv("TMPDIR", place.path)
-
-    def train(steps):
-        return ["train", "ppo", "CartPole-v1", *[str(steps) if word == "16384" else word for word in RUN]]
-
-    going = polyak(tmp_path, *train(1 << 20), "--name", "stopped", wait=False)
+    run = [str(1 << 19) if word == "16384" else word for word in RUN]  # more than it comes to in the meantime
+    train = ["train", "ppo", "CartPole-v1", *run]
+    going = polyak(tmp_path, *train, "--name", "stopped", wait=False)
     wait_for(lambda: len(lines_of(tmp_path)) > 1, 120)
     for _ in range(20):
         time.sleep(rng.uniform(0.0, 3.0))
@@ -578,13 +595,11 @@ def test_twenty_kills_of_the_driver_leave_no_orphan_and_change_no_bit(tmp_path, 
         going = polyak(tmp_path, "resume", "runs/stopped", wait=False)
         if rng.random() < 0.5:  # else it is killed while it begins
             wait_for(lambda reached=reached: len(lines_of(tmp_path)) > reached + 1, 120)
-    going.send_signal(signal.SIGTERM)
-    going.communicate(timeout=120)
-    assert going.returncode == 130
+    _, err = going.communicate(timeout=600)
+    assert going.returncode == 0, err
     wait_for(lambda: rays() <= before, 90)
     assert list(Path(place.path).glob("polyak-*")) == []
-    steps = json.loads(lines_of(tmp_path)[-1])["env_steps"]
-    _, err, code = polyak(tmp_path, *train(steps), "--name", "whole")
+    _, err, code = polyak(tmp_path, *train, "--name", "whole")
     assert code == 0, err
     digests = [polyak(tmp_path, "digest", f"runs/{name}")[0].strip() for name in ("whole", "stopped")]
     assert digests[0] == digests[1]
@@ -741,6 +756,8 @@ class TwoHosts:
         self.name = f"polyak-{os.getpid()}"
         near, far = f"pk{os.getpid()}n", f"pk{os.getpid()}f"
         self.inside, self.far = ["ip", "netns", "exec", self.name], far
+        if shutil.which("ip") is None:
+            pytest.skip("networks of one's own need iproute2")
         made = subprocess.run(["ip", "netns", "add", self.name], capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"networks of one's own are for root: {made.stderr.strip()}")
@@ -752,7 +769,9 @@ class TwoHosts:
             ["-n", self.name, "link", "set", far, "up"],
             ["-n", self.name, "link", "set", "lo", "up"],
         ):
-            subprocess.run(["ip", *words], check=True)
+            if subprocess.run(["ip", *words]).returncode:
+                self.close()
+                pytest.skip(f"no network of one's own: ip {' '.join(words)}")
 
     def lose(self, processes):
         subprocess.run(["ip", "-n", self.name, "link", "set", self.far, "down"], check=True)

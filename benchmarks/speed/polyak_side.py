@@ -36,7 +36,7 @@ def training_of(workload: Workload, seeds: int = 1, seed: int = 0) -> Training:
         seed=seed,
         seeds=seeds,
         num_envs=workload.num_envs,
-        eval_every=workload.end,
+        eval_every=0,
         checkpoint_every=10 * workload.end,
         preset=False,
     )
@@ -49,7 +49,6 @@ def measure(workload: Workload, seeds: int = 1, seed: int = 0) -> dict[str, obje
     """Seconds to compile, steps of all seeds together in what is timed, peak memory."""
     set_up_jax()
     training = training_of(workload, seeds, seed)
-    training.schedule.evaluation = training.schedule.checkpoint = training.schedule.total + 1
     per = training.session.driver.env_steps
     training.start()
     began = time.perf_counter()

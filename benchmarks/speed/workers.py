@@ -46,7 +46,6 @@ def with_polyak(driver: str) -> dict[str, Any]:
     steps = 10 * LAST * LANES * ROWS
     settings = Settings(steps=steps, num_envs=LANES, eval_every=0, preset=False, **workers)
     training = Training(Session(make_plan("ppo", ENV, settings, PPO)), silent())
-    training.schedule.checkpoint = training.schedule.total + 1
     training.start()
     training.compile()
     lines = Lines()

@@ -46,7 +46,7 @@ def train(said: flags.Said, settings: Settings) -> int:
     from polyak.runs.run import Run
     from polyak.runs.setup import set_up_jax
 
-    set_up_jax()
+    set_up_jax(settings.devices)
     fields = flags.literals(said.groups.get("env", {}))
     own = flags.literals(said.groups["eval_env"]) if "eval_env" in said.groups else None
     config = said.groups.get("config", {})

@@ -159,23 +159,23 @@ def diversity(
     """A metric of how differently workers explore: what they would do in the same states, by the same random numbers.
 
     The mean over pairs of workers, over n of the states that the rollout began in, and over the parts of an action: 1
-    where two discrete actions differ, the distance of continuous ones. Equal policies have 0. What an algorithm
-    remembers in an episode is as at its beginning.
+    where two discrete actions differ, the distance of continuous ones. Equal policies have 0. What an algorithm draws
+    for an episode, as an epsilon, is drawn for each worker.
 
     read  [K, ...] what each worker acts with, leaf by leaf
     """
     workers = len(read[0])
     if workers == 1:
         return {}
-    key_memory, key_act = jax.random.split(jax.random.fold_in(key, workers))
+    key_act, *keys = jax.random.split(jax.random.fold_in(key, workers + 1), workers + 1)
     numbers = jnp.arange(workers * share.num_envs, dtype=jnp.int32).reshape(workers, -1)
     obs = jax.tree.map(lambda x: x[0, ::workers], batch.obs)
 
-    def of_one(mine: tuple[Array, ...], env_ids: Array) -> Array:
-        memory = algorithm.memory(cfg, share, env_ids, jnp.zeros_like(env_ids), key_memory)
+    def of_one(mine: tuple[Array, ...], env_ids: Array, key: Array) -> Array:
+        memory = algorithm.memory(cfg, share, env_ids, jnp.zeros_like(env_ids), key)
         return algorithm.act(cfg, share, replaced(newest, mine), memory, obs, key_act, True)[0]
 
-    action = jax.vmap(of_one)(read, numbers)
+    action = jax.vmap(of_one)(read, numbers, jnp.stack(keys))
     one, other = action[:, None], action[None]
     apart = (one != other).astype(jnp.float32) if isinstance(share.action, Discrete) else jnp.abs(one - other)
     return {"actor/diversity": apart.mean() * workers / (workers - 1)}  # the pairs of one with itself have 0

@@ -6,7 +6,6 @@ sums: equal to rounding, not bit for bit. The same number of devices gives the s
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -42,6 +41,14 @@ class Devices:
             )
         self.mesh = Mesh(np.array(there[:count]), (AXIS,))
 
+    def check_batch(self, size: int) -> None:
+        """UserError where a batch that is drawn from replay cannot be shared out."""
+        if size % self.mesh.size:
+            raise UserError(
+                f"--devices {self.mesh.size} cannot share out batches of {size} equally: give a multiple by "
+                "--config.data.batch_size"
+            )
+
     def along(self, axis: int | None) -> NamedSharding:
         """Shared out along an axis; None: whole on every device."""
         spec = () if axis is None else (*[None] * axis, AXIS)
@@ -52,9 +59,12 @@ class Devices:
         return jax.tree.map(lambda _: self.along(axis), tree)
 
     def ring(self, ring: Any) -> Any:
-        """Where a replay ring [S, C, N, ...] lies, by environments; () where nothing is kept."""
+        """Where a replay ring [S, C, N, ...] and its frames lie, by environments; () where nothing is kept."""
         whole = self.share_out(ring, None)
-        return whole.replace(rows=self.share_out(ring.rows, 2)) if ring else whole
+        if not ring:
+            return whole
+        frames = whole.frames.replace(store=self.share_out(ring.frames.store, 2)) if ring.frames else ()
+        return whole.replace(rows=self.share_out(ring.rows, 2), frames=frames)
 
     def share_out_traced(self, tree: Tree, axis: int) -> Tree:
         """Arrays of a program that is being traced, along an axis where that divides; what does not stays."""
@@ -91,7 +101,7 @@ class Where(NamedTuple):
         """The arguments, each where it is to be; what is not JAX's yet is put there by the call."""
 
         def put(x: Any, where: NamedSharding) -> Any:
-            return jax.device_put(x, where) if isinstance(x, jax.Array) else x
+            return jax.device_put(x, where) if isinstance(x, jax.Array) and x.sharding != where else x
 
         return jax.tree.map(put, args, self.given)
 
@@ -100,11 +110,3 @@ def shared_out(tree: Tree, axis: int) -> Tree:
     """Arrays of the program that is being traced, shared out along an axis as far as it divides; else as they are."""
     devices = _in_use.get()
     return tree if devices is None else devices.share_out_traced(tree, axis)
-
-
-def have(count: int) -> None:
-    """Make a CPU as many devices, if that is what there is and JAX has not looked yet."""
-    if ON_CPU in os.environ.get("XLA_FLAGS", ""):
-        return
-    with contextlib.suppress(RuntimeError):  # it has
-        jax.config.update("jax_num_cpu_devices", count)

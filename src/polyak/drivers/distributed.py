@@ -29,7 +29,7 @@ from polyak.drivers.cluster import Cluster, undisturbed
 from polyak.drivers.devices import Devices
 from polyak.drivers.driver import Left
 from polyak.drivers.episodes_host import HostEpisodes, word
-from polyak.drivers.host import LOOK_SECONDS, ActInput, ActState, Host, HostRun, Learner
+from polyak.drivers.host import LOOK_SECONDS, ActInput, ActState, Host, HostRun
 from polyak.drivers.lanes import (
     Begun,
     Carries,
@@ -180,9 +180,8 @@ class Distributed(Host):
         self._hire(carries, [0] * self.workers)
         if states is None:
             states = self.initial(self.seed_array)
-        learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
         episodes: Any = carries
-        run = WorkersRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
+        run = WorkersRun(*self._begun(states), episodes, self._no_sums(), 0, 0)
         run.ahead = run.act_input.tree.actor
         self._until(run, self._all_there)
         return run
@@ -224,11 +223,11 @@ class Distributed(Host):
         carries.unpack(tree.pop("episodes"), flat(tree.pop("memory")))
         sums = {name: np.array(value) for name, value in tree.pop("sums").items()}
         self._hire(carries, numbers)
-        device = jax.tree.map(jnp.array, tree)
-        ahead = device.pop("ahead", None)
-        learner, act_state = Learner(**device), ActState(*zeros(tuple(vars(self._shapes.act_state).values())))
+        ahead = jax.tree.map(jnp.array, tree.pop("ahead", None))
+        learner = self._unpacked(tree)
+        act_state = ActState(*zeros(tuple(vars(self._shapes.act_state).values())))
         row_keys = self.row_keys(self.seed_array, word(iteration))
-        act_input = ActInput(self.read(learner.state), row_keys)
+        act_input = ActInput(self.read(self._acting(learner.state)), row_keys)
         episodes: Any = carries
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
         run = WorkersRun(*parts, episodes, sums, iteration, iteration, ahead=ahead)

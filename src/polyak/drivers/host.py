@@ -125,12 +125,12 @@ class Host:
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        options, several = options_for(cfg.data), {} if devices is None else {"where": self._where}
+        options, where = options_for(cfg.data), self._where if devices else None
         self.learn = {
-            warm: Program(self._learn(warm), donate=(0, 2), options=options, **several)
+            warm: Program(self._learn(warm), donate=(0, 2), options=options, where=where)
             for warm in (True, False)
         }
-        self.begin = Program(self._begin)
+        self.begin = Program(self._begin, where=self._where_begun if devices else None)
         self.row_keys = Program(self._row_keys)
         self.read = actors(algorithm)
         self.initial = initializer(algorithm, cfg, spec)
@@ -155,8 +155,13 @@ class Host:
         self._note_mask()
         if states is None:
             states = self.initial(self.seed_array)
-        learner, act_input, act_state = map(Flattened, self.begin(states, self.seed_array))
-        return HostRun(learner, act_input, act_state, episodes, self._no_sums(), 0, 0)
+        return HostRun(*self._begun(states), episodes, self._no_sums(), 0, 0)
+
+    def _begun(self, states: Tree) -> tuple[Flattened, Flattened, Flattened]:
+        """What is on the device before the first step."""
+        learner, *acting = self.begin(states, self.seed_array)
+        learner, act_input, act_state = map(Flattened, (learner, *self._acting(acting)))
+        return learner, act_input, act_state
 
     def compile(self, warm: bool) -> None:
         """Compile what `advance` will run in the warm-up or after it; only shapes are needed, no run."""
@@ -185,9 +190,7 @@ class Host:
             run.learner.leaves, *acting = self.learn[warm](
                 run.learner.leaves, run.act_input.leaves, run.act_state.leaves, rollout, self.seed_array
             )
-            run.act_input.leaves, run.act_state.leaves = (
-                acting if self.devices is None else self.devices.first(acting)
-            )
+            run.act_input.leaves, run.act_state.leaves = self._acting(acting)
             run.iteration += 1
         validate.check_metrics(run.learner.tree.metrics, run.iteration)
         return run
@@ -238,12 +241,13 @@ class Host:
         replay is cut there, and `inexact` names the slot: the run is consistent, but not exact.
         """
         host = ("episodes", "sums")
-        device = jax.tree.map(jnp.array, {name: value for name, value in tree.items() if name not in host})
+        device = {name: value for name, value in tree.items() if name not in host}
         shapes = self._shapes.act_state
-        act_state = ActState(device.pop("memory"), *zeros((shapes.extras, shapes.row)))
-        learner, iteration = Learner(**device), int(extra["iteration"])
+        memory = jax.tree.map(jnp.array, device.pop("memory"))
+        act_state = ActState(memory, *zeros((shapes.extras, shapes.row)))
+        learner, iteration = self._unpacked(device), int(extra["iteration"])
         row_keys = self.row_keys(self.seed_array, word(iteration))
-        act_input = ActInput(self.read(learner.state), row_keys)
+        act_input = ActInput(self.read(self._acting(learner.state)), row_keys)
         episodes = self._episodes()
         sums = {name: np.array(value) for name, value in tree["sums"].items()}
         parts = Flattened(learner), Flattened(act_input), Flattened(act_state)
@@ -288,8 +292,7 @@ class Host:
 
     def learned(self, run: HostRun) -> Tree:
         """The algorithm's state, [S, ...]."""
-        state = run.learner.tree.state
-        return state if self.devices is None else self.devices.first(state)
+        return self._acting(run.learner.tree.state)
 
     def with_learned(self, run: HostRun, state: Tree) -> HostRun:
         """The run with another state, which its next rollout is acted with."""
@@ -409,8 +412,23 @@ class Host:
 
     # ---- what is compiled
 
+    def _acting(self, tree: Tree) -> Tree:
+        """What acting reads, on the device that acts."""
+        return tree if self.devices is None else self.devices.first(tree)
+
+    def _unpacked(self, device: dict[str, Any]) -> Learner:
+        """The learner of a checkpoint, in fresh arrays, where it is learned from."""
+        if self.devices is None:
+            return Learner(**jax.tree.map(jnp.array, device))
+        return jax.device_put(Learner(**device), self._where_begun().made.learner)
+
     def _where(self) -> Where:
         return self._places
+
+    def _where_begun(self) -> Where:
+        devices = self._places.devices
+        made = OnDevice(*map(self._tree, OnDevice._fields, self._places.made))
+        return Where(devices, (made.learner.state, devices.along(None)), made)
 
     @cached_property
     def _places(self) -> Where:
@@ -418,11 +436,8 @@ class Host:
         devices, shapes = self.devices, self._shapes
         assert devices is not None
         learner = devices.share_out(shapes.learner, None).replace(buffer=devices.ring(shapes.learner.buffer))
-        act_state = devices.share_out(shapes.act_state, None).replace(
-            memory=devices.share_out(shapes.act_state.memory, 1),
-            extras=devices.share_out(shapes.act_state.extras, 2),
-        )
-        made = tuple(map(flat, (learner, devices.share_out(shapes.act_input, None), act_state)))
+        acting = (devices.share_out(part, None) for part in (shapes.act_input, shapes.act_state))
+        made = tuple(map(flat, (learner, *acting)))
         by_env = (
             1 if len(self.seeds) == 1 else None
         )  # [T, L, ...] has the seeds' environments one after another

@@ -91,12 +91,12 @@ class InGraph:
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         options = options_for(cfg.data)
-        several = {} if devices is None else {"where": self._where}
+        where = self._where if devices else None
         self.program = {
-            warm: Program(self._chunk(warm), donate=(0,), options=options, **several)
+            warm: Program(self._chunk(warm), donate=(0,), options=options, where=where)
             for warm in (True, False)
         }
-        self.begin = Program(self._begin)
+        self.begin = Program(self._begin, where=self._where_begun if devices else None)
         self.read = actors(algorithm)
         self.initial = initializer(algorithm, cfg, spec)
         self.seed_array = np.asarray(self.seeds, np.uint32)
@@ -171,7 +171,11 @@ class InGraph:
 
     def unpack(self, tree: Tree, extra: dict) -> GraphRun:
         """The run that was packed."""
-        return GraphRun(**jax.tree.map(jnp.array, tree), outside=zeros(self._shapes.outside))
+        if self.devices is None:
+            arrays = jax.tree.map(jnp.array, tree)
+        else:
+            arrays = jax.device_put(tree, packed(self._places.made))
+        return GraphRun(**arrays, outside=zeros(self._shapes.outside))
 
     def report(self, run: GraphRun) -> tuple[GraphRun, dict[str, np.ndarray]]:
         """The run with empty sums, and the sums since the last report as NumPy arrays [S]."""
@@ -217,6 +221,10 @@ class InGraph:
 
     def _where(self) -> Where:
         return self._places
+
+    def _where_begun(self) -> Where:
+        where, _, everywhere = self._places.given
+        return Where(self._places.devices, (where.state, everywhere), where)
 
     @cached_property
     def _places(self) -> Where:

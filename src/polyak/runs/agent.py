@@ -66,6 +66,7 @@ class Agent:
         self.training: Training | None = None
         self.metrics: list[dict[str, Any]] = []
         self._policy: Policy | None = None
+        set_up_jax(self.settings.devices)
         self._plan()  # mistakes are said here and not in `learn`
 
     # ---- learn
@@ -91,7 +92,6 @@ class Agent:
         """
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
-        set_up_jax()
         terminal = Terminal() if verbose and not self.settings.quiet else silent()
         before = 0 if reset_num_timesteps else self.env_steps
         plan = self._plan(before + total_timesteps, total_timesteps)
@@ -153,6 +153,7 @@ class Agent:
         tree, _ = training.session.driver.pack(training.carry)
         state = map_seeded(lambda x: x[0], jax.tree.map(lambda x: x.copy(), tree["state"]))
         session, before = training.session, self._policy
+        state = state if session.devices is None else session.devices.first(state)
         if before is not None and before.cfg == session.cfg:
             self._policy = before.of_state(state)
         else:  # the first, or the horizon is another

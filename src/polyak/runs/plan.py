@@ -193,6 +193,7 @@ class Plan:
                 plan = amend(cls("", ""), values)
                 check_ranges(plan)
                 check_budget(plan.steps, plan.updates, plan.data or not plan.collects)
+                check_devices(plan)
                 algorithms.check(plan.algorithm)
             except UserError as error:
                 raise CheckpointError(f"{where}: {error}") from error
@@ -257,7 +258,7 @@ MOST_COUNT = 2**62
 MOST = {
     "num_envs": 1_000_000,
     "workers": 4_096,
-    "devices": 4_096,
+    "devices": 1_024,
     "eval_episodes": 100_000,
     "eval_limit": 2**31 - 1,
     "config.data.n_step": 10_000,

@@ -277,7 +277,7 @@ class Run:
             session.address = address
             session.track = amend(Settings(), {"track": track}).track
             if not self.finished:
-                set_up_jax()
+                set_up_jax(session.plan.devices)
                 try:
                     run_loop(
                         session, self.folder, terminal, resume=True, facts=facts(session, ""), callbacks=told
@@ -363,8 +363,8 @@ def train(
     """
     check_main_guard()
     told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
-    set_up_jax()
     said = settings_of(algorithm, {**settings, "steps": steps, "seed": seed, "seeds": seeds})
+    set_up_jax(said.devices)
     session, note = plan_run(algorithm, env, said, config, env_fields, eval_env_fields)
     trusted = {
         "env": env,

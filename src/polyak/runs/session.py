@@ -12,7 +12,7 @@ import jax
 from polyak import algorithms
 from polyak.drivers import check
 from polyak.drivers.check import check_data, ignored
-from polyak.drivers.devices import Devices, have
+from polyak.drivers.devices import Devices
 from polyak.drivers.driver import Driver
 from polyak.drivers.eval_worker import EvalWorker
 from polyak.drivers.evaluate import Evaluator, width_for
@@ -57,8 +57,6 @@ class Session:
 
     def __post_init__(self) -> None:
         check_modes()
-        if self.plan.devices > 1:
-            have(self.plan.devices)
 
     @cached_property
     def world(self) -> Any:
@@ -121,8 +119,8 @@ class Session:
         check_data(self.plan.algorithm, self.algorithm, self.cfg, self.spec, algorithms.fitting)
         check_priority(self.plan.algorithm, self.algorithm, self.cfg, self.spec)
         check_counts(self.plan.steps, self.spec, self.cfg.data)
-        if self.plan.devices > 1:
-            Devices(self.plan.devices, self.plan.num_envs)
+        if self.devices is not None and self.cfg.data.replays:
+            self.devices.check_batch(self.cfg.data.batch_size)
         if self.plan.driver == "ray":
             from polyak.drivers.cluster import check_ray
 

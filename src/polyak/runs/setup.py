@@ -1,5 +1,6 @@
 """How JAX is set up before anything runs."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from polyak.drivers.devices import ON_CPU
 from polyak.errors import UserError
 
 MODES = {  # of JAX, each with the values that polyak runs with, and why
@@ -29,14 +31,19 @@ def check_modes() -> None:
             raise UserError(f"{name} is {value}, but polyak needs {allowed[0]}, since {why}: {said}")
 
 
-def set_up_jax() -> None:
+def set_up_jax(devices: int = 1) -> None:
     """Keep compiled programs on disk, and run small ones on a CPU where they are called.
+
+    devices  that a run asks for: a CPU becomes as many, if JAX has not looked yet
 
     A second start then compiles nothing, unless the user chose no cache (POLYAK_CACHE=off) or a folder of their
     own (JAX_COMPILATION_CACHE_DIR). Waking another thread to choose one action takes longer than choosing it; this
     has no effect in a process where JAX has computed something already.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if devices > 1 and ON_CPU not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # it has: there are as many as there are
+            jax.config.update("jax_num_cpu_devices", devices)
     if os.environ.get("POLYAK_CACHE") == "off" or jax.config.values.get("jax_compilation_cache_dir"):
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
