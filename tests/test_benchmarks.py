@@ -124,12 +124,12 @@ def test_a_contender_that_fails_leaves_the_others_alone(script, said):
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        (HANGS + SLEEP, "no 'begin' within 1 s; at work"),
-        (HANGS + CHILD + SLEEP, "no 'begin' within 1 s; at work"),
-        (HANGS + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP, "no 'begin' within 1 s; at work"),
-        (HANGS + BEGUN + SLEEP, "no 'end' within 0.5 s; at work"),
-        (HANGS + ENDED + SLEEP, "did not leave within 0.5 s; at work"),
-        (HANGS + "import os\nos.close(1)\n" + SLEEP, "did not leave within 0.5 s; at work"),
+        (HANGS + SLEEP, "no 'begin' within 4 s; at work"),
+        (HANGS + CHILD + SLEEP, "no 'begin' within 4 s; at work"),
+        (HANGS + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP, "no 'begin' within 4 s; at work"),
+        (HANGS + BEGUN + SLEEP, "no 'end' within 2 s; at work"),
+        (HANGS + ENDED + SLEEP, "did not leave within 2 s; at work"),
+        (HANGS + "import os\nos.close(1)\n" + SLEEP, "did not leave within 2 s; at work"),
     ],
 )
 def test_a_contender_that_hangs_is_ended_and_leaves_the_others_alone(script, said, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_contender_that_hangs_is_ended_and_leaves_the_others_alone(script, sai
     began = time.perf_counter()
     found = interleave.interleave(
         {"good": command(work=0.1), "bad": command(script=script), "other": command(work=0.1)},
-        patience=Patience(begin=1.0, end=0.5, leave=0.5),
+        patience=Patience(begin=4.0, end=2.0, leave=2.0),
     )
     assert found["bad"] == {"error": said}
     assert found["good"]["steps"] == found["other"]["steps"] == 7
@@ -151,7 +151,7 @@ def test_a_contender_that_stops_itself_is_ended(when, monkeypatch):
     script = HANGS + when + "import os\nwhile True:\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
     found = interleave.interleave(
         {"bad": command(script=script), "good": command(work=0.1)},
-        patience=Patience(begin=1.0, end=0.5, leave=0.5),
+        patience=Patience(begin=4.0, end=2.0, leave=2.0),
     )
     assert found["bad"]["error"].endswith(" s; at work")
     assert found["good"]["steps"] == 7
