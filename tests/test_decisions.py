@@ -338,7 +338,7 @@ def test_ppo_sees_car_racing_as_its_preset_says_and_is_judged_by_whole_episodes(
 
     for name in ("envpool:CarRacing-v3", "CarRacing-v3"):
         session, note = plan_run("ppo", name, Settings())
-        assert session.env_spec.obs.shape == (4, 42, 42)
+        assert session.env_spec.obs.shape == (4, 52, 52)
         assert session.env_spec.time_limit == 125
         assert (session.plan.env_fields["patience"], session.eval_fields["patience"]) == (12, 0)
         assert "--env.action_repeat 8" in note

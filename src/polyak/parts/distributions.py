@@ -204,9 +204,8 @@ class Beta(Record):
         return (self._log_scale - mean_log + (above + below) * digamma(self.alpha + self.beta)).sum(-1)
 
     def mode(self) -> Float[Array, "... A"]:
-        """The peak, [..., A]; the middle where all actions are alike."""
-        above, below = self.alpha - 1, self.beta - 1
-        return (above - below) / jnp.maximum(above + below, jnp.finfo(above.dtype).tiny)
+        """The mean, [..., A]: it stands for the peak, which leaps to a bound and back where a Beta is nearly flat."""
+        return (self.alpha - self.beta) / (self.alpha + self.beta)
 
     def kl(self, other: "Beta") -> Float[Array, "..."]:
         """KL(self || other) in nats, [...]."""
