@@ -51,15 +51,6 @@ WORKLOADS = {
         config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
         goals={"sbx": 2.0, "sb3": 4.0, "tianshou": 1.0},
     ),
-    "sac-halfcheetah": Workload(
-        title="SAC HalfCheetah-v5",
-        algorithm="sac",
-        env="HalfCheetah-v5",
-        begin=1_500,
-        end=5_500,
-        config={"hidden": [256, 256], "data": {"capacity": 1_000_000, "batch_size": 256, "warmup": 500}},
-        goals={"sbx": 2.0, "sb3": 4.0},
-    ),
     "ppo-halfcheetah": Workload(
         title="PPO HalfCheetah-v5",
         algorithm="ppo",
@@ -131,6 +122,10 @@ WORKLOADS = {
         products=False,
     ),
 }
+
+WORKLOADS["sac-halfcheetah"] = dataclasses.replace(
+    WORKLOADS["td3-halfcheetah"], title="SAC HalfCheetah-v5", algorithm="sac", goals={"sbx": 2.0, "sb3": 4.0}
+)
 
 # For a GPU, with nothing beside: many environments, and many agents in one program against one.
 WORKLOADS["ppo-graph-2048"] = dataclasses.replace(

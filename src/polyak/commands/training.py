@@ -68,7 +68,7 @@ def resume(said: flags.Said, options: ResumeOptions) -> int:
     from polyak.runs.setup import set_up_jax
     from polyak.show.terminal import Terminal, silent
 
-    set_up_jax()
+    set_up_jax(folder.plan().devices)
     run = open_trusted(folder.path, options.trust)
     said_more = {"steps": options.steps, "updates": options.updates}
     more = {unit: value for unit, value in said_more.items() if value is not None}

@@ -92,6 +92,7 @@ class Agent:
         """
         told = callbacks(on_log=on_log, on_evaluation=on_evaluation, on_checkpoint=on_checkpoint)
         total_timesteps = whole("total_timesteps", total_timesteps, 1, 2**63 - 1)
+        set_up_jax(self.settings.devices)  # one that was loaded has not
         terminal = Terminal() if verbose and not self.settings.quiet else silent()
         before = 0 if reset_num_timesteps else self.env_steps
         plan = self._plan(before + total_timesteps, total_timesteps)
