@@ -68,6 +68,20 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return share_of(nodeid)
 
+        def remove_node(self, node):
+            """What a process that died had yet to do goes to the others, but for the test that it died of.
+
+            xdist hands that one on too, and waits for ever once it has ended every process.
+            """
+            units = self.assigned_work.pop(node)
+            died_of = next((test for unit in units.values() for test, done in unit.items() if not done), None)
+            for unit in units.values():
+                unit.update({died_of: True} if died_of in unit else {})
+            self.workqueue.update({name: unit for name, unit in units.items() if not all(unit.values())})
+            for other in self.assigned_work:
+                self._reschedule(other)
+            return died_of
+
     config.option.loadscopereorder = False
     return Shares(config, log)
 
