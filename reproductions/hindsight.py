@@ -8,6 +8,7 @@ import polyak
 from reproductions.finding import Check, Finding, main, train
 
 SEEDS, BITS = 3, 20
+LENGTHS = {10: 60_000, 20: 120_000, 30: 300_000, 40: 600_000, 50: 1_000_000}  # steps by bits
 STRATEGIES = ("future", "final", "episode", "random")
 FLIPPING = {
     "gamma": 0.98,
@@ -104,6 +105,19 @@ def with_and_without(strategy: str, steps: int = 120_000) -> Check:
     return check
 
 
+def lengths() -> Finding:
+    """Bit flipping with and without hindsight, from few bits to many, with more steps for more bits."""
+    claims, said = {}, []
+    for bits, steps in LENGTHS.items():
+        found, plain = (curves(flipped(her, steps, bits))[:, -1] for her in ("future", None))
+        print(f"  {bits} bits, {steps:,} steps: {shown(found)} with, {shown(plain)} without")
+        claims[f"{bits} bits: at least 95 % with future (found {found.mean():.2f})"] = found.mean() >= 0.95
+        if bits > 13:
+            claims[f"{bits} bits: near 0 without (found {plain.mean():.2f})"] = plain.mean() <= 0.02
+        said.append(f"{bits}: {found.mean():.2f}, {plain.mean():.2f}")
+    return Finding(claims, f"success by bits, with and without; {SEEDS} seeds each: {'; '.join(said)}")
+
+
 def held_out() -> Finding:
     """Goals that were never asked for are reached; and every row that is stored has its goal."""
     run = flipped(
@@ -185,5 +199,5 @@ if __name__ == "__main__":
             "E5": ranked,
             "E6": any_algorithm,
         },
-        long={"E5": lambda: ranked(long=True), "E6": lambda: any_algorithm(long=True)},
+        long={"E2": lengths, "E5": lambda: ranked(long=True), "E6": lambda: any_algorithm(long=True)},
     )

@@ -1,5 +1,7 @@
 """Ornstein-Uhlenbeck noise (D4): its mean, variance and autocorrelation beside those of its equation.
 
+In the longer form DDPG finds the goal of the continuous mountain car with it, which rewards nothing else.
+
 dx = -theta x dt + sigma dW has mean 0, stationary variance sigma^2 / (2 theta), and the correlation exp(-theta lag)
 between two times a lag apart. theta is the rate of return and sigma the scale, which lecture 2 has the other way round.
 """
@@ -7,13 +9,15 @@ between two times a lag apart. theta is the rate of return and sigma the scale, 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import trim_mean
 
 from polyak.parts.exploration import ornstein_uhlenbeck
-from reproductions.finding import Finding, main
+from reproductions.finding import Finding, main, train
 
 PATHS, STEPS, BURN = 20_000, 200, 100
 SETTINGS = [(0.15, 0.2, 1.0), (0.15, 0.2, 0.1), (1.0, 0.3, 0.5), (3.0, 1.0, 0.2)]  # theta, sigma, dt
 LAGS = (1, 2, 5, 10)
+CAR, BAR, SEEDS = "jax:MountainCarContinuous-v0", 93.0, 10
 
 
 def moments() -> Finding:
@@ -48,5 +52,16 @@ def moments() -> Finding:
     )
 
 
+def mountain_car() -> Finding:
+    """DDPG's preset, whose noise is this one."""
+    found = train("ddpg", CAR, seeds=SEEDS).evaluate(100).returns.mean(axis=1)
+    middle = float(trim_mean(found, 0.25))
+    claim = f"the interquartile mean of {SEEDS} seeds is at least {BAR:g} (found {middle:.1f})"
+    return Finding(
+        {claim: middle >= BAR},
+        f"DDPG on {CAR}, {SEEDS} seeds: IQM {middle:.1f} ({', '.join(f'{x:.1f}' for x in np.sort(found))})",
+    )
+
+
 if __name__ == "__main__":
-    main({"D4": moments})
+    main({"D4": moments}, long={"D4": mountain_car})
