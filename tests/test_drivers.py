@@ -105,6 +105,14 @@ def run(driver, *parts):
 
 # what users' programs are, in text and to the bit: all others are compiled as conftest.py says
 as_used = pytest.mark.usefixtures("compiled_as_used")
+few_as_used = pytest.mark.usefixtures("few_compiled_as_used")
+
+
+@pytest.fixture
+def few_compiled_as_used(request, name):
+    """Programs of the few are what users' are, and in `make test-long` those of all algorithms."""
+    if name in FEW or request.node.get_closest_marker("long"):
+        request.getfixturevalue("compiled_as_used")
 
 
 # ---- bits
@@ -131,7 +139,7 @@ def test_what_xla_is_told_about_copies_changes_no_bit(name, place, monkeypatch):
     assert_same_bits(told, arrays())
 
 
-@as_used
+@few_as_used
 @each_case
 def test_how_a_run_is_cut_changes_no_bit(name, place):
     driver = driver_of(name, place, 1)
@@ -140,7 +148,7 @@ def test_how_a_run_is_cut_changes_no_bit(name, place):
     assert_same_bits(arrays_of(driver, run(driver, *[8] * 7, 4)), whole)
 
 
-@as_used
+@few_as_used
 @each_case
 def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     driver = driver_of(name, place, 1)
@@ -152,7 +160,7 @@ def test_the_same_seed_is_the_same_run_and_another_is_another(name, place):
     assert [key for key in floats if whole[key].any() and (other[key] == whole[key]).all()] == []
 
 
-@as_used
+@few_as_used
 @each_case
 def test_a_run_that_is_saved_and_loaded_goes_on_to_the_same_bits(name, place, tmp_path):
     """Every algorithm's short form of what test_resume.py does with whole runs: through files, in the middle."""
@@ -234,7 +242,7 @@ LAPACK = re.compile(
 )
 
 
-@as_used
+@few_as_used
 @each_case
 def test_no_program_calls_lapack_or_copies_a_ring(name, place):
     assert_in_place(name, place, 1)
