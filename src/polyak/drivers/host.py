@@ -125,7 +125,7 @@ class Host:
         self.count = len(self.seeds) * spec.num_envs  # L, environments of all seeds
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         self.act = {warm: Program(self._act(warm), donate=(1,), options=ONE_BY_ONE) for warm in (True, False)}
-        options, where = options_for(cfg.data), self._where if devices else None
+        options, where = options_for(cfg.data), (lambda: self._places) if devices else None
         self.learn = {
             warm: Program(self._learn(warm), donate=(0, 2), options=options, where=where)
             for warm in (True, False)
@@ -421,9 +421,6 @@ class Host:
         if self.devices is None:
             return Learner(**jax.tree.map(jnp.array, device))
         return jax.device_put(Learner(**device), self._where_begun().made.learner)
-
-    def _where(self) -> Where:
-        return self._places
 
     def _where_begun(self) -> Where:
         devices = self._places.devices

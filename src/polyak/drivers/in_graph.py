@@ -91,7 +91,7 @@ class InGraph:
         self.env_steps = self.rows * spec.num_envs  # of one seed in one iteration
         self.warmup = cfg.data.warmup_rollouts(spec.num_envs)
         options = options_for(cfg.data)
-        where = self._where if devices else None
+        where = (lambda: self._places) if devices else None
         self.program = {
             warm: Program(self._chunk(warm), donate=(0,), options=options, where=where)
             for warm in (True, False)
@@ -218,9 +218,6 @@ class InGraph:
         return run.replace(outside=zeros(run.outside))
 
     # ---- what is compiled
-
-    def _where(self) -> Where:
-        return self._places
 
     def _where_begun(self) -> Where:
         where, _, everywhere = self._places.given
