@@ -328,6 +328,7 @@ def test_what_on_policy_does_not_serve_yet_is_refused_by_name(name, value):
         (OnPolicy(steps=-1), "data.steps is -1"),
         (Replay(capacity=10, warmup=11), "more than data.capacity"),
         (Replay(capacity=100, warmup=4, length=4), "replay holds 3 rows"),
+        (Replay(capacity=7, warmup=4, steps=2, n_step=5), "raise data.capacity to 12 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(data, says):

@@ -149,6 +149,12 @@ def wrong_sizes(data: Any, spec: Spec) -> list[str]:
             f"data.length is {data.length}, but at the first update the replay holds {rows} rows of each "
             "environment: raise data.warmup or data.capacity"
         )
+    if held < data.n_step:
+        enough = -(-data.n_step // data.steps) * data.steps * spec.num_envs  # in whole rollouts
+        wrong.append(
+            f"data.n_step is {data.n_step}, but the replay holds {held} rows of each environment: raise "
+            f"data.capacity to {enough} or more"
+        )
     return wrong
 
 
