@@ -2,8 +2,8 @@
 
 Each training is a process of its own that begins a Ray, and whole trainings take turns: Ray's workers are not children
 of who began them, so that they would go on while one side of interleave.py stands still. What is timed is environment
-steps per second, learning included, after the first rollouts. RLlib is looked for in benchmarks/.venv, where
-`make bench` installs what rivals.txt names.
+steps per second, learning included, after the first rollouts. RLlib wants another Gymnasium than the other rivals do:
+install "ray[rllib]" and torch into an environment of their own, whose Python `--rivals` names.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from measure import versions
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RIVALS = HERE.parent / ".venv" / "bin" / "python"
 
 ENV, WORKERS, LANES, ROWS = "CartPole-v1", 2, 8, 512  # lanes of all workers together
 FIRST, LAST = 2, 12  # rollouts: what is timed lies between the ends of these two
@@ -111,12 +110,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--side", choices=["polyak", "host", "rllib"])
-    options.add_argument("--rivals", type=Path, default=RIVALS, help="Python that has RLlib")
+    options.add_argument(
+        "--rivals", type=Path, help="Python that has RLlib; without it polyak is measured alone"
+    )
     said = options.parse_args()
     if said.side:
         print(json.dumps(with_rllib() if said.side == "rllib" else with_polyak(said.side)))
         return
-    found: dict[str, list[float]] = {"polyak": [], "host": [], "rllib": []}
+    found: dict[str, list[float]] = {"polyak": [], "host": []} | ({"rllib": []} if said.rivals else {})
     for _ in range(said.repeats):
         for side, rates in found.items():
             python = said.rivals if side == "rllib" else sys.executable
@@ -129,7 +130,7 @@ def main() -> None:
             print(f"{side}: {rates[-1]:,.0f} steps/s", flush=True)
     for side, rates in found.items():
         print(f"{side}: {statistics.median(rates):,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})")
-    for side in ("host", "rllib"):
+    for side in list(found)[1:]:
         ratios = [ours / theirs for ours, theirs in zip(found["polyak"], found[side], strict=True)]
         print(f"polyak with {WORKERS} workers / {side}: {statistics.median(ratios):.2f}")
 
