@@ -1,9 +1,9 @@
 """MuJoCo's tasks: TD3 on seven (H2), and DDPG (D3) and SAC (F7) on HalfCheetah.
 
-Fujimoto et al. 2018 (arXiv:1802.09477), Table 1, has the highest mean evaluation over a million steps. TD3's longer form
-is that table: the paper's networks, batches and warm-ups, ten episodes every 5,000 steps, one seed where the paper has
-ten. It takes a day on two cores, so that its runs are kept in runs/, and go on where they were stopped. DDPG and SAC
-are held to the table after a tenth of its steps on HalfCheetah-v5, whose reward is that of the paper's version.
+Fujimoto et al. 2018 (arXiv:1802.09477), Table 1, has the highest mean evaluation over a million steps. TD3's longer
+form is that table: the paper's networks, batches and warm-ups, ten episodes every 5,000 steps, one seed where the paper
+has ten. It takes a day on two cores, so that its runs are kept in runs/, and go on where they were stopped. DDPG and
+SAC are held to the table after a tenth of its steps on HalfCheetah-v5, whose reward is that of the paper's version.
 """
 
 import sys
@@ -86,10 +86,13 @@ def table() -> Finding:
     best = {}
     for env, entry in TABLE.items():
         best[env] = max(line["eval/return"] for line in trained(env).metrics if "eval/return" in line)
-        print(f"  {env} {best[env]:,.2f}, the paper's {entry.mean:,.2f} +- {entry.deviation:,.2f}", flush=True)
+        print(
+            f"  {env} {best[env]:,.2f}, the paper's {entry.mean:,.2f} +- {entry.deviation:,.2f}", flush=True
+        )
     needed = {env: entry.mean - 2 * entry.deviation for env, entry in TABLE.items()}
     claims = {
-        f"{env}: at least {bar:,.1f}, two deviations below the paper's (found {best[env]:,.1f})": best[env] >= bar
+        f"{env}: at least {bar:,.1f}, two deviations below the paper's (found {best[env]:,.1f})": best[env]
+        >= bar
         for env, bar in needed.items()
     }
     listed = ", ".join(f"{env} {value:,.1f} ({TABLE[env].mean:,.1f})" for env, value in best.items())

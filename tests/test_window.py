@@ -6,8 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from polyak.envs import unseen
+from polyak.envs.find import find
+from polyak.envs.worlds.classic_control import _renderer
 from polyak.errors import UserError
-from polyak.show import video
 from polyak.show.window import Window, shown
 
 pygame = pytest.importorskip("pygame")
@@ -123,14 +125,41 @@ def test_without_a_screen_a_line_says_so(monkeypatch):
 
 
 def test_what_polyak_hid_it_shows_again_and_what_a_user_chose_stays(monkeypatch):
-    monkeypatch.setattr(video, "hidden", set())
+    monkeypatch.setattr(unseen, "hidden", set())
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
-    video.hide_windows()
-    video.show_windows()
+    unseen.hide_windows()
+    unseen.show_windows()
     assert os.environ["SDL_VIDEODRIVER"] == "x11"
     monkeypatch.delenv("SDL_VIDEODRIVER")
-    video.hide_windows()
+    unseen.hide_windows()
     assert os.environ["SDL_VIDEODRIVER"] == "dummy"
-    video.hide_windows()  # what was hidden is not taken for the user's
-    video.show_windows()
+    unseen.hide_windows()  # what was hidden is not taken for the user's
+    unseen.show_windows()
     assert "SDL_VIDEODRIVER" not in os.environ
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "jax:Pendulum-v1"])
+def test_a_window_opens_on_the_screen_although_its_environment_draws_into_memory(monkeypatch, name):
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    monkeypatch.setattr(unseen, "hidden", set())
+    unseen.hide_windows()
+    if name.startswith("jax:"):
+        drawing = _renderer.__wrapped__("Pendulum-v1")
+    else:
+        drawing = find(name).make_one("rgb_array")
+        drawing.reset(seed=0)
+    picture = drawing.render()
+    assert pygame.display.get_driver() == "dummy"
+    init, asked = pygame.display.init, []
+
+    def seen():  # what a screen would be asked for: here there may be none
+        asked.append((os.environ.get("SDL_VIDEODRIVER"), pygame.display.get_init()))
+        monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+        init()
+
+    monkeypatch.setattr(pygame.display, "init", seen)
+    for showed in shown([picture] * 2, "a title", FPS):
+        np.testing.assert_array_equal(on_screen(), showed)
+        assert drawing.render().shape == picture.shape  # it goes on drawing
+    assert asked == [(None, False)]
+    drawing.close()

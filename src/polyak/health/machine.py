@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from polyak.envs.unseen import UNSEEN
 from polyak.errors import UserError, printable
 from polyak.health.finding import Finding, Report, ranked
 from polyak.runs.folder import versions
@@ -156,7 +157,7 @@ def installed(package: str) -> bool:
 
 def drawn(name: str, program: str) -> tuple[str, list[Finding]]:
     """Whether a picture can be drawn, in words; tried in a process of its own."""
-    environment = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", **os.environ}
+    environment = UNSEEN | os.environ
     try:
         ran = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program + DRAWN],

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from polyak.envs.unseen import hide_windows
 from polyak.errors import UserError
 from polyak.files import replacing
 
@@ -97,24 +98,6 @@ def is_mujoco(env: Any) -> bool:
     """Whether it holds a MuJoCo model and its data."""
     inner = env.unwrapped
     return all(type(getattr(inner, name, None)).__module__.startswith("mujoco") for name in ("model", "data"))
-
-
-UNSEEN = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
-hidden: set[str] = set()  # those of them that were set here, and not by the user
-
-
-def hide_windows() -> None:
-    """Let pygame draw into memory and be silent; an SDL driver that the user chose stays."""
-    missing = UNSEEN.keys() - os.environ.keys()
-    os.environ.update({name: UNSEEN[name] for name in missing})
-    hidden.update(missing)
-
-
-def show_windows() -> None:
-    """Let pygame draw on the screen again, unless the user chose an SDL driver."""
-    if "SDL_VIDEODRIVER" in hidden:
-        hidden.remove("SDL_VIDEODRIVER")
-        os.environ.pop("SDL_VIDEODRIVER", None)
 
 
 def caption(frame: np.ndarray, text: str) -> np.ndarray:

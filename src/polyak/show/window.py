@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from polyak.envs.unseen import show_windows
 from polyak.errors import UserError
-from polyak.show.video import show_windows
 
 KEYS = "space pauses, right goes one picture on, up and down change the speed, Escape closes"
 UNSEEN = ("dummy", "offscreen")  # SDL's drivers that draw into memory
@@ -29,6 +29,7 @@ class Window:
                 "or leave --window out for a video"
             ) from None
         show_windows()
+        pygame.display.quit()  # an environment that draws may have opened one that nobody sees
         self.pygame: Any = pygame
         self.fps, self.speed = fps, 1.0
         self.paused = self.closed = False
@@ -38,6 +39,7 @@ class Window:
                 raise pygame.error("there is no screen")
             self.screen = pygame.display.set_mode((shape[1], shape[0]), pygame.RESIZABLE)
         except pygame.error as error:
+            pygame.display.quit()
             raise UserError(
                 f"no window can be opened ({error}): leave --window out, and a video is written"
             ) from None

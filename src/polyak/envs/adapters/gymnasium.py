@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from polyak.envs.border import Border
 from polyak.envs.calling import calling
 from polyak.envs.decisions import UNCHANGED, Frames, framed, split_frames
 from polyak.envs.environment import Environment, HostEnvs
+from polyak.envs.unseen import hide_windows
 from polyak.errors import UserError, nearest, said_by
 from polyak.interface import Spec
 
@@ -86,9 +86,8 @@ class GymnasiumFactory:
 
     def make_one(self, render_mode: str | None = None) -> gymnasium.Env:
         """One environment, to look at; UserError in one line where it cannot be made."""
-        if render_mode != "human":  # pygame without a display or a sound card
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-            os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+        if render_mode != "human":
+            hide_windows()
         shown = {} if render_mode is None else {"render_mode": render_mode}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

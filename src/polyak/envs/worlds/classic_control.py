@@ -6,7 +6,6 @@ may be traced and vmapped. Constants that bound a space are static: every traced
 
 import functools
 import math
-import os
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polyak.envs.environment import Environment, Step
+from polyak.envs.unseen import hide_windows
 from polyak.errors import UserError
 from polyak.interface import Array, Box, Discrete, Spec
 from polyak.pytree import pytree, static
@@ -317,9 +317,7 @@ def _picture(name: str, state: Array, **attributes: Any) -> np.ndarray:
 @functools.cache
 def _renderer(name: str) -> Any:
     """Gymnasium's environment, made once, for its renderer; needs no display."""
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    hide_windows()
     import gymnasium
 
     try:
