@@ -134,6 +134,30 @@ def test_nothing_can_run_code_from_a_file_or_opens_ray_elsewhere(path):
         assert not reaches(modules, "ray")
 
 
+LAPACK = {
+    "cholesky",
+    "det",
+    "eig",
+    "eigh",
+    "eigvalsh",
+    "inv",
+    "lstsq",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "svd",
+}
+
+
+@pytest.mark.parametrize("path", inside("parts", "algorithms", "envs", "wrappers", "drivers"), ids=name)
+def test_only_one_file_calls_lapack_from_a_compiled_program(path):
+    """Which is never given a batch there: seeds side by side would wait for each other for ever."""
+    heads = ("jnp.linalg.", "jax.numpy.linalg.", "jax.scipy.linalg.", "jsp.linalg.", "jax.lax.linalg.")
+    calls = {f"{head}{each}" for head in heads for each in LAPACK} & calls_and_attributes(path)
+    assert not calls or name(path) == "parts/eigen.py"
+
+
 def called(path: Path) -> set[str]:
     """Plain names that are called."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
 """Riccati's recursion, linear-Gaussian controllers and iterative LQR against dense solves, SciPy and differences."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,3 +189,17 @@ def test_the_reward_is_of_the_tip():
     right_angle = jnp.array([0.0, np.pi / 2, 0.0, 2.0])
     step = env.step(right_angle, jnp.array([1.0, 0.0]), jax.random.key(0))
     np.testing.assert_allclose(step.reward, -(0.01 * 4 + 0.01), atol=1e-6)
+
+
+def test_lapack_is_never_given_a_batch():
+    """JAX shares a batch out among XLA's threads and waits in one of them: seeds side by side would wait for ever."""
+    many = jax.vmap(lambda precision: lqr.Controller.of(jnp.zeros((T, A, D)), jnp.zeros((T, A)), precision))
+    root = np.random.default_rng(0).normal(size=(4, T, A, A))
+    precision = jnp.asarray(root @ root.swapaxes(-1, -2) + np.eye(A), jnp.float32)
+    lowered = jax.jit(many).lower(precision).as_text()
+    calls = re.findall(r"@lapack_\w+.*?num_batch_dims = \"(\d+)\"", lowered)
+    assert calls
+    assert set(calls) == {"0"}
+    wanted = np.linalg.inv(np.asarray(precision, np.float64))
+    found = np.asarray(many(precision).root, np.float64)
+    np.testing.assert_allclose(found @ found, wanted, rtol=2e-4, atol=1e-5)

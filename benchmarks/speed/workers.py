@@ -1,9 +1,11 @@
-"""Environments in workers of Ray, beside RLlib's PPO with the same settings: `python benchmarks/speed/workers.py`.
+"""Environments in workers, beside RLlib's and Sample Factory's PPO: `python benchmarks/speed/workers.py`.
 
 Each training is a process of its own that begins a Ray, and whole trainings take turns: Ray's workers are not children
 of who began them, so that they would go on while one side of interleave.py stands still. What is timed is environment
-steps per second, learning included, after the first rollouts. RLlib wants another Gymnasium than the other rivals do:
-install "ray[rllib]" and torch into an environment of their own, whose Python `--rivals` names.
+steps per second, learning included, after the first rollouts. Settings are the same, but that Sample Factory goes on
+playing while it learns, which is what it is for. Each rival wants another Gymnasium than the others: install
+"ray[rllib]" and torch into an environment of their own, whose Python `--rivals` names, and sample-factory into
+another, which `--sample-factory` names.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -100,28 +103,82 @@ def with_rllib() -> dict[str, Any]:
     return {"steps_per_s": rate, "versions": versions("ray", "torch")}
 
 
+def made(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:
+    """An environment for Sample Factory, whose processes find this function by its name."""
+    import gymnasium
+
+    return gymnasium.make(name)
+
+
+def with_sample_factory() -> dict[str, Any]:
+    """Sample Factory's PPO with as many workers; its iteration is a rollout of all lanes, as that of the others."""
+    from sample_factory.algo.runners.runner import AlgoObserver  # pyright: ignore[reportMissingImports]
+    from sample_factory.cfg import arguments  # pyright: ignore[reportMissingImports]
+    from sample_factory.envs.env_utils import register_env  # pyright: ignore[reportMissingImports]
+    from sample_factory.train import make_runner  # pyright: ignore[reportMissingImports]
+
+    register_env(ENV, made)
+    at: dict[int, float] = {}
+
+    class Clock(AlgoObserver):
+        def on_training_step(self, runner: Any, training_iteration_since_resume: int) -> None:
+            at[training_iteration_since_resume] = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        said = {
+            **{"env": ENV, "experiment": "speed", "train_dir": folder, "device": "cpu", "algo": "APPO"},
+            **{"num_workers": WORKERS, "num_envs_per_worker": LANES // WORKERS, "rollout": 32},
+            **{"batch_size": PPO["minibatch"], "num_batches_per_epoch": LANES * ROWS // PPO["minibatch"]},
+            **{"num_epochs": PPO["epochs"], "gamma": PPO["gamma"], "gae_lambda": PPO["lam"]},
+            **{"learning_rate": PPO["lr"], "ppo_clip_ratio": PPO["clip"], "exploration_loss_coeff": 0.0},
+            **{
+                "max_grad_norm": 0.5,
+                "max_policy_lag": 10_000,
+                "with_vtrace": False,
+                "use_rnn": False,
+                "nonlinearity": "tanh",
+            },
+            **{"actor_critic_share_weights": False, "normalize_input": False, "normalize_returns": False},
+            "train_for_env_steps": (LAST + 2) * LANES * ROWS,
+        }
+        words = [f"--{name}={value}" for name, value in said.items()]
+        words += ["--encoder_mlp_layers", *map(str, PPO["hidden"])]
+        parser, _ = arguments.parse_sf_args(argv=words)
+        _, runner = make_runner(arguments.parse_full_cfg(parser, words))
+        runner.register_observer(Clock())
+        runner.init()
+        runner.run()
+    first, last = (min(number for number in at if number >= wanted) for wanted in (FIRST, LAST))
+    return {
+        "steps_per_s": (last - first) * LANES * ROWS / (at[last] - at[first]),
+        "versions": versions("sample-factory", "torch"),
+    }
+
+
 def steps_of(found: dict[str, Any]) -> float:
     """Environment steps that RLlib has sampled."""
     return found["env_runners"]["num_env_steps_sampled_lifetime"]
+
+
+RIVALS = {"rllib": with_rllib, "sample_factory": with_sample_factory}
 
 
 def main() -> None:
     """One side, or all of them in turns."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--repeats", type=int, default=3)
-    options.add_argument("--side", choices=["polyak", "host", "rllib"])
-    options.add_argument(
-        "--rivals", type=Path, help="Python that has RLlib; without it polyak is measured alone"
-    )
+    options.add_argument("--side", choices=["polyak", "host", *RIVALS])
+    options.add_argument("--rivals", type=Path, help="Python that has RLlib; without it that is left out")
+    options.add_argument("--sample-factory", type=Path, help="Python that has Sample Factory, likewise")
     said = options.parse_args()
     if said.side:
-        print(json.dumps(with_rllib() if said.side == "rllib" else with_polyak(said.side)))
+        print(json.dumps(RIVALS[said.side]() if said.side in RIVALS else with_polyak(said.side)))
         return
-    found: dict[str, list[float]] = {"polyak": [], "host": []} | ({"rllib": []} if said.rivals else {})
+    theirs = {"rllib": said.rivals, "sample_factory": said.sample_factory}
+    found: dict[str, list[float]] = {side: [] for side in ("polyak", "host", *filter(theirs.get, theirs))}
     for _ in range(said.repeats):
         for side, rates in found.items():
-            python = said.rivals if side == "rllib" else sys.executable
-            command = [str(python), __file__, "--side", side]
+            command = [str(theirs.get(side, sys.executable)), __file__, "--side", side]
             environment = {**os.environ, "POLYAK_CACHE": "off"}
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:

@@ -29,6 +29,7 @@ from polyak.interface import (
     within,
 )
 from polyak.parts import population
+from polyak.parts.eigen import eigh
 from polyak.parts.schedules import start_clock
 from polyak.pytree import Record, pytree
 
@@ -184,7 +185,7 @@ def tell(cfg: Config, state: State, value: Array, key: Array) -> tuple[State, di
     learned = s.c_1 * jnp.outer(path_c, path_c) + s.c_mu * (weights * y.T) @ y
     covariance = forgets.astype(y.dtype) * state.covariance + learned  # (47)
     covariance = (covariance + covariance.T) / 2
-    eigenvalues, axes = jnp.linalg.eigh(covariance)
+    eigenvalues, axes = eigh(covariance)
     scales = jnp.sqrt(jnp.maximum(eigenvalues, jnp.finfo(y.dtype).eps * eigenvalues[-1]))
 
     metrics = {

@@ -1,7 +1,6 @@
 """Linear systems with quadratic costs, in a compiled graph: fits, Riccati's recursion, linear-Gaussian controllers.
 
-z = (x, u) is a state and an action. Nothing here calls LAPACK but `eigh`: several batched solves at once can block the
-threads of XLA on a CPU for ever.
+z = (x, u) is a state and an action. Linear systems are solved without LAPACK; `eigen` says why.
 """
 
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from polyak.interface import Array
+from polyak.parts.eigen import eigh
 
 # ---- least squares
 
@@ -122,7 +122,7 @@ def fit(
     price = everywhere(quadratic(z), cost[:, None])[:, 0]
     local = locally(quadratic(away), (cost - quadratic(z) @ price)[:, None])[..., 0]
     bend, slope = 2 * form(price[: -both - 1], both), price[-both:]
-    values, vectors = jnp.linalg.eigh(bend + 2 * form(local[:, : -both - 1], both))
+    values, vectors = jax.vmap(eigh)(bend + 2 * form(local[:, : -both - 1], both))
     H = (vectors * jnp.maximum(values, 1e-4)[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
     h = slope + local[:, -both:] + centre @ bend - jnp.einsum("czy,cy->cz", H, centre)
     return Model(F, f, noise, H, h), centre[:, :size]
@@ -139,7 +139,7 @@ class Controller(NamedTuple):
     @classmethod
     def of(cls, K: Array, k: Array, precision: Array) -> "Controller":
         """With the root that belongs to the precision."""
-        values, vectors = jnp.linalg.eigh(precision)
+        values, vectors = jax.vmap(eigh)(precision)
         scaled = vectors / jnp.sqrt(jnp.maximum(values, 1e-12))[..., None, :]
         return cls(K, k, precision, scaled @ jnp.swapaxes(vectors, -1, -2))
 
