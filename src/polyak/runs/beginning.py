@@ -13,7 +13,7 @@ from polyak.envs.environment import Environment
 from polyak.envs.find import find, name_of
 from polyak.errors import UserError
 from polyak.interface import rows_of
-from polyak.runs import inputs
+from polyak.runs import inputs, sources
 from polyak.runs.decide import make_plan, plain_fields
 from polyak.runs.folder import RunFolder, claimed, versions
 from polyak.runs.memory import gigabytes
@@ -72,6 +72,11 @@ def placed(path: Path, chosen: bool, session: Session, note: str) -> Iterator[tu
             raise UserError(
                 f"{folder.path} is a run with other settings ({there.differences(plan)}): "
                 f"choose another --name, or {instead}"
+            )
+        if files := sources.changed(folder.config().get("sources"), plan):
+            raise UserError(
+                f"{' and '.join(files)} changed since {folder.path} was begun: choose another --name, or, to go on "
+                f"with what is written now, polyak resume {folder.path}"
             )
         yield folder, True
 

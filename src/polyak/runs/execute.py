@@ -10,6 +10,7 @@ import numpy as np
 from polyak import files
 from polyak.errors import EnvironmentFault, UserError, printable, said_by
 from polyak.parts.replay import Ring
+from polyak.runs import sources
 from polyak.runs.events import Callbacks
 from polyak.runs.folder import STOPPED, Metrics, RunFolder
 from polyak.runs.guards import interruptible, meanwhile, watched
@@ -54,6 +55,11 @@ def _train(
         session.check()
         if facts:
             terminal.facts(facts)
+        if begun:
+            for name in sources.changed(folder.config().get("sources"), session.plan):
+                terminal.warn(
+                    f"note: {name} changed since this run was begun, which goes on with what it is now"
+                )
         if not begun:
             for line in session.cautions():
                 terminal.warn(f"note: {line}")

@@ -18,6 +18,7 @@ from typing import Any
 
 from polyak import __version__, files
 from polyak.errors import CheckpointError, UserError, brief, printable
+from polyak.runs import sources
 from polyak.runs.plan import Plan
 from polyak.runs.values import plain
 
@@ -121,6 +122,7 @@ class RunFolder:
             "preset": note,
             "command": sys.argv,
             "versions": versions(),
+            "sources": sources.digests(plan),
             "device": device,
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "prng": "threefry2x32",

@@ -1,0 +1,81 @@
+"""A run and the file its environment is written in: what was trained with one is not taken for the other's."""
+
+import sys
+
+import pytest
+
+import polyak
+from polyak.cli import main
+from polyak.runs import sources
+
+WORLD = """
+import gymnasium
+import numpy as np
+
+
+class Line(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros(2, np.float32), float(action), False, self.time == 8, {}
+"""
+TRAIN = (
+    "train ppo line_world:Line --name a --no-preset --eval-every 0 --config.data.steps 16 --config.epochs 1"
+)
+TRAIN += " --config.hidden 8"
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    path = tmp_path / "line_world.py"
+    path.write_text(WORLD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path
+    sys.modules.pop("line_world", None)
+
+
+def test_a_run_of_an_environment_that_changed_is_neither_shown_as_this_ones_nor_gone_on_with_silently(
+    world, capsys
+):
+    train = [*TRAIN.split(), "--steps", "32"]
+    assert main(train) == 0
+    capsys.readouterr()
+    assert main(train) == 0
+    assert "already finished" in capsys.readouterr().out
+    world.write_text(WORLD.replace("float(action)", "-float(action)"))
+    assert main(train) == 2
+    said = capsys.readouterr().err
+    assert "line_world.py changed since runs/a was begun: choose another --name" in said
+    assert main(["resume", "runs/a", "--steps", "64", "--trust", "line_world:Line"]) == 0
+    assert "note: line_world.py changed since this run was begun" in capsys.readouterr().err
+    assert main([word if word != "a" else "b" for word in train]) == 0
+    assert "changed" not in capsys.readouterr().err
+
+
+def test_what_is_kept_are_files_of_the_persons_own_by_name(world):
+    run = polyak.train(
+        "ppo", "line_world:Line", steps=16, eval_every=0, verbose=False, config={"data.steps": 16}
+    )
+    kept = run.config["sources"]
+    assert list(kept) == ["line_world.py"]
+    assert len(kept["line_world.py"]) == 64
+    assert sources.changed(kept, run.plan) == []
+    assert sources.changed({"line_world.py": "0"}, run.plan) == ["line_world.py"]
+    assert sources.changed(None, run.plan) == []  # folders of before have none
+    stock = polyak.train(
+        "ppo", "CartPole-v1", steps=16, eval_every=0, verbose=False, config={"data.steps": 16}
+    )
+    assert stock.config["sources"] == {}
+
+
+def test_what_has_no_file_is_left_out():
+    assert sources.source(sys.modules["__main__"]) is None
+    assert sources.source(sys) is None
