@@ -1,5 +1,6 @@
 """A run and the file its environment is written in: what was trained with one is not taken for the other's."""
 
+import re
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import polyak
 from polyak.cli import main
 from polyak.runs import sources
+from polyak.runs.report import look
 
 WORLD = """
 import gymnasium
@@ -79,3 +81,15 @@ def test_what_is_kept_are_files_of_the_persons_own_by_name(world):
 def test_what_has_no_file_is_left_out():
     assert sources.source(sys.modules["__main__"]) is None
     assert sources.source(sys) is None
+
+
+def test_a_report_keeps_an_environment_and_the_one_it_was_before_apart(world):
+    for name, text in (("a", WORLD), ("b", WORLD.replace("float(action)", "-float(action)"))):
+        world.write_text(text)
+        assert main([word if word != "a" else name for word in TRAIN.split()] + ["--steps", "16"]) == 0
+    together = look(["runs/a", "runs/b"]).comparison
+    assert len({world.name for world in together.worlds}) == 2
+    assert all(
+        re.fullmatch(r"line_world:Line \(line_world.py [0-9a-f]{7}\)", w.name) for w in together.worlds
+    )
+    assert [world.name for world in look(["runs/a"]).comparison.worlds] == ["line_world:Line"]

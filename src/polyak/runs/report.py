@@ -7,6 +7,7 @@ made. A folder that cannot be read is left out in one line, and the others are s
 import csv
 import io
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +81,7 @@ def look(paths: Sequence[str | Path]) -> Seen:
     read = [(folder, trace) for folder in once(paths, left_out) if (trace := read_trace(folder, left_out))]
     if not read:
         raise CheckpointError("; ".join(left_out[:3]) or "no run is given")
-    return Seen([folder for folder, _ in read], compare(renamed(read)), left_out)
+    return Seen([folder for folder, _ in read], compare(told_apart(renamed(read))), left_out)
 
 
 def check_page(out: str | Path | None, paths: Sequence[str | Path]) -> Path:
@@ -175,12 +176,30 @@ def facts_of(config: dict[str, Any]) -> dict[str, str]:
     for name in ("device", "xla_flags", "preset"):
         if isinstance(config.get(name), str) and config[name]:
             facts[name] = printable(config[name], 200)
+    if isinstance(config.get("sources"), dict):
+        parts = [f"{what} {str(digest)[:7]}" for what, digest in list(config["sources"].items())[:20]]
+        facts |= {"sources": printable(", ".join(parts), 400)} if parts else {}
     if isinstance(config.get("versions"), dict):
         parts = [f"{what} {version}" for what, version in list(config["versions"].items())[:20]]
         facts["versions"] = printable(", ".join(parts), 400)
     if isinstance(config.get("command"), list):
         facts["command"] = printable(" ".join(map(str, config["command"][:100])), 400)
     return facts
+
+
+def told_apart(traces: Sequence[Trace]) -> list[Trace]:
+    """The same runs; where the file of an environment changed between two, each says which it had.
+
+    What was trained before files were kept is taken for what it is called.
+    """
+    sources: dict[str, set[str]] = defaultdict(set)
+    for trace in traces:
+        sources[trace.env] |= {trace.facts.get("sources", "")} - {""}
+    changed = {env for env, found in sources.items() if len(found) > 1}
+    return [
+        replace(trace, source=trace.facts.get("sources", "")) if trace.env in changed else trace
+        for trace in traces
+    ]
 
 
 def renamed(read: Sequence[tuple[RunFolder, Trace]]) -> list[Trace]:

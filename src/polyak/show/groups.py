@@ -38,6 +38,7 @@ class Trace:
     settings  of its plan, by names like config.data.steps
     facts     what else is known: device, versions, command
     stop_at   return whose evaluation ends it before its last step
+    source    file that its environment was written in then, where another run's was another
     """
 
     name: str
@@ -49,6 +50,7 @@ class Trace:
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     stop_at: float | None = None
+    source: str = ""
 
     @property
     def reached(self) -> int:
@@ -66,9 +68,10 @@ class Trace:
 
     @property
     def world(self) -> tuple[str, ...]:
-        """What makes its environment another: name and constants."""
+        """What makes its environment another: name, constants, and the file it was written in."""
         constants = [(name, v) for name, v in self.settings.items() if name.startswith(WORLD)]
-        return self.env, *(f"{name}={value!r}" for name, value in sorted(constants) if value is not None)
+        said = [f"{name}={value!r}" for name, value in sorted(constants) if value is not None]
+        return self.env, *said, *([f"source.{self.source}"] if self.source else [])
 
 
 @dataclass(frozen=True)
