@@ -93,3 +93,16 @@ def test_a_report_keeps_an_environment_and_the_one_it_was_before_apart(world):
         re.fullmatch(r"line_world:Line \(line_world.py [0-9a-f]{7}\)", w.name) for w in together.worlds
     )
     assert [world.name for world in look(["runs/a"]).comparison.worlds] == ["line_world:Line"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("line_world", "line_world.py is here, and its class is named with it, as in line_world:MyEnv"),
+        ("line_wrld:Line", "no module 'line_wrld' here or installed; did you mean 'line_world'?"),
+        ("line_world:Lime", "line_world has no 'Lime'; did you mean 'Line'? Valid: Line"),
+    ],
+)
+def test_a_file_that_is_here_is_what_was_meant(world, capsys, name, said):
+    assert main(["train", "ppo", name, "--steps", "16"]) == 2
+    assert said in capsys.readouterr().err

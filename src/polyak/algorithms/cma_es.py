@@ -154,8 +154,7 @@ def act(cfg: Config, spec: Spec, actor: Tree, memory: Tree, obs: Tree, key: Arra
 
 def tell(cfg: Config, state: State, value: Array, key: Array) -> tuple[State, dict[str, Array]]:
     """One generation of figure 6, from the values [lambda] of the samples."""
-    n = len(state.mean)
-    s = strategy(n, cfg.population)
+    s = strategy(n := len(state.mean), cfg.population)
     order = population.best_first(value)
     y = jax.vmap(lambda i: step(actor(state), i))(order)  # y_{i:lambda}, [lambda, n]
     weights = jnp.asarray(s.weights, y.dtype)

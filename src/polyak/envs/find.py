@@ -9,6 +9,8 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -225,7 +227,11 @@ def _own(name: str, fields: dict, measures: Any) -> Any:
 
         if attribute in gymnasium.registry:
             return _gymnasium(name, fields, measures)
-        public = [key for key in vars(module) if not key.startswith("_")]
+        public = [
+            key
+            for key, value in vars(module).items()
+            if not key.startswith("_") and not isinstance(value, ModuleType)
+        ]
         raise UserError(f"{module.__name__} has no {attribute!r}; {nearest(attribute, public)}")
     return _made(name, getattr(module, attribute), fields, measures)
 
@@ -272,7 +278,7 @@ def module_of(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise UserError(f"importing {path} failed: {said_by(error)}") from error
-        hint = nearest(path, ("jax", "gymnax", "pgx", "envpool", "atari"))
+        hint = nearest(path, (*modules_here(), "jax", "gymnax", "pgx", "envpool", "atari"))
         hint = "Gymnasium's need no prefix" if path in ("gym", "gymnasium") else hint
         raise UserError(
             f"there is no environment {name!r}: no module {error.name!r} here or installed; {hint}"
@@ -281,6 +287,11 @@ def module_of(name: str) -> Any:
         if passes(error):
             raise
         raise UserError(f"importing {path} failed: {said_by(error)}") from error
+
+
+def modules_here() -> list[str]:
+    """Names of the Python files in the current folder."""
+    return sorted(path.stem for path in Path.cwd().glob("*.py"))
 
 
 def _with(

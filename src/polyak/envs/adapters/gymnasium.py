@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -169,6 +170,11 @@ class GymnasiumFactory:
         if ident != self.name:
             importlib.import_module(self.name.split(":")[0])
         if ident not in gymnasium.registry:
+            if Path(f"{ident}.py").is_file():
+                raise UserError(
+                    f"there is no environment {self.name!r}: {ident}.py is here, and its class is named with it, as in "
+                    f"{ident}:MyEnv"
+                )
             for each in filter(find_spec, NAMESPACES.values()):
                 importlib.import_module(each)  # so that its ids are among those that are compared
             atari = f"ALE/{ident}" in gymnasium.registry
