@@ -217,9 +217,9 @@ def test_a_run_that_its_evaluation_ended_is_not_told_to_take_more_steps(tmp_path
     assert finding.fix.endswith("--steps 20000")
     few = [line | {"updates": 3} for line in log()]
     (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few, stop_at=28.0, reached=9000))]
-    assert finding.fix == "raise --stop-at (now 28, which ended the run)"
+    assert finding.fix.endswith(", or raise --stop-at (now 28, which ended the run)")
     (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few))]
-    assert finding.fix == "raise --steps (now 10,000)"
+    assert finding.fix == "lower --config.data.steps (now 2,048), or raise --steps (now 10,000)"
 
 
 def test_q_far_above_all_returns_is_overestimation(tmp_path):

@@ -98,6 +98,8 @@ def few_updates(case: Case) -> Iterator[Weighed]:
                 f"lower --config.data.steps (now {data.steps:,}) or raise --config.data.updates (now "
                 f"{data.updates})"
             )
+        elif not data.replays and not data.episodes and data.steps > 64:
+            fix = f"lower --config.data.steps (now {data.steps:,}), or raise {case.longer}"
         elif data.replays and data.warmup > 0.5 * case.done:
             fix = f"lower --config.data.warmup (now {data.warmup:,}), or raise {case.longer}"
         says = f"only {made:,} updates were made in {case.done:,} steps{warm}"
