@@ -647,3 +647,14 @@ def test_twenty_runs_of_ten_seeds_stay_below_five_megabytes_and_open_in_two_seco
         with Page(find_chromium(), here / "profile") as page:
             assert page.open(here / "page.html") < 2
             assert page.errors == []
+
+
+def test_who_went_further_than_all_were_compared_has_its_end_said(here):
+    short, far = make(here, "a", level=60.0), make(here, "b", "ppo", level=200.0, steps=10 * STEPS)
+    words = said([short, far]).verdict
+    assert "td3 is better than ppo" in words  # after as many steps as both made
+    assert words.endswith(
+        "All this is after 1,000 steps, as far as all of them went; ppo went on to 10,000, where it ended at 200.0."
+    ), words
+    words = said([short, make(here, "c", "ppo", level=20.0)]).verdict
+    assert "All this" not in words

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from polyak.show import statistics
 from polyak.show.comparison import BY_CHANCE, Pair, World
+from polyak.show.curve import interquartile_mean
 from polyak.show.groups import EVALUATION, Group
 from polyak.show.words import figure, listed
 
 MOST_SAID = 4  # groups in a sentence
+FURTHER = 1.2  # times as many steps are worth a word
 
 
 def verdicts(world: World) -> list[str]:
@@ -15,7 +17,7 @@ def verdicts(world: World) -> list[str]:
     compared = world.compared
     if len(compared) == 1:
         return [reached(compared[0], world)]
-    return beside(compared[0].label, world.pairs) if compared else []
+    return [*beside(compared[0].label, world.pairs), *further(world)] if compared else []
 
 
 def reached(group: Group, world: World) -> str:
@@ -63,6 +65,20 @@ def beside(best: str, pairs: Sequence[Pair]) -> list[str]:
             "least, better ten."
         )
     return said
+
+
+def further(world: World) -> list[str]:
+    """Which groups went on from where all are compared, and where they ended."""
+    ends = []
+    for group in world.compared:
+        curves = group.counted(world.metric)
+        reached = int(max(curve.steps[-1] for curve in curves))
+        if reached > FURTHER * world.step:
+            end = interquartile_mean([float(curve.values[-1]) for curve in curves])
+            ends.append(f"{group.label} went on to {reached:,}, where it ended at {figure(float(end))}")
+    if not ends:
+        return []
+    return [f"All this is after {world.step:,} steps, as far as all of them went; {listed(ends, MOST_SAID)}."]
 
 
 def probability(each: Pair) -> str:
