@@ -49,7 +49,7 @@ test: $(VENV)/.ready-all
 	@$(BIN)/python -m pytest -q -n 2 --durations=15 -m "$(MARK)" $(TESTS)
 
 test-long: $(VENV)/.ready-all
-	@$(BIN)/python -m pytest -q -n 2 --durations=15 -m long $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --durations=15 -o faulthandler_timeout=2700 -m long $(TESTS)
 
 torture: $(VENV)/.ready-all
 	@$(BIN)/python tests/torture $(SECONDS)

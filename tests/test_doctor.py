@@ -1,5 +1,6 @@
 """`polyak doctor` names why a run does not learn, blames nothing that is sound, and says what a machine lacks."""
 
+import dataclasses
 import json
 import subprocess
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from polyak.errors import UserError
 from polyak.health import behaviour, machine, symptoms
 from polyak.health.case import Case, Played
 from polyak.health.finding import Finding, Report
-from polyak.health.run import doctor
+from polyak.health.run import doctor, facts
 from polyak.interface import Box, Discrete, Replay, Spec
 from polyak.runs.decide import make_plan
 from polyak.runs.folder import STOPPED
@@ -220,6 +221,15 @@ def test_a_run_that_its_evaluation_ended_is_not_told_to_take_more_steps(tmp_path
     assert finding.fix.endswith(", or raise --stop-at (now 28, which ended the run)")
     (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few))]
     assert finding.fix == "lower --config.data.steps (now 2,048), or raise --steps (now 10,000)"
+
+
+def test_of_a_run_that_learns_the_faults_of_its_environment_are_named_too(tmp_path):
+    made = case(tmp_path, log(eval__return=lambda i: 20.0 + 10 * i))
+    assert "environment" not in facts(made, True)
+    found = [Finding("warning", "limit-as-end", "says", "fix"), Finding("note", "speed", "says", "fix")]
+    made = dataclasses.replace(made, report=Report("an environment", found))
+    assert facts(made, True)["environment"] == "limit-as-end: see polyak check-env jax:CartPole-v1"
+    assert "environment" not in facts(made, False)  # there it is among the causes
 
 
 def test_q_far_above_all_returns_is_overestimation(tmp_path):

@@ -52,6 +52,9 @@ def facts(case: Case, learned: bool) -> dict[str, str]:
     if case.random is not None:
         cut = "" if all(case.random.ended) else " (cut)"
         said["chance"] = f"{case.random.returns.mean():.4g} on average{cut}"
+    warned = [each.name for each in case.report.findings if each.level != "note"] if case.report else []
+    if learned and warned:
+        said["environment"] = f"{', '.join(warned)}: see polyak check-env {plan.env}"
     said["verdict"] = "it learns" if learned else "it does not learn, or not well"
     if not case.judged:
         said["verdict"] = "not known: there is nothing to hold its returns against"
