@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from polyak.show import statistics
 from polyak.show.comparison import BY_CHANCE, Pair, World
 from polyak.show.curve import interquartile_mean
@@ -74,7 +76,7 @@ def further(world: World) -> list[str]:
         curves = group.counted(world.metric)
         reached = int(max(curve.steps[-1] for curve in curves))
         if reached > FURTHER * world.step:
-            end = interquartile_mean([float(curve.values[-1]) for curve in curves])
+            end = interquartile_mean(np.array([curve.values[-1] for curve in curves]))
             ends.append(f"{group.label} went on to {reached:,}, where it ended at {figure(float(end))}")
     if not ends:
         return []
