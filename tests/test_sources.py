@@ -8,7 +8,8 @@ import pytest
 import polyak
 from polyak.cli import main
 from polyak.runs import sources
-from polyak.runs.report import look
+from polyak.runs.report import look, told_apart
+from polyak.show.groups import Trace
 
 WORLD = """
 import gymnasium
@@ -106,3 +107,16 @@ def test_a_report_keeps_an_environment_and_the_one_it_was_before_apart(world):
 def test_a_file_that_is_here_is_what_was_meant(world, capsys, name, said):
     assert main(["train", "ppo", name, "--steps", "16"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_two_algorithms_of_ones_own_are_compared_in_one_environment(world):
+    def trace(name, sources):
+        return Trace(name, f"{name}:x", "line_world:Line", 10, range(1), [], facts={"sources": sources})
+
+    two = [
+        trace("mine", "mine.py 1234567, line_world.py 7654321"),
+        trace("other", "other.py 0, line_world.py 7654321"),
+    ]
+    assert [each.source for each in told_apart(two)] == ["", ""]
+    changed = [two[0], trace("other", "other.py 0, line_world.py 1111111")]
+    assert [each.source for each in told_apart(changed)] == ["line_world.py 7654321", "line_world.py 1111111"]

@@ -194,12 +194,16 @@ def told_apart(traces: Sequence[Trace]) -> list[Trace]:
     """
     sources: dict[str, set[str]] = defaultdict(set)
     for trace in traces:
-        sources[trace.env] |= {trace.facts.get("sources", "")} - {""}
+        sources[trace.env] |= {world_source(trace)} - {""}
     changed = {env for env, found in sources.items() if len(found) > 1}
-    return [
-        replace(trace, source=trace.facts.get("sources", "")) if trace.env in changed else trace
-        for trace in traces
-    ]
+    return [replace(trace, source=world_source(trace)) if trace.env in changed else trace for trace in traces]
+
+
+def world_source(trace: Trace) -> str:
+    """The file of a run's environment and its digest, "" where that is not known; that of an algorithm is none."""
+    file = trace.env.partition(":")[0].rpartition(".")[2] + ".py "
+    said = trace.facts.get("sources", "").split(", ")
+    return next((each for each in said if each.startswith(file)), "")
 
 
 def renamed(read: Sequence[tuple[RunFolder, Trace]]) -> list[Trace]:
