@@ -36,6 +36,7 @@ from auditing import AS_USED, QUICK, as_flags
 
 from polyak.algorithms import names
 from polyak.drivers import program
+from polyak.envs import unseen
 
 plain = os.environ["XLA_FLAGS"]
 os.environ["XLA_FLAGS"] = f"{plain} {as_flags(QUICK)}"
@@ -98,6 +99,13 @@ def compiled_as_used(monkeypatch):
     """Drivers' programs are compiled as users' are: where their text or their bits are looked at."""
     for name, value in AS_USED.items():
         monkeypatch.setitem(program.COMPILER_OPTIONS, name, value)
+
+
+@pytest.fixture
+def no_driver_chosen(monkeypatch):
+    """As if the user had chosen no SDL driver; what is hidden meanwhile is forgotten with the test."""
+    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    monkeypatch.setattr(unseen, "hidden", set())
 
 
 @pytest.fixture(scope="module")

@@ -624,8 +624,7 @@ def test_pictures_without_pygame_say_what_to_install(monkeypatch):
     assert factory.make_one() is not None
 
 
-def test_pictures_need_no_display(monkeypatch):
-    monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+def test_pictures_need_no_display(no_driver_chosen):
     env = find("CartPole-v1").make_one("rgb_array")
     assert os.environ["SDL_VIDEODRIVER"] == "dummy"
     env.reset(seed=0)

@@ -112,8 +112,7 @@ def test_up_and_down_change_the_speed_within_bounds(window):
     assert waits == [FPS, 2 * FPS, FPS / 2, 16 * FPS, FPS / 16]
 
 
-def test_without_a_screen_a_line_says_so(monkeypatch):
-    monkeypatch.delenv("SDL_VIDEODRIVER")
+def test_without_a_screen_a_line_says_so(no_driver_chosen, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
@@ -124,8 +123,7 @@ def test_without_a_screen_a_line_says_so(monkeypatch):
         next(shown(frames(1), "a title", FPS))
 
 
-def test_what_polyak_hid_it_shows_again_and_what_a_user_chose_stays(monkeypatch):
-    monkeypatch.setattr(unseen, "hidden", set())
+def test_what_polyak_hid_it_shows_again_and_what_a_user_chose_stays(no_driver_chosen, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
     unseen.hide_windows()
     unseen.show_windows()
@@ -139,9 +137,9 @@ def test_what_polyak_hid_it_shows_again_and_what_a_user_chose_stays(monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "jax:Pendulum-v1"])
-def test_a_window_opens_on_the_screen_although_its_environment_draws_into_memory(monkeypatch, name):
-    monkeypatch.delenv("SDL_VIDEODRIVER")
-    monkeypatch.setattr(unseen, "hidden", set())
+def test_a_window_opens_on_the_screen_although_its_environment_draws_into_memory(
+    no_driver_chosen, monkeypatch, name
+):
     unseen.hide_windows()
     if name.startswith("jax:"):
         drawing = _renderer.__wrapped__("Pendulum-v1")
