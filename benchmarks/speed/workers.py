@@ -6,6 +6,10 @@ steps per second, learning included, after the first rollouts. Settings are the 
 playing while it learns, which is what it is for. Each rival wants another Gymnasium than the others: install
 "ray[rllib]" and torch into an environment of their own, whose Python `--rivals` names, and sample-factory into
 another, which `--sample-factory` names.
+
+`--task halfcheetah` and `--task lanes` are polyak's own: workers beside one process, where the environment is what
+costs (TD3 on HalfCheetah, one update for 200 steps), and where there are many environments (one epoch of PPO on 64
+CartPoles).
 """
 
 import argparse
@@ -30,10 +34,31 @@ PPO = {
     **{"gamma": 0.99, "lam": 0.95, "lr": 3e-4, "clip": 0.2, "epochs": 10, "minibatch": 256, "entropy": 0.0},
     **{"hidden": [64, 64], "data": {"steps": ROWS}},
 }
+TASKS = {  # algorithm, environment, its settings, lanes, workers, the driver's settings, the two rollouts
+    "ppo": ("ppo", ENV, PPO, LANES, WORKERS, {}, (FIRST, LAST)),
+    "halfcheetah": (
+        "td3",
+        "HalfCheetah-v5",
+        {"data": {"steps": 25, "warmup": 1_000}},
+        8,
+        2,
+        {"lockstep": False},
+        (20, 420),
+    ),
+    "lanes": (
+        "ppo",
+        ENV,
+        {**PPO, "epochs": 1, "minibatch": 1_024, "data": {"steps": 128}},
+        64,
+        4,
+        {},
+        (5, 60),
+    ),
+}
 
 
-def with_polyak(driver: str) -> dict[str, Any]:
-    """polyak's PPO, with workers or ("host") in one process."""
+def with_polyak(driver: str, task: str) -> dict[str, Any]:
+    """A task of polyak's, with workers or ("host") in one process."""
     from polyak_side import Lines
 
     from polyak.runs.decide import make_plan
@@ -44,20 +69,21 @@ def with_polyak(driver: str) -> dict[str, Any]:
     from polyak.show.terminal import silent
 
     set_up_jax()
-    workers = {"driver": "ray", "workers": WORKERS} if driver == "polyak" else {}
-    steps = 10 * LAST * LANES * ROWS
-    settings = Settings(steps=steps, num_envs=LANES, eval_every=0, preset=False, **workers)
-    training = Training(Session(make_plan("ppo", ENV, settings, PPO)), silent())
+    algorithm, env, config, lanes, count, driven, (first, last) = TASKS[task]
+    workers = {"driver": "ray", "workers": count, **driven} if driver == "polyak" else {}
+    rollout = lanes * config["data"]["steps"]
+    settings = Settings(steps=10 * last * rollout, num_envs=lanes, eval_every=0, preset=False, **workers)
+    training = Training(Session(make_plan(algorithm, env, settings, config)), silent())
     training.start()
     training.compile()
     lines = Lines()
-    training.run(lines, until=FIRST)
+    training.run(lines, until=first)
     began = time.perf_counter()
-    training.run(lines, until=LAST)
+    training.run(lines, until=last)
     seconds = time.perf_counter() - began
     training.session.close()
     return {
-        "steps_per_s": (LAST - FIRST) * LANES * ROWS / seconds,
+        "steps_per_s": (last - first) * rollout / seconds,
         "versions": versions("polyak", "jax", "ray"),
     }
 
@@ -167,18 +193,21 @@ def main() -> None:
     """One side, or all of them in turns."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--task", choices=TASKS, default="ppo")
     options.add_argument("--side", choices=["polyak", "host", *RIVALS])
     options.add_argument("--rivals", type=Path, help="Python that has RLlib; without it that is left out")
     options.add_argument("--sample-factory", type=Path, help="Python that has Sample Factory, likewise")
     said = options.parse_args()
     if said.side:
-        print(json.dumps(RIVALS[said.side]() if said.side in RIVALS else with_polyak(said.side)))
+        print(json.dumps(RIVALS[said.side]() if said.side in RIVALS else with_polyak(said.side, said.task)))
         return
+    if said.task != "ppo" and (said.rivals or said.sample_factory):
+        sys.exit("rivals take part in --task ppo only")
     theirs = {"rllib": said.rivals, "sample_factory": said.sample_factory}
     found: dict[str, list[float]] = {side: [] for side in ("polyak", "host", *filter(theirs.get, theirs))}
     for _ in range(said.repeats):
         for side, rates in found.items():
-            command = [str(theirs.get(side, sys.executable)), __file__, "--side", side]
+            command = [str(theirs.get(side, sys.executable)), __file__, "--side", side, "--task", said.task]
             environment = {**os.environ, "POLYAK_CACHE": "off"}
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:
@@ -189,7 +218,7 @@ def main() -> None:
         print(f"{side}: {statistics.median(rates):,.0f} steps/s ({min(rates):,.0f} to {max(rates):,.0f})")
     for side in list(found)[1:]:
         ratios = [ours / theirs for ours, theirs in zip(found["polyak"], found[side], strict=True)]
-        print(f"polyak with {WORKERS} workers / {side}: {statistics.median(ratios):.2f}")
+        print(f"polyak with {TASKS[said.task][4]} workers / {side}: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":
