@@ -116,6 +116,11 @@ def log(**metrics):
     ]
 
 
+def seeds(*returns):
+    """The last evaluation of each seed."""
+    return [{"env_steps": 10_000, "seed": seed, "eval/return": value} for seed, value in enumerate(returns)]
+
+
 def said_by(symptom, made):
     return [finding.name for _, finding in symptom(made)]
 
@@ -145,6 +150,10 @@ def said_by(symptom, made):
         ),
         (behaviour.without_exploring, {"lines": log(eval__return=170.0, episode__return=180.0)}, []),
         (behaviour.improving, {"lines": log(eval__return=lambda i: 20.0 + i)}, ["improving"]),
+        (behaviour.improving, {"lines": log(eval__return=lambda i: min(20.0 + 9 * i, 56 + i / 9))}, []),
+        (behaviour.uneven, {"lines": seeds(20.0, 150.0, 160.0), "seeds": 3}, ["uneven"]),
+        (behaviour.uneven, {"lines": seeds(140.0, 150.0, 160.0), "seeds": 3}, []),
+        (behaviour.uneven, {"lines": seeds(10.0, 15.0, 20.0), "seeds": 3}, []),
     ],
 )
 def test_a_symptom_is_named_and_its_absence_is_not(symptom, made, names, tmp_path):
@@ -221,6 +230,27 @@ def test_a_run_that_its_evaluation_ended_is_not_told_to_take_more_steps(tmp_path
     assert finding.fix.endswith(", or raise --stop-at (now 28, which ended the run)")
     (finding,) = [found for _, found in symptoms.few_updates(case(tmp_path, few))]
     assert finding.fix == "lower --config.data.steps (now 2,048), or raise --steps (now 10,000)"
+
+
+def test_returns_that_are_never_positive_can_be_learned(tmp_path):
+    """Random starts spread what chance returns more than a perfect policy can gain."""
+    chance = [np.array([r]) for r in (-20.0, -160, -60, -130, -10, -120, -40, -45)]  # -73 +- 51
+    made = case(tmp_path, log(eval__return=lambda i: -90.0 + 8.8 * i))
+    made.random = dataclasses.replace(made.random, reward=chance, ended=[True] * 8)
+    assert made.learned
+    made.lines = log(eval__return=-60.0)
+    assert not made.learned
+
+
+def test_whatever_check_env_warns_of_is_named_but_what_no_policy_feels(tmp_path):
+    found = [
+        Finding("warning", "alias", "says", "fix"),
+        Finding("warning", "speed", "says", "fix"),
+        Finding("note", "dtype", "says", "fix"),
+        Finding("error", "bounds", "says", "fix"),
+    ]
+    made = dataclasses.replace(case(tmp_path), report=Report("an environment", found))
+    assert said_by(behaviour.environment, made) == ["alias", "bounds"]
 
 
 def test_of_a_run_that_learns_the_faults_of_its_environment_are_named_too(tmp_path):

@@ -111,7 +111,9 @@ def said(paths):
 
 def test_a_better_algorithm_is_named_with_its_probability_and_interval(here):
     page = said([make(here, "a", "td3", level=100, seeds=10), make(here, "b", "dqn", level=60, seeds=10)])
-    assert page.verdict == "td3 is better than dqn with probability 1.00 [0.80, 1.00]."
+    assert page.verdict == (
+        "td3 is better than dqn with probability 1.00 [0.80, 1.00]. Interquartile means: td3 100.0, dqn 60."
+    )
     assert page.notes == ""
 
 

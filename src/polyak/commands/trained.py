@@ -16,6 +16,8 @@ from polyak.runs.folder import RunFolder
 if TYPE_CHECKING:
     from polyak.runs.run import Run
 
+MOST_NOTES = 5  # of a report, in the terminal
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -177,6 +179,8 @@ def watch(said: flags.Said, options: WatchOptions) -> int:
     run = run.best() if options.best else run
     run = run if options.on is None else run.on(options.on)
     whose = options.seed, options.policy
+    if run.plan.seeds > 1 and options.policy is None:
+        print(f"seed {run.plan.seed}, the first of {run.plan.seeds}: --policy N shows another's policy")
     if options.window:
         print(f"in the window {KEYS}")
         made, returns = None, show(run, options.episodes, *whose, options.panel)
@@ -252,6 +256,10 @@ def report(said: flags.Said, options: ReportOptions) -> int:
         fail(line)
     for line in written.verdict:
         print(printable(line))
+    for line in written.notes[:MOST_NOTES]:
+        print(printable(f"note: {line}"))
+    if more := written.notes[MOST_NOTES:]:
+        print(f"note: {len(more)} more are on the page")
     for path in written.files:
         print(visible(str(path)))
     return 0

@@ -43,14 +43,17 @@ ENVIRONMENT = {  # findings of `check_env` that explain why nothing is learned
     "reward": 92,
     "bounds": 40,
 }
+LEAST = 35  # of what else check-env warns of
+HARMLESS = ("speed", "memory")  # to what is learned
+STILL = 0.05  # of all that was gained, in the second half of a run that is improving
 WRAPPED = {"scale": "normalize_obs", "small": "normalize_obs", "reward-scale": "normalize_reward"}
 
 
 def environment(case: Case) -> Iterator[Weighed]:
     """Findings of `check_env` on the environment."""
     for finding in case.report.findings if case.report else ():
-        weight = ENVIRONMENT.get(finding.name)
-        if finding.level == "note" or weight is None or WRAPPED.get(finding.name) in case.plan.wrap:
+        weight = ENVIRONMENT.get(finding.name, LEAST)
+        if finding.level == "note" or finding.name in HARMLESS or WRAPPED.get(finding.name) in case.plan.wrap:
             continue
         yield weight, Finding(finding.level, finding.name, f"in its environment {finding.says}", finding.fix)
 
@@ -324,12 +327,32 @@ def without_exploring(case: Case) -> Iterator[Weighed]:
         )
 
 
+def uneven(case: Case) -> Iterator[Weighed]:
+    """Seeds of which some learn and others do not."""
+    if case.plan.seeds < 2 or case.random is None:
+        return
+    last = {line["seed"]: line["eval/return"] for line in case.lines if "eval/return" in line}
+    ends = {seed: float("nan") if value is None else float(value) for seed, value in sorted(last.items())}
+    chance, spread = float(case.random.returns.mean()), float(case.random.returns.std())
+    well = sum(value > chance + spread for value in ends.values())
+    if 0 < well < len(ends):
+        said = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in ends.items())
+        yield warn(
+            45,
+            "uneven",
+            f"{well} of {len(ends)} seeds end far above chance ({chance:.4g}), the others do not: {said}",
+            f"lower the learning rate ({rates(case)}), explore more, or train longer; compare algorithms "
+            f"with ten seeds",
+        )
+
+
 def improving(case: Case) -> Iterator[Weighed]:
     """It was still getting better when it ended."""
     found = case.returns[np.isfinite(case.returns)]
     if len(found) >= 4 and case.random is not None:
         spread = max(float(case.random.returns.std()), 1e-6)
-        if found[-2:].mean() > found[: len(found) // 2].max() and found[-1] - found[0] > spread:
+        before, gain = found[: len(found) // 2].max(), np.ptp(found)
+        if found[-2:].mean() > before + STILL * gain and found[-1] - found[0] > spread:
             says = f"it was still improving when it ended: {found[0]:.4g}, ..., {found[-1]:.4g}"
             plan, reached = case.plan, case.run.reached
             more = (
@@ -351,6 +374,7 @@ SOFT: tuple[Callable[[Case], Iterator[Weighed]], ...] = (
         values,
         dead_units,
         without_exploring,
+        uneven,
     ),
     improving,
 )

@@ -179,7 +179,10 @@ class Case:
         if not len(found):
             return False
         if self.random is not None and all(self.random.ended):
-            chance, spread = float(self.random.returns.mean()), float(self.random.returns.std())
+            chance = float(self.random.returns.mean())
+            spread = (
+                float(self.random.returns.std()) * (2 / len(self.random.returns)) ** 0.5
+            )  # of a difference
         else:
             chance, spread = float(found[0]), float(np.abs(found[0]) * 0.2)
         gain, best = found[-1] - chance, found.max() - chance

@@ -253,7 +253,7 @@ def facts(world: World, episodes: list[Episode], seconds: float) -> dict[str, st
     rate = f"{world.steps / world.seconds:,.0f} steps/s" if world.seconds and world.steps else "unknown"
     said = {
         "spaces": f"{_short(world.points.space)} -> {_short(world.actions)}",
-        "time limit": f"{world.time_limit:,} steps" if world.time_limit else "none",
+        "time limit": f"{world.time_limit:,} steps" if world.time_limit else undeclared(episodes),
         "played": f"{steps:,} random steps, {len(episodes):,} episodes, {seconds:.1f} s in all",
         "speed": rate + (" in one batch" if isinstance(world, InGraph) else " of its own"),
         "replay": f"{gigabytes(row_bytes(world))} for {Replay().capacity:,} transitions, of {gigabytes(free_memory())}",
@@ -266,6 +266,13 @@ def facts(world: World, episodes: list[Episode], seconds: float) -> dict[str, st
             f"{returns.min():.4g} .. {returns.max():.4g} of random play, mean {returns.mean():.4g}"
         )
     return said
+
+
+def undeclared(episodes: list[Episode]) -> str:
+    """What is known of a time limit that the environment does not declare."""
+    cut = {e.length for e in episodes if e.end == "truncated"}
+    own = f": it truncates after {cut.pop():,} steps itself" if len(cut) == 1 else ""
+    return f"none declared{own}"
 
 
 def _short(space: Any) -> str:

@@ -44,11 +44,13 @@ class Written(NamedTuple):
     files     the page, then the picture and the table where they were asked for
     verdict   what the page says first
     left_out  a line for everything that could not be read
+    notes     what was not compared, or with a reservation
     """
 
     files: list[Path]
     verdict: list[str]
     left_out: list[str]
+    notes: list[str]
 
 
 def report(
@@ -70,7 +72,7 @@ def report(
         written.append(draw_png(page.with_suffix(".png"), comparison))
     if table:
         written.append(write_table(page.with_suffix(".csv"), comparison.traces))
-    return Written(written, verdict(comparison), left_out)
+    return Written(written, verdict(comparison), left_out, list(dict.fromkeys(comparison.notes)))
 
 
 def look(paths: Sequence[str | Path]) -> Seen:

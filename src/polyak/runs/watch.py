@@ -74,6 +74,7 @@ class Stage(Protocol):
     policy: Policy
     fps: float
     limit: int  # steps of an episode, at most
+    usual: int  # steps of an episode, as far as the run tells
 
     def play(self, episode: int) -> Iterator[Frame]:
         """One episode, from its reset to its end."""
@@ -108,7 +109,7 @@ def film(
     returns: list[float] = []
     with (
         staged(run, seed, policy) as (stage, title),
-        (terminal or Terminal()).progress(episodes * stage.limit) as progress,
+        (terminal or Terminal()).progress(episodes * stage.usual) as progress,
     ):
         write_video(path, pictures(stage, episodes, title, returns, progress, panel), stage.fps)
     return Film(path, returns)
@@ -127,7 +128,7 @@ def show(
     """
     episodes = None if episodes is None else whole("episodes", episodes, 1)
     returns: list[float] = []
-    with staged(run, seed, policy) as (stage, title), silent().progress(stage.limit) as progress:
+    with staged(run, seed, policy) as (stage, title), silent().progress(stage.usual) as progress:
         for _ in shown(
             pictures(stage, episodes, title, returns, progress, panel), f"polyak  {title}", stage.fps
         ):
@@ -155,6 +156,8 @@ def staged(run: Run, seed: int | None, policy: int | None) -> Iterator[tuple[Sta
     first = plan.seed if seed is None else seed
     which = 0 if policy is None else policy - plan.seed
     stage = (GraphStage if isinstance(world, Environment) else HostStage)(world, acting, first + which)
+    lengths = [line["eval/length"] for line in run.metrics if line.get("eval/length")]
+    stage.usual = max(1, min(stage.limit, round(lengths[-1]))) if lengths else stage.limit
     try:
         yield stage, f"{plan.algorithm}  {plan.env}  {steps_of(run):,} steps"
     finally:
@@ -197,7 +200,7 @@ def pictures(
             yield picture if beside is None else beside.beside(picture)
         drawn += step
         left = 1 if episodes is None else episodes - episode - 1
-        progress.total = drawn + left * stage.limit
+        progress.total = drawn + left * stage.usual
         returns.append(total)
 
 
@@ -214,7 +217,7 @@ class GraphStage:
         self.env, self.policy = env, policy
         policy.flat = dataclasses.replace(policy.flat, model=rules(env))
         self.key = Keys.of(np.uint32(seed)).evaluate
-        self.limit = env.spec.time_limit or LONGEST
+        self.limit = self.usual = env.spec.time_limit or LONGEST
         self.fps = float(getattr(env, "fps", FPS))
         self.begin, self.step = jax.jit(self._begin), jax.jit(self._step)
 
@@ -270,7 +273,7 @@ class HostStage:
             env = factory.make_one(best_render_mode(factory.make_one))
             self.envs = GymnasiumSync(lambda: env, 1, factory.measures)
         self.painter = Painter(env)
-        self.limit = factory.spec.time_limit or LONGEST
+        self.limit = self.usual = factory.spec.time_limit or LONGEST
         self.fps = self.painter.fps
 
     def play(self, episode: int) -> Iterator[Frame]:

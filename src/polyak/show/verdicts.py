@@ -19,7 +19,9 @@ def verdicts(world: World) -> list[str]:
     compared = world.compared
     if len(compared) == 1:
         return [reached(compared[0], world)]
-    return [*beside(compared[0].label, world.pairs), *further(world)] if compared else []
+    if not compared:
+        return []
+    return [*beside(compared[0].label, world.pairs), standings(compared), *further(world)]
 
 
 def reached(group: Group, world: World) -> str:
@@ -35,6 +37,12 @@ def reached(group: Group, world: World) -> str:
         f"{group.label} {what} {figure(middle)} [{figure(low)}, {figure(high)}] after {world.step:,} steps: "
         f"interquartile mean of {count} seeds with its 95 % interval."
     )
+
+
+def standings(compared: Sequence[Group]) -> str:
+    """What each group returns, the best first."""
+    ends = [f"{group.label} {figure(float(interquartile_mean(group.scores)))}" for group in compared]
+    return f"Interquartile means: {listed(ends, MOST_SAID)}."
 
 
 def beside(best: str, pairs: Sequence[Pair]) -> list[str]:
