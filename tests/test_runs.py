@@ -31,7 +31,7 @@ from polyak.runs.folder import Lock, RunFolder, claimed, name_run
 from polyak.runs.plan import Settings
 from polyak.runs.run import Run, load, train
 from polyak.runs.session import Session
-from polyak.show.terminal import Progress, silent
+from polyak.show.terminal import WARM_UP, Progress, silent
 from polyak.store import checkpoint
 
 PPO = small_ppo(hidden=[4], lr=1e-3)
@@ -364,6 +364,19 @@ def test_evaluations_count_in_the_time_left(monkeypatch):
     progress.update(300)
     assert progress.rate == pytest.approx(10.0)
     assert progress.seconds_left == pytest.approx(70.0 + 8 * 5.0)
+
+
+def test_the_warm_up_says_nothing_of_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(silent(), 1000)
+    for steps, phase in ((0, WARM_UP), (100, WARM_UP), (200, WARM_UP), (210, ""), (220, ""), (230, "")):
+        progress.update(steps, phase=phase)
+        if phase or steps == 210:
+            assert progress.seconds_left is None
+        now[0] += 1.0
+    assert progress.rate == pytest.approx(10.0)  # of the steps that learn
+    assert progress.seconds_left == pytest.approx(77.0)
 
 
 # ---- leaving early

@@ -24,7 +24,7 @@ from polyak.runs.reading import check_world, read_counts
 from polyak.runs.schedule import Schedule
 from polyak.runs.session import Session
 from polyak.runs.sink import InOrder, Sink
-from polyak.show.terminal import Progress, Terminal
+from polyak.show.terminal import WARM_UP, Progress, Terminal
 from polyak.store import checkpoint, storage
 
 SLICE_SECONDS = 0.5  # between two looks at the clock and at Ctrl-C
@@ -298,7 +298,7 @@ class Training:
             self.terminal.warn(f"warning: {notes[name]}")
 
     def _phase(self) -> str:
-        return "warm-up" if self.iteration < self.session.driver.warmup else ""
+        return WARM_UP if self.iteration < self.session.driver.warmup else ""
 
     def _advance(self, iterations: int) -> None:
         """At most `iterations`, and about SLICE_SECONDS: how a run is cut does not change its bits."""

@@ -29,6 +29,7 @@ WAIT_SECONDS = 5.0  # between two plain signs of life while something is waited 
 WINDOW_SECONDS = 20.0  # over which the rate is measured
 NUMBER = 7  # characters of most returns, so that those of evaluations stand below one another
 SAMPLE_SECONDS = 0.25  # between two readings of it
+WARM_UP = "warm-up"  # the phase before the first update
 
 
 class Steady:
@@ -213,8 +214,10 @@ class Progress:
         """Take the newest numbers; a number that is None stays as it was.
 
         rate    steps/s where the caller knows better; else it is measured over the last 20 s
-        phase   a word at the end of the line: "warm-up", "compiling"
+        phase   a word at the end of the line: WARM_UP, "compiling"
         """
+        if phase != self.phase:
+            self.readings.clear()  # another phase has another rate
         self.env_steps, self.given_rate, self.phase = env_steps, rate, phase
         if last_return is not None:
             self.last_return = last_return
@@ -297,9 +300,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the present rate; None where nothing moves."""
+        """By the present rate; None where nothing moves, and in the warm-up, which tells nothing of what follows."""
         rate = self.rate
-        if not rate:
+        if not rate or self.phase == WARM_UP:
             return None
         return max(self.total - self.env_steps, 0) / rate + self.more * self.paused / max(self.pauses, 1)
 
