@@ -179,10 +179,9 @@ class Case:
         if not len(found):
             return False
         if self.random is not None and all(self.random.ended):
-            chance = float(self.random.returns.mean())
-            spread = (
-                float(self.random.returns.std()) * (2 / len(self.random.returns)) ** 0.5
-            )  # of a difference
+            returns = self.random.returns
+            chance = float(returns.mean())
+            spread = float(returns.std()) * (2 / len(returns)) ** 0.5  # of the difference of two such means
         else:
             chance, spread = float(found[0]), float(np.abs(found[0]) * 0.2)
         gain, best = found[-1] - chance, found.max() - chance
