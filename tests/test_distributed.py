@@ -258,6 +258,35 @@ def undisturbed(cluster):
     return (tree, extra), arrays
 
 
+def test_an_actor_of_few_bytes_travels_in_the_call_and_gives_the_same_bits(cluster):
+    import ray
+
+    found = []
+    for in_call, kind in ((0, ray.ObjectRef), (1 << 20, tuple)):
+        driver = crew(find_algorithm("ppo"), config("ppo"), counting())
+        run = driver.start()
+        driver.cluster.in_call = in_call
+        assert isinstance(driver._send(driver.actor(run)), kind)
+        found.append(arrays_of(driver, driver.advance(run, 3)))
+        driver.close()
+    assert_same_bits(*found)
+
+
+@pytest.mark.long
+def test_a_cluster_of_ones_own_takes_an_actor_in_the_call():
+    """In a process of its own, which begins its own Ray."""
+    command = [sys.executable, "-c", "import test_distributed; test_distributed.of_ones_own()"]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True, timeout=200)
+
+
+def of_ones_own():
+    driver = crew(find_algorithm("ppo"), config("ppo"), counting())
+    run = driver.start()
+    assert isinstance(driver._send(driver.actor(run)), tuple)
+    assert driver.advance(run, 3).iteration == 3
+    driver.close()
+
+
 def test_whatever_befalls_workers_the_bits_are_those_of_the_undisturbed_run(undisturbed, tmp_path):
     fields = {"folder": str(tmp_path), "how": "killed raising hanging"}
     world = GymnasiumFactory("Troubled", fields, entry=TroubledGym)

@@ -17,6 +17,7 @@ from polyak.errors import UserError, brief, said_by
 from polyak.temporary import TemporaryFolder
 
 CONNECT_SECONDS = 5.0  # that the head of a cluster may take to be there
+IN_CALL = 4 << 20  # bytes that travel inside a call, or its answer, instead of through the object store
 
 SILENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -73,6 +74,7 @@ class Cluster:
     def __init__(self, workers: int, address: str | None = None):
         self.folder: TemporaryFolder | None = None
         self.own = False
+        self.in_call = 0  # bytes of an argument that need not be put first
         check_ray(address)
         if address is not None:
             check_address(address)
@@ -104,8 +106,10 @@ class Cluster:
                     include_dashboard=False,
                     _temp_dir=f"{self.folder.path}/r",  # which Ray opens to all; the one around it stays ours
                     _node_ip_address="127.0.0.1",
+                    _system_config={"max_direct_call_object_size": IN_CALL},
                     **quiet,
                 )
+                self.in_call = IN_CALL
             except BaseException as error:
                 self.close()
                 if isinstance(error, Exception):

@@ -99,7 +99,7 @@ class Call(NamedTuple):
     ref: Any
     seconds: float  # that it may take
     ticket: Ticket | None = None
-    actor: Any = None  # where the actor's arrays are
+    actor: Any = None  # its arrays, or where they are
 
 
 class Given(NamedTuple):
@@ -332,14 +332,17 @@ class Distributed(Host):
         for hand in waiting:
             self._call(hand, ticket, where)
 
-    @staticmethod
-    def _send(actor: Tree) -> Any:
-        """Where workers find an actor."""
+    def _send(self, actor: Tree) -> Any:
+        """What a ticket says of an actor: its arrays if these are few bytes, or where workers find them."""
         import ray
         from ray.exceptions import RayError
 
+        assert self.cluster is not None
+        leaves = tuple(np.asarray(x) for x in flat(actor))
+        if sum(x.nbytes for x in leaves) < self.cluster.in_call:
+            return leaves
         try:
-            return ray.put(tuple(np.asarray(x) for x in flat(actor)))
+            return ray.put(leaves)
         except RayError as error:  # its store is full, and so is the disk that it spills to
             raise EnvironmentFault(
                 f"Ray takes no more actors for workers: {said_by(error)}; what was saved stays"
