@@ -44,8 +44,8 @@ GAMES: dict[
     },
     "pgx:animal_shogi": {
         **{"simulations": 8, "considered": 8, "hidden": (128, 128), "opening": 6, "temperature": 2.0},
-        **{"data.capacity": 8_192, "data.batch_size": 128, "data.warmup": 2_048, "data.steps": 32},
-        **{"data.updates": 16, "data.n_step": 512},
+        **{"data.capacity": 65_536, "data.batch_size": 128, "data.warmup": 4_096, "data.steps": 32},
+        **{"data.updates": 16, "data.n_step": 256},
     },
     "pgx:go_9x9": TOWER,
     "pgx:gardner_chess": TOWER,
