@@ -32,7 +32,7 @@ class Climb(NamedTuple):
 TOWER = {  # a small network of the papers' kind, for games on larger boards
     **{"simulations": 16, "considered": 16, "network": "residual", "hidden": (32, 32), "opening": 16},
     **{"data.capacity": 60_000, "data.batch_size": 256, "data.warmup": 8_192, "data.steps": 16},
-    **{"data.updates": 16, "data.n_step": 512},
+    **{"data.updates": 16, "data.n_step": 256},
 }
 GAMES: dict[
     str, dict[str, Any]

@@ -45,7 +45,10 @@ SMALL = {"hidden": [64, 64], "actor_lr": 1e-3, "critic_lr": 1e-3, "gamma": 0.98}
 RING = {"data.capacity": 20_000, "data.batch_size": 64, "data.warmup": 500}
 TD3 = {"preset": False, "config": {**SMALL, **RING}}
 TUNED = {"data.uniform": False}  # of a replay: the policy that is there acts in the warm-up
-STEADY = {"wrap": ["normalize_obs", "normalize_reward"], "config": {"lr_end": 0.0}}
+STEADY = {
+    "wrap": ["normalize_obs", "normalize_reward"],
+    "config": {"lr": 3e-4, "lr_end": 0.0, "entropy": 0.0},
+}
 PAIRS = {
     "pendulum": Pair(
         "mass and length",

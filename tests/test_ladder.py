@@ -16,6 +16,7 @@ from polyak.envs.worlds.games import TicTacToe
 from polyak.lab.matches import Score, match, random_player
 from polyak.runs import ladder as rungs
 from polyak.runs.play import Mind, Position
+from reproductions.ladder import GAMES
 
 PLANNER = next(
     name
@@ -155,3 +156,11 @@ def test_what_cannot_be_rated_is_one_line(run, tmp_path, capsys):
         assert said.err.count("\n") == 1, said.err
         assert "Traceback" not in said.err
     assert json.loads((run.path / "config.json").read_text())  # and nothing happened to it
+
+
+def test_the_games_of_the_long_ladder_have_room_for_whole_ones():
+    """A replay of 128 environments that holds fewer rows of each than the longest game is refused once it begins."""
+    for env, settings in GAMES.items():
+        rows = settings["data.capacity"] // 128 // settings["data.steps"] * settings["data.steps"]
+        assert rows > settings["data.n_step"], env
+        assert settings["data.n_step"] >= {"jax:ConnectFour": 42}.get(env, 256), env
